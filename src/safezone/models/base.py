@@ -1,0 +1,117 @@
+"""The protocol behind which every latent diffusion model stands."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from safezone.arrays import Images, Latents, Timesteps
+from safezone.models.process import Process
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """The encoder's Gaussian over latents, already scaled: z = mean + std * n.
+
+    ``mean`` and ``std``: [batch, channels, height / f, width / f].
+    """
+
+    mean: Latents
+    std: Latents
+
+    def sample(self, noise: Latents) -> Latents:
+        """A latent for given standard normal noise of the mean's shape."""
+        return self.mean + self.std * noise
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Tokenised prompts with the places where learned vectors go.
+
+    ``ids``: int64 [batch, length]. ``slots``: int64 [batch, length], -1 at ordinary tokens and
+    k where vector k of the placeholder belongs.
+    """
+
+    ids: Int[Tensor, "batch length"]
+    slots: Int[Tensor, "batch length"]
+
+    def __getitem__(self, rows: Tensor | slice) -> "Tokens":
+        return Tokens(self.ids[rows], self.slots[rows])
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """What the U-Net attends to, and what it gets beside the timestep.
+
+    ``encoder_hidden_states``: [batch, length, width]. ``added``: further keyword tensors of the
+    U-Net (SDXL's pooled text embedding and time ids), each with a leading batch axis.
+    """
+
+    encoder_hidden_states: Float[Tensor, "batch length width"]
+    added: Mapping[str, Tensor] | None = None
+
+
+class Model(Protocol):
+    """A frozen latent diffusion model: encode, decode, embed text, predict.
+
+    Images are float in [0, 1], [batch, 3, height, width], height and width multiples of
+    ``factor``. All parameters have ``requires_grad`` off and modules are in eval mode; gradients
+    flow to inputs.
+    """
+
+    name: str
+    process: Process
+    image_size: int
+    """Side, in pixels, of the square images the model was trained on."""
+    factor: int
+    """Pixels per latent cell along one side (8 for Stable Diffusion)."""
+    latent_channels: int
+    embedding_width: int
+    """Width of one token vector."""
+    device: torch.device
+    folder: Path | str
+    """Where it was loaded from (a diffusers folder or a hub name)."""
+
+    def encode(self, images: Images) -> Posterior:
+        """The posterior over scaled latents; differentiable in ``images``."""
+        ...
+
+    def decode(self, latents: Latents) -> Images:
+        """Images of scaled latents, about [0, 1] but not clamped; differentiable."""
+        ...
+
+    def tokenize(
+        self, prompts: Sequence[str], placeholder: str | None = None, vectors: int = 1
+    ) -> Tokens:
+        """Token ids, padded to the model's length, ``placeholder`` standing for ``vectors`` slots.
+
+        The placeholder never has to be a word of the tokenizer; the prompt is split around it.
+        """
+        ...
+
+    def embed_text(
+        self, tokens: Tokens, vectors: Float[Tensor, "batch vectors width"] | None = None
+    ) -> Conditioning:
+        """Runs the text encoder; ``vectors[i, k]`` replaces the lookup where ``slots[i] == k``.
+
+        Differentiable in ``vectors``. Raises ValueError when slots are used and no vectors given.
+        """
+        ...
+
+    def word_vectors(self, text: str) -> Float[Tensor, "tokens width"]:
+        """The frozen lookup's rows for the tokens of ``text`` (no start, end or padding)."""
+        ...
+
+    def predict(
+        self, noisy_latents: Latents, timesteps: Timesteps, conditioning: Conditioning
+    ) -> Latents:
+        """The U-Net's raw prediction, whose meaning ``process`` knows."""
+        ...
+
+    def scheduler(self, name: str = "ddim") -> Any:
+        """A fresh diffusers scheduler with this model's betas and prediction type."""
+        ...
