@@ -1,0 +1,25 @@
+"""Where the weights of the built-in models lie."""
+
+from pathlib import Path
+from typing import Final
+
+from safezone.errors import UserError
+
+BUILTIN: Final = ("mini",)
+_WEIGHTS = Path(__file__).parent / "weights"
+
+
+def builtin_folder(name: str) -> Path:
+    """The diffusers folder of a built-in model, inside the installed package.
+
+    Raises UserError for a name that is not in ``BUILTIN`` and for weights that are not there.
+    """
+    if name not in BUILTIN:
+        raise UserError(f"there is no built-in model {name!r}; choose one of: {', '.join(BUILTIN)}")
+    folder = _WEIGHTS / name
+    if not (folder / "model_index.json").is_file():
+        raise UserError(
+            f"the weights of the built-in model {name!r} are missing at {folder}; "
+            "make them with `python -m safezone.models.train_builtin`"
+        )
+    return folder

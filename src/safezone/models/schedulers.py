@@ -1,0 +1,78 @@
+"""What a scheduler's configuration says: the process it was trained for, the samplers it fits."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+)
+from torch import Tensor
+
+from safezone.errors import UserError
+from safezone.models.process import Epsilon, Process, RectifiedFlow, Velocity
+
+# Overrides: a configuration written for another scheduler leaves these to defaults that are made
+# for pixel models; latents are not within [-1, 1], so clipping them would change every sample.
+SCHEDULERS: Final[Mapping[str, tuple[Any, Mapping[str, Any]]]] = {
+    "ddim": (DDIMScheduler, {"clip_sample": False}),
+    "ddpm": (DDPMScheduler, {"clip_sample": False}),
+    "dpm++": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+    "euler": (EulerDiscreteScheduler, {}),
+    "pndm": (PNDMScheduler, {"skip_prk_steps": True}),
+}
+
+# DDIM without noise and Euler are the same step on a straight path.
+FLOW_SCHEDULERS: Final[Mapping[str, tuple[Any, Mapping[str, Any]]]] = {
+    "ddim": (FlowMatchEulerDiscreteScheduler, {}),
+    "euler": (FlowMatchEulerDiscreteScheduler, {}),
+}
+
+
+def is_flow(config: Mapping[str, Any]) -> bool:
+    """Whether the configuration belongs to a rectified-flow model."""
+    return "FlowMatch" in str(config.get("_class_name")) or config.get("prediction_type") in (
+        "flow_prediction",
+        "flow",
+    )
+
+
+def process_of(config: Mapping[str, Any]) -> Process:
+    """The parameterisation that a scheduler's configuration names, with its own betas.
+
+    Raises UserError for a prediction type other than epsilon, v_prediction and flow_prediction,
+    and for betas that diffusers does not know.
+    """
+    if is_flow(config):
+        return RectifiedFlow(steps=int(config.get("num_train_timesteps", 1000)))
+    processes: Mapping[str, Callable[[Tensor], Process]]
+    processes = {"epsilon": Epsilon, "v_prediction": Velocity}
+    # Configurations older than v-prediction do not name the type.
+    prediction_type = config.get("prediction_type", "epsilon")
+    if prediction_type not in processes:
+        raise UserError(
+            f"the model's scheduler has prediction_type {prediction_type!r}; "
+            f"supported are: {', '.join(processes)}, flow_prediction"
+        )
+    try:
+        alphas_cumprod = make_scheduler("ddim", config).alphas_cumprod
+    except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"the betas of the model's scheduler cannot be made: {error}") from error
+    return processes[prediction_type](alphas_cumprod)
+
+
+def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
+    """A fresh diffusers scheduler ``name`` with the betas and prediction type of ``config``.
+
+    Raises UserError for a name that this kind of model has no scheduler for.
+    """
+    table = FLOW_SCHEDULERS if is_flow(config) else SCHEDULERS
+    if name not in table:
+        kind = "a rectified-flow model" if is_flow(config) else "this model"
+        raise UserError(f"unknown scheduler {name!r}; for {kind} choose one of: {', '.join(table)}")
+    kind_of_scheduler, overrides = table[name]
+    return kind_of_scheduler.from_config(dict(config), **overrides)
