@@ -1,0 +1,145 @@
+"""Collections of concepts: DreamBooth, CustomConcept101, a folder of folders, the mini world."""
+
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safezone.concepts import Concept, load_concept, save_concept
+from safezone.errors import UserError
+from safezone.images import to_square
+from safezone.miniworld import NovelConcept, novel_concepts, render
+
+DREAMBOOTH_TABLE = "prompts_and_classes.txt"
+CUSTOM_CONCEPT_MANIFEST = "dataset.json"
+
+
+def _dreambooth_classes(table: Path) -> dict[str, str]:
+    """The rows below ``subject_name,class`` up to the next blank line."""
+    lines = table.read_text(encoding="utf-8").splitlines()
+    try:
+        start = [line.replace(" ", "") for line in lines].index("subject_name,class") + 1
+    except ValueError:
+        raise UserError(
+            f"{table} has no line subject_name,class; take the file of the DreamBooth data set"
+        ) from None
+    classes = {}
+    for line in lines[start:]:
+        if "," not in line:
+            break
+        subject, class_word = line.split(",", 1)
+        classes[subject.strip()] = class_word.strip()
+    return classes
+
+
+def _custom_concept_folders(manifest: Path) -> Iterator[tuple[Path, str]]:
+    """Folder and class word of every entry; none leads out of the manifest's folder."""
+    try:
+        entries = json.loads(manifest.read_text(encoding="utf-8"))
+        found = [(str(e["instance_data_dir"]), str(e["class_prompt"])) for e in entries]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{manifest} is not a list of objects with instance_data_dir and class_prompt; mend it"
+        ) from error
+    root = manifest.parent.resolve()
+    for directory, class_word in found:
+        folder = (root / directory).resolve()
+        if not folder.is_relative_to(root):
+            raise UserError(f"{manifest} names {directory}, outside its own folder; mend the path")
+        yield folder, class_word
+
+
+def _concept_folders(root: Path) -> Iterator[tuple[Path, str | None]]:
+    """Each concept's folder and, where the data set tells it, its class word."""
+    if (root / CUSTOM_CONCEPT_MANIFEST).is_file():
+        yield from _custom_concept_folders(root / CUSTOM_CONCEPT_MANIFEST)
+        return
+    table = root / DREAMBOOTH_TABLE
+    classes = _dreambooth_classes(table) if table.is_file() else {}
+    for folder in sorted(root.iterdir()):
+        if folder.is_dir() and not folder.name.startswith("."):
+            yield folder, classes.get(folder.name)
+
+
+def load_dataset(
+    root: Path, size: int, *, require_masks: bool = False, min_images: int = 1
+) -> tuple[Concept, ...]:
+    """All concepts of a data set on disk, as squares of ``size`` pixels.
+
+    With ``dataset.json`` it is read as CustomConcept101, with ``prompts_and_classes.txt`` as
+    DreamBooth, else as a folder of concept folders. Listed folders that are absent are left out
+    with a warning. Raises UserError when the root or all its concepts are missing, when a path of
+    the manifest leads out of the root, and as ``load_concept`` does.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder; give the folder that holds the data set")
+    folders = list(_concept_folders(root))
+    present = [(folder, word) for folder, word in folders if folder.is_dir()]
+    if not present:
+        raise UserError(f"{root} holds no concept folders; give the folder that holds the data set")
+    if len(present) < len(folders):
+        warnings.warn(
+            f"{len(folders) - len(present)} of the {len(folders)} concepts listed in {root} "
+            "are absent and left out",
+            stacklevel=2,
+        )
+    return tuple(
+        load_concept(
+            folder, size, class_word=word, require_masks=require_masks, min_images=min_images
+        )
+        for folder, word in present
+    )
+
+
+def _rendered(novel: NovelConcept, size: int | None) -> Concept:
+    pictures = [render(scene) for scene in novel.scenes]
+    side = size or pictures[0].image.shape[0]
+    images = [torch.from_numpy(to_square(p.image, side)).permute(2, 0, 1) for p in pictures]
+    masks = [torch.from_numpy(to_square(p.mask >= 128, side)) for p in pictures]
+    return Concept(
+        name=novel.name,
+        class_word=novel.class_word,
+        images=torch.stack(images).contiguous(),
+        masks=torch.stack(masks),
+        image_names=tuple(f"{index:02d}" for index in range(len(pictures))),
+    )
+
+
+def miniworld_concept(name: str, size: int | None = None) -> Concept:
+    """The mini world's novel concept of that name (any case), with exact masks.
+
+    ``size``: the images' side, by default the world's own 128. Raises UserError for other names.
+    """
+    known = {novel.name.lower(): novel for novel in novel_concepts()}
+    if name.lower() not in known:
+        names = ", ".join(novel.name for novel in known.values())
+        raise UserError(f"the built-in concept {name!r} is unknown; give one of {names}")
+    return _rendered(known[name.lower()], size)
+
+
+def miniworld_concepts(size: int | None = None) -> tuple[Concept, ...]:
+    """All novel concepts of the mini world, with exact masks."""
+    return tuple(_rendered(novel, size) for novel in novel_concepts())
+
+
+def export_concepts(out: Path) -> tuple[Path, ...]:
+    """Writes the mini world's novel concepts as folders below ``out``, in their own size.
+
+    ``concept.json`` of each also tells the attributes and the caption of every picture. Returns
+    the folders. Raises UserError when a folder is there already or cannot be written.
+    """
+    folders = []
+    for novel in novel_concepts():
+        concept = _rendered(novel, None)
+        scenes: list[dict[str, Any]] = [
+            {"image": stem, "caption": render(scene).caption, **asdict(scene)}
+            for stem, scene in zip(concept.image_names, novel.scenes, strict=True)
+        ]
+        folder = out / novel.name
+        save_concept(concept, folder, extra={"scenes": scenes})
+        folders.append(folder)
+    return tuple(folders)

@@ -1,0 +1,165 @@
+"""Prompt lists: training templates, DreamBooth's evaluation prompts, the mini world's."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from safezone.errors import UserError
+
+OBJECT_TEMPLATES: Final = (
+    "a photo of a {}",
+    "a rendering of a {}",
+    "a cropped photo of the {}",
+    "the photo of a {}",
+    "a photo of a clean {}",
+    "a photo of a dirty {}",
+    "a dark photo of the {}",
+    "a photo of my {}",
+    "a photo of the cool {}",
+    "a close-up photo of a {}",
+    "a bright photo of the {}",
+    "a cropped photo of a {}",
+    "a photo of the {}",
+    "a good photo of the {}",
+    "a photo of one {}",
+    "a close-up photo of the {}",
+    "a rendition of the {}",
+    "a photo of the clean {}",
+    "a rendition of a {}",
+    "a photo of a nice {}",
+    "a good photo of a {}",
+    "a photo of the nice {}",
+    "a photo of the small {}",
+    "a photo of the weird {}",
+    "a photo of the large {}",
+    "a photo of a cool {}",
+    "a photo of a small {}",
+)
+"""The 27 object templates that textual inversion is trained with (diffusers' list)."""
+
+STYLE_TEMPLATES: Final = (
+    "a painting in the style of {}",
+    "a rendering in the style of {}",
+    "a cropped painting in the style of {}",
+    "the painting in the style of {}",
+    "a clean painting in the style of {}",
+    "a dirty painting in the style of {}",
+    "a dark painting in the style of {}",
+    "a picture in the style of {}",
+    "a cool painting in the style of {}",
+    "a close-up painting in the style of {}",
+    "a bright painting in the style of {}",
+    "a cropped painting in the style of {}",
+    "a good painting in the style of {}",
+    "a close-up painting in the style of {}",
+    "a rendition in the style of {}",
+    "a nice painting in the style of {}",
+    "a small painting in the style of {}",
+    "a weird painting in the style of {}",
+    "a large painting in the style of {}",
+)
+"""The 19 style templates (diffusers' list, which holds two of them twice)."""
+
+DREAMBOOTH_OBJECT_PROMPTS: Final = (
+    "a {} in the jungle",
+    "a {} in the snow",
+    "a {} on the beach",
+    "a {} on a cobblestone street",
+    "a {} on top of pink fabric",
+    "a {} on top of a wooden floor",
+    "a {} with a city in the background",
+    "a {} with a mountain in the background",
+    "a {} with a blue house in the background",
+    "a {} on top of a purple rug in a forest",
+    "a {} with a wheat field in the background",
+    "a {} with a tree and autumn leaves in the background",
+    "a {} with the Eiffel Tower in the background",
+    "a {} floating on top of water",
+    "a {} floating in an ocean of milk",
+    "a {} on top of green grass with sunflowers around it",
+    "a {} on top of a mirror",
+    "a {} on top of the sidewalk in a crowded street",
+    "a {} on top of a dirt road",
+    "a {} on top of a white rug",
+    "a red {}",
+    "a purple {}",
+    "a shiny {}",
+    "a wet {}",
+    "a cube shaped {}",
+)
+"""DreamBooth's 25 object prompts; {} stands for the unique token, with or without the class."""
+
+PAPER_PROMPTS: Final = DREAMBOOTH_OBJECT_PROMPTS[:-1]
+"""The paper speaks of 24 object prompts without saying which of the 25 it leaves out. A guess:
+the last one, "a cube shaped {}", which asks for another shape than the concept's own."""
+
+MINI_PROMPTS: Final = (
+    "a photo of a {} on grass",
+    "a photo of a {} on the beach",
+    "a photo of a {} in the snow",
+    "a photo of a {} in the water",
+    "a photo of a {} on wood",
+    "a photo of a {} in front of a brick wall",
+    "a photo of a {} at night",
+    "a photo of a {} on fabric",
+    "a photo of a {}",
+    "a {}",
+    "a small {}",
+    "a close photo of a {}",
+)
+"""Prompts in the words of the mini world: one for each of its backgrounds and four plain ones."""
+
+PROMPT_LISTS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {
+        "object": OBJECT_TEMPLATES,
+        "style": STYLE_TEMPLATES,
+        "all25": DREAMBOOTH_OBJECT_PROMPTS,
+        "paper24": PAPER_PROMPTS,
+        "mini": MINI_PROMPTS,
+    }
+)
+
+
+def fill(prompt: str, word: str, class_word: str = "") -> str:
+    """The prompt with every ``{}`` replaced by the word, followed by the class word if given."""
+    return prompt.replace("{}", f"{word} {class_word}".strip())
+
+
+def _read_prompts(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as text ({error}); save it as UTF-8") from error
+    prompts = []
+    for number, line in enumerate(map(str.strip, lines), 1):
+        if not line or line.startswith("#"):
+            continue
+        if "{}" not in line:
+            raise UserError(
+                f"line {number} of {path} has no {{}}; put {{}} where the learned word belongs"
+            )
+        prompts.append(line)
+    if not prompts:
+        raise UserError(f"{path} holds no prompts; write one a line, with {{}} for the word")
+    return tuple(prompts)
+
+
+def prompt_list(name: str) -> tuple[str, ...]:
+    """The prompts of a list of ``PROMPT_LISTS``, or of a text file with one prompt a line.
+
+    In a file, ``{}`` stands for the learned word; blank lines and lines that start with # are
+    passed over. Raises UserError for an unknown name, an unreadable file and a line without
+    ``{}``.
+    """
+    if name in PROMPT_LISTS:
+        return PROMPT_LISTS[name]
+    if Path(name).is_file():
+        return _read_prompts(Path(name))
+    near = difflib.get_close_matches(name, PROMPT_LISTS, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    raise UserError(
+        f"prompts {name!r} are neither a list nor a text file; {hint}"
+        f"give one of {', '.join(PROMPT_LISTS)} or a file"
+    )
