@@ -1,0 +1,85 @@
+"""What is done to the images before training on them."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from jaxtyping import UInt8
+from torch import Tensor
+
+from safezone.arrays import stream_seed
+from safezone.errors import UserError
+from safezone.images import jpeg
+
+
+class Preprocess(Protocol):
+    """8-bit images to 8-bit images of the same shape; the same seed gives the same bytes.
+
+    Runs once, after the resize to training size and before any flip.
+    """
+
+    def __call__(
+        self, images: UInt8[Tensor, "batch 3 height width"], seed: int
+    ) -> UInt8[Tensor, "batch 3 height width"]: ...
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Leaves the images alone."""
+
+    def __call__(
+        self, images: UInt8[Tensor, "batch 3 height width"], seed: int
+    ) -> UInt8[Tensor, "batch 3 height width"]:
+        return images
+
+
+@dataclass(frozen=True)
+class Jpeg:
+    """Compression as JPEG and back (Pillow): the paper's quality is 25.
+
+    ``quality``: 1 to 100. ``subsampling`` of the colour planes: "4:2:0" (half the resolution on
+    both axes) or "4:4:4" (none), never left to the library's default. Ignores the seed.
+    """
+
+    quality: int = 25
+    subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise UserError(f"The JPEG quality is {self.quality}; give 1 to 100.")
+        if self.subsampling not in ("4:2:0", "4:4:4"):
+            raise UserError(
+                f"The JPEG subsampling is {self.subsampling!r}; choose '4:2:0' or '4:4:4'."
+            )
+
+    def __call__(
+        self, images: UInt8[Tensor, "batch 3 height width"], seed: int
+    ) -> UInt8[Tensor, "batch 3 height width"]:
+        return jpeg(images, quality=self.quality, subsampling=self.subsampling)
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One preprocess after another, each with its own seed."""
+
+    parts: tuple[Preprocess, ...]
+
+    def __call__(
+        self, images: UInt8[Tensor, "batch 3 height width"], seed: int
+    ) -> UInt8[Tensor, "batch 3 height width"]:
+        for index, part in enumerate(self.parts):
+            images = part(images, stream_seed(seed, "preprocess", index))
+        return images
+
+
+def _parts(preprocess: Preprocess) -> tuple[Preprocess, ...]:
+    if isinstance(preprocess, Chain):
+        return preprocess.parts
+    return () if preprocess == Identity() else (preprocess,)
+
+
+def chain(first: Preprocess, second: Preprocess) -> Preprocess:
+    """``first``, then ``second``: flat, so that chaining is associative, without identities."""
+    parts = _parts(first) + _parts(second)
+    if not parts:
+        return Identity()
+    return parts[0] if len(parts) == 1 else Chain(parts)

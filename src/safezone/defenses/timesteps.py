@@ -1,0 +1,92 @@
+"""When to train: distributions over the integers 0 .. steps - 1.
+
+A threshold is a fraction of the steps, so that "t >= 500 of 1000" means the same for a process
+with another number of steps.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from safezone.arrays import Timesteps
+from safezone.errors import UserError
+
+
+class TimestepDistribution(ABC):
+    """Probabilities over timesteps and their inverse distribution function."""
+
+    @abstractmethod
+    def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
+        """float64 [steps], non-negative, of sum 1; raises UserError where no timestep is left."""
+
+    def sample(self, uniforms: Float[Tensor, " batch"], steps: int) -> Timesteps:
+        """int64 [batch]: the t with F(t - 1) <= u < F(t), for ``uniforms`` in [0, 1).
+
+        The caller owns the random stream; a timestep of probability zero is never returned.
+        """
+        cumulative = self.probabilities(steps).cumsum(0)
+        cumulative = cumulative / cumulative[-1]
+        levels = uniforms.to(device="cpu", dtype=torch.float64)
+        return torch.searchsorted(cumulative, levels, right=True).to(uniforms.device)
+
+
+def _first(fraction: float, steps: int) -> int:
+    """ceil(fraction * steps), not fooled by 0.55 * 1000 = 550.0000000000001."""
+    return math.ceil(fraction * steps - 1e-9 * steps)
+
+
+def _uniform_between(first: int, end: int, steps: int) -> Tensor:
+    """Equal probabilities at first .. end - 1."""
+    probabilities = torch.zeros(steps, dtype=torch.float64)
+    probabilities[first:end] = 1 / (end - first)
+    return probabilities
+
+
+@dataclass(frozen=True)
+class Uniform(TimestepDistribution):
+    """Every timestep alike: what plain training does."""
+
+    def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
+        return _uniform_between(0, steps, steps)
+
+
+@dataclass(frozen=True)
+class AtLeast(TimestepDistribution):
+    """Uniform over ceil(fraction * steps) .. steps - 1: the paper's T500 is 0.5, T600 is 0.6."""
+
+    fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.fraction < 1:
+            raise UserError(
+                f"The timestep threshold is {self.fraction} of all steps; give 0 to below 1."
+            )
+
+    def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
+        first = _first(self.fraction, steps)
+        if first >= steps:
+            raise UserError(
+                f"The timestep threshold {self.fraction} leaves none of the model's {steps} "
+                "timesteps; lower it."
+            )
+        return _uniform_between(first, steps, steps)
+
+
+@dataclass(frozen=True)
+class Below(TimestepDistribution):
+    """Uniform over 0 .. ceil(fraction * steps) - 1: what ``AtLeast(fraction)`` leaves out."""
+
+    fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise UserError(
+                f"The timestep threshold is {self.fraction} of all steps; give above 0 to 1."
+            )
+
+    def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
+        return _uniform_between(0, max(1, _first(self.fraction, steps)), steps)

@@ -1,0 +1,145 @@
+"""The one projected-gradient loop, and the budgets it projects to."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+from safezone.arrays import Images, PerExample, rand, randn
+from safezone.errors import UserError
+
+Objective: TypeAlias = Callable[[Images, Sequence[torch.Generator]], PerExample]
+"""Images and one generator per image to one value per image, differentiable in the images."""
+
+Step: TypeAlias = Callable[[Tensor, int], Tensor]
+"""A gradient [batch, 3, height, width] and the step's number to the displacement to add."""
+
+LEVEL = 1 / 255
+"""One 8-bit level for pixels in [0, 1]."""
+
+
+def _lengths(values: Tensor) -> Tensor:
+    """The l2 norm of every image, [batch, 1, 1, 1]."""
+    lengths: Tensor = torch.linalg.vector_norm(values.flatten(1), dim=1)
+    return lengths.view(-1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The set of allowed perturbations: ||delta||_norm <= kappa, per image, pixels in [0, 1].
+
+    ``kappa`` = 16/255 here is 32/255 for pixels in [-1, 1], where most released code counts.
+    ``norm``: "linf" (largest change of any channel of any pixel) or "l2" (over all channels and
+    pixels of an image). Raises UserError where nothing could be changed, or where ``kappa`` was
+    evidently counted in 0..255.
+    """
+
+    kappa: float = 16 / 255
+    norm: Literal["linf", "l2"] = "linf"
+
+    def __post_init__(self) -> None:
+        if self.norm not in ("linf", "l2"):
+            raise UserError(f"The budget's norm is {self.norm!r}; choose 'linf' or 'l2'.")
+        if not (math.isfinite(self.kappa) and self.kappa > 0):
+            raise UserError(
+                f"The budget kappa is {self.kappa}; give a positive number like 16/255."
+            )
+        if self.norm == "linf" and self.kappa > 1:
+            raise UserError(
+                f"The budget kappa is {self.kappa}, but pixels are in [0, 1]; "
+                f"divide by 255 ({self.kappa / 255:.4g})."
+            )
+        if self.norm == "linf" and self.kappa < LEVEL / 2:
+            raise UserError(
+                f"The budget kappa is {self.kappa}, less than half an 8-bit level, so that "
+                "saving would remove the poison; give at least 1/255."
+            )
+
+    def project(self, delta: Tensor) -> Tensor:
+        """The nearest allowed perturbation of every image, [batch, 3, height, width]."""
+        if self.norm == "linf":
+            return delta.clamp(-self.kappa, self.kappa)
+        return delta * (self.kappa / _lengths(delta).clamp_min(self.kappa))
+
+    def steepest(self, gradient: Tensor) -> Tensor:
+        """The direction of unit norm in which a linear objective grows most.
+
+        linf: the sign; l2: the gradient over its length; zero where the gradient is zero.
+        """
+        if self.norm == "linf":
+            return gradient.sign()
+        lengths = _lengths(gradient)
+        return gradient / torch.where(lengths > 0, lengths, 1.0)
+
+    def start(self, generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+        """A perturbation uniform in the budget, float32 [len(generators), *shape]."""
+        if self.norm == "linf":
+            return (2 * rand(generators, shape) - 1) * self.kappa
+        direction = self.steepest(randn(generators, shape))
+        radius = rand(generators).view(-1, 1, 1, 1) ** (1 / math.prod(shape))
+        return self.project(direction * radius * self.kappa)
+
+    def contains(
+        self, clean: UInt8[Tensor, "batch 3 h w"], poisoned: UInt8[Tensor, "batch 3 h w"]
+    ) -> bool:
+        """Whether every 8-bit image is inside the budget, as far as rounding to 8 bits allows.
+
+        linf: exactly, when kappa * 255 is an integer; otherwise half a level more.
+        l2: half a level more for every value, the worst that rounding can do.
+        """
+        change = (poisoned.to(torch.float64) - clean.to(torch.float64)).flatten(1)  # in levels
+        allowed = self.kappa * 255
+        if self.norm == "linf":
+            whole = abs(allowed - round(allowed)) < 1e-6
+            return bool((change.abs() <= (round(allowed) if whole else allowed + 0.5)).all())
+        return bool((change.norm(dim=1) <= allowed + 0.5 * math.sqrt(change.shape[1])).all())
+
+
+def _require_gradient(gradient: Tensor, name: str, step: int) -> None:
+    size = gradient.detach().flatten(1).abs().amax(dim=1)  # [batch]; NaN and inf pass through
+    if not bool(size.isfinite().all()):
+        raise FloatingPointError(
+            f"poison {name!r}: the gradient is not finite at step {step}; "
+            "the model's weights or its precision are broken"
+        )
+    if not bool((size > 0).all()):
+        raise FloatingPointError(
+            f"poison {name!r}: the gradient is zero at step {step}; it does not reach the images "
+            "or is too small for the model's precision"
+        )
+
+
+@torch.enable_grad()
+def projected_gradient(
+    clean: Images,
+    start: Images,
+    objective: Objective,
+    step: Step,
+    budget: Budget,
+    generators: Sequence[torch.Generator],
+    steps: int,
+    *,
+    name: str = "custom",
+    after_step: Callable[[], object] = lambda: None,
+) -> Images:
+    """Projected gradient (Madry et al. 2018): x <- clip(clean + P(x + step(grad) - clean)).
+
+    ``clean``, ``start``, result: float [batch, 3, height, width] in [0, 1]; P projects to
+    ``budget``. One value and one gradient per image: the batch shares a pass, nothing else.
+    Raises FloatingPointError naming the poison and the step when a gradient is zero, infinite or
+    NaN for any image.
+    """
+    images = (clean + budget.project(start - clean)).clamp(0, 1)
+    for index in range(steps):
+        images.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(objective(images, generators).sum(), images)
+        _require_gradient(gradient, name, index)
+        with torch.no_grad():
+            moved = images + step(gradient, index)
+            images = (clean + budget.project(moved - clean)).clamp(0, 1)
+        after_step()
+    return images.detach()

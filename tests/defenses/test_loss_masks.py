@@ -1,0 +1,142 @@
+"""Where the loss counts."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from safezone.arrays import randn, stream
+from safezone.defenses.loss_masks import LossMask, NoMask, masked_loss
+from safezone.errors import UserError
+
+
+def square(side: int, first: int, last: int) -> Tensor:
+    """One mask, True at rows and columns first .. last - 1."""
+    mask = torch.zeros(1, side, side, dtype=torch.bool)
+    mask[:, first:last, first:last] = True
+    return mask
+
+
+@pytest.fixture
+def error() -> Tensor:
+    return randn([stream("error", i) for i in range(3)], (4, 8, 8))
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("ones", [True, False])
+def test_a_mask_of_ones_is_no_mask_is_the_mean_squared_error(
+    ones: bool, normalise: bool, error: Tensor
+) -> None:
+    weights = torch.ones(3, 1, 8, 8) if ones else None
+    expected = error.square().mean(dim=(1, 2, 3))
+    torch.testing.assert_close(masked_loss(error, weights, normalise), expected)
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+def test_nothing_flows_from_outside(normalise: bool, error: Tensor) -> None:
+    weights = torch.zeros(3, 1, 8, 8)
+    weights[:, :, 2:5, 1:4] = 1
+    error.requires_grad_(True)
+    (gradient,) = torch.autograd.grad(masked_loss(error, weights, normalise).sum(), error)
+    outside = (weights == 0).expand_as(gradient)
+    assert (gradient[outside] == 0).all()
+    assert (gradient[~outside] != 0).all()
+
+
+def test_the_two_means_differ_by_the_masks_share(error: Tensor) -> None:
+    weights = torch.zeros(3, 1, 8, 8)
+    for i, width in enumerate((1, 4, 8)):
+        weights[i, :, :, :width] = 1
+    share = torch.tensor([1 / 8, 4 / 8, 1])
+    torch.testing.assert_close(
+        masked_loss(error, weights, False), masked_loss(error, weights, True) * share
+    )
+
+
+def test_a_soft_weight_is_squared_with_the_error() -> None:
+    error, weights = torch.full((1, 4, 2, 2), 3.0), torch.full((1, 1, 2, 2), 0.5)
+    torch.testing.assert_close(masked_loss(error, weights, False), torch.tensor([2.25]))
+    torch.testing.assert_close(masked_loss(error, weights, True), torch.tensor([9.0]))
+
+
+@pytest.mark.parametrize(
+    ("loss_mask", "side", "radius"),
+    [
+        (LossMask(), 512, 0),
+        (LossMask(dilation_px_at_512=16), 512, 16),
+        (LossMask(dilation_px_at_512=16), 128, 4),
+        (LossMask(dilation_px_at_512=8), 64, 1),
+        (LossMask(dilation_cells=2), 512, 16),
+        (LossMask(dilation_cells=2), 128, 16),
+        (LossMask(dilation_cells=0.5), 128, 4),
+    ],
+)
+def test_dilation_scales_with_the_image_or_with_the_cells(
+    loss_mask: LossMask, side: int, radius: int
+) -> None:
+    assert loss_mask.radius(side, factor=8) == radius
+
+
+@pytest.mark.parametrize(
+    ("loss_mask", "first", "last"),
+    [
+        (LossMask(), 6, 10),
+        (LossMask(dilation_px_at_512=12), 6, 10),  # 3 px: less than half a cell
+        (LossMask(dilation_px_at_512=32), 5, 11),
+        (LossMask(dilation_cells=1), 5, 11),
+        (LossMask(dilation_cells=2), 4, 12),
+    ],
+)
+def test_weights_are_the_dilated_mask_in_cells(loss_mask: LossMask, first: int, last: int) -> None:
+    masks = square(128, 48, 80)  # cells 6 .. 9
+    weights = loss_mask.weights(masks, 8)
+    assert weights is not None
+    expected = torch.zeros(1, 1, 16, 16)
+    expected[..., first:last, first:last] = 1
+    assert torch.equal(weights, expected)
+
+
+def test_half_a_cell_counts_and_a_quarter_does_not() -> None:
+    weights = LossMask(dilation_px_at_512=16).weights(square(128, 48, 80), 8)  # 4 px
+    assert weights is not None
+    assert weights[0, 0, 5, 6:10].tolist() == [1, 1, 1, 1]
+    assert weights[0, 0, 5, 5] == 0
+
+
+def test_more_dilation_never_takes_a_cell_away() -> None:
+    masks = square(128, 45, 83)
+    shares = []
+    for dilation in (0, 8, 16, 24, 64):
+        weights = LossMask(dilation_px_at_512=dilation).weights(masks, 8)
+        assert weights is not None
+        shares.append(float(weights.mean()))
+    assert shares == sorted(shares)
+    assert shares[0] < shares[-1] < 1
+
+
+def test_no_mask_needs_none() -> None:
+    assert NoMask().weights(None, 8) is None
+    assert NoMask().weights(square(64, 8, 16), 8) is None
+
+
+def test_missing_masks_name_the_concept_and_the_mend() -> None:
+    with pytest.raises(UserError, match=r"Teapot has no masks.*safezone mask"):
+        LossMask().weights(None, 8, concept="Teapot")
+
+
+def test_a_mask_empty_at_latent_size_names_the_concept() -> None:
+    with pytest.raises(UserError, match=r"Teapot: .*empty"):
+        LossMask().weights(square(64, 8, 10), 8, concept="Teapot")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"dilation_px_at_512": -1.0},
+        {"dilation_cells": -1.0},
+        {"dilation_px_at_512": float("nan")},
+        {"dilation_px_at_512": 16.0, "dilation_cells": 2.0},
+    ],
+)
+def test_dilations_that_make_no_sense_are_refused(settings: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="dilation"):
+        LossMask(**settings)  # type: ignore[arg-type]
