@@ -1,0 +1,217 @@
+"""Intervals, differences and ties over concepts; the seeds of a concept are nested in it.
+
+A value that belongs to a defense is ``Mapping[concept, values over seeds]``. The unit is the
+concept: more seeds make a concept's mean surer, they do not make more concepts.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+ByConcept: TypeAlias = Mapping[str, Sequence[float]]
+"""{concept: values over seeds}; no concept without a value, all values finite."""
+
+LEVEL = 0.95
+RESAMPLES = 4000
+SEED = 20250
+"""The bootstrap's fixed seed: the same values always give the same interval."""
+
+
+class Interval(NamedTuple):
+    """A mean with its interval; ``low`` and ``high`` are NaN with fewer than two concepts."""
+
+    mean: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero is outside; False where there is no interval."""
+        return self.low > 0 or self.high < 0
+
+
+class Difference(NamedTuple):
+    """A mean of paired differences, its interval, its two-sided p value and what it rests on."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
+    n_concepts: int
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether zero is outside the interval; False where there is none."""
+        return self.low > 0 or self.high < 0
+
+
+def _arrays(values: ByConcept) -> list[NDArray[np.float64]]:
+    arrays = [np.asarray(seeds, dtype=np.float64) for seeds in values.values()]
+    if not arrays or any(len(seeds) == 0 for seeds in arrays):
+        raise ValueError("no concept, or a concept without a value")
+    if not all(np.isfinite(seeds).all() for seeds in arrays):
+        raise ValueError("values are finite; leave failed runs out")
+    return arrays
+
+
+def _resampled_means(
+    concepts: Sequence[NDArray[np.float64]], resamples: int
+) -> NDArray[np.float64]:
+    """Means over redrawn concepts, each a mean over its redrawn seeds; [resamples, ...].
+
+    ``concepts[c]``: [seeds, ...], trailing axes are redrawn together.
+    """
+    generator = np.random.default_rng(SEED)
+    drawn = generator.integers(len(concepts), size=(resamples, len(concepts)))
+    means = np.empty((*drawn.shape, *concepts[0].shape[1:]))
+    for index, seeds in enumerate(concepts):
+        places = drawn == index
+        picks = generator.integers(len(seeds), size=(int(places.sum()), len(seeds)))
+        means[places] = seeds[picks].mean(axis=1)
+    result: NDArray[np.float64] = means.mean(axis=1)
+    return result
+
+
+def mean_over_concepts(values: ByConcept) -> float:
+    """The mean over concepts of the means over seeds; ValueError as for ``mean_interval``."""
+    return float(np.mean([seeds.mean() for seeds in _arrays(values)]))
+
+
+def mean_interval(
+    values: ByConcept, *, level: float = LEVEL, resamples: int = RESAMPLES
+) -> Interval:
+    """The mean over concepts of the means over seeds, with its bootstrap interval.
+
+    Concepts are redrawn, then the seeds within each. The percentiles are stretched around the
+    mean by sqrt(k / (k - 1)) t / z for k concepts, because a plain percentile interval of few
+    concepts is too short (Hesterberg 2015): for normal values it is then Student's. NaN limits
+    for one concept. Raises ValueError for no values or values that are not finite.
+    """
+    arrays = _arrays(values)
+    count = len(arrays)
+    mean = mean_over_concepts(values)
+    if count < 2:
+        return Interval(mean, math.nan, math.nan)
+    tail = (1 - level) / 2
+    stretch = math.sqrt(count / (count - 1)) * stats.t.isf(tail, count - 1) / stats.norm.isf(tail)
+    low, high = np.quantile(_resampled_means(arrays, resamples), [tail, 1 - tail])
+    return Interval(mean, mean + stretch * float(low - mean), mean + stretch * float(high - mean))
+
+
+def _paired(values: ByConcept, reference: ByConcept) -> dict[str, Sequence[float]]:
+    _arrays(values), _arrays(reference)
+    pairs: dict[str, Sequence[float]] = {}
+    for concept in values:
+        if concept not in reference:
+            continue
+        ours, theirs = np.asarray(values[concept]), np.asarray(reference[concept])
+        if len(ours) == len(theirs):
+            pairs[concept] = (ours - theirs).tolist()
+        else:
+            pairs[concept] = [float(ours.mean() - theirs.mean())]
+    if not pairs:
+        raise ValueError("the two sides have no concept in common")
+    return pairs
+
+
+def _student_p_value(means: NDArray[np.float64]) -> float:
+    """Two-sided, for a mean of zero; 1 for a single number."""
+    count = len(means)
+    if count < 2:
+        return 1.0
+    error = float(means.std(ddof=1)) / math.sqrt(count)
+    if error == 0:
+        return 0.0 if means[0] else 1.0
+    return float(2 * stats.t.sf(abs(float(means.mean())) / error, count - 1))
+
+
+def paired_difference(
+    values: ByConcept, reference: ByConcept, *, level: float = LEVEL, resamples: int = RESAMPLES
+) -> Difference:
+    """values - reference on the concepts of both, seed by seed where both have as many seeds.
+
+    The interval is ``mean_interval``'s; the p value is that of Student's t on the concepts' mean
+    differences (1 for a single concept: one concept shows no difference). Raises ValueError when
+    no concept is in both.
+    """
+    pairs = _paired(values, reference)
+    interval = mean_interval(pairs, level=level, resamples=resamples)
+    means = np.array([np.mean(seeds) for seeds in pairs.values()])
+    return Difference(*interval, _student_p_value(means), len(means))
+
+
+def recovery(
+    clean: ByConcept, poisoned: ByConcept, defended: ByConcept, *, level: float = LEVEL
+) -> Interval | None:
+    """(defended - poisoned) / (clean - poisoned), a ratio of means over the concepts of all three.
+
+    1: the defense gave back all that the poison took. None where the denominator is within noise
+    (its interval holds zero, or there is one concept only). Limits: percentiles of the ratio over
+    redrawn concepts and seeds. Raises ValueError when no concept is in all three.
+    """
+    common = {
+        concept: (clean[concept], poisoned[concept], defended[concept])
+        for concept in clean
+        if concept in poisoned and concept in defended
+    }
+    loss = paired_difference(
+        {concept: sides[0] for concept, sides in common.items()},
+        {concept: sides[1] for concept, sides in common.items()},
+        level=level,
+    )
+    if not loss.excludes_zero:
+        return None
+    triples = []
+    for sides in common.values():
+        if len({len(side) for side in sides}) == 1:
+            triples.append(np.array(sides).T)  # [seeds, 3]
+        else:
+            triples.append(np.array([[np.mean(side) for side in sides]]))
+
+    def ratio(means: NDArray[np.float64]) -> NDArray[np.float64]:
+        taken = means[..., 0] - means[..., 1]
+        result: NDArray[np.float64] = (means[..., 2] - means[..., 1]) / taken
+        return result
+
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = ratio(_resampled_means(triples, RESAMPLES))
+    tail = (1 - level) / 2
+    low, high = np.quantile(ratios[np.isfinite(ratios)], [tail, 1 - tail])
+    value = ratio(np.array([triple.mean(axis=0) for triple in triples]).mean(axis=0))
+    return Interval(float(value), float(low), float(high))
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """p values adjusted for their number (Holm 1979), at most 1, in the order given."""
+    adjusted: dict[str, float] = {}
+    largest = 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = largest
+    return {name: adjusted[name] for name in p_values}
+
+
+def tied_best(
+    candidates: Mapping[str, ByConcept], *, higher_is_better: bool = True, level: float = LEVEL
+) -> frozenset[str]:
+    """The candidate with the best mean and all those that are not shown to be worse.
+
+    A candidate is shown to be worse when the Holm-adjusted p value of its paired difference to
+    the best is below 1 - level. With one concept, or none in common, all are tied.
+    """
+    if not candidates:
+        return frozenset()
+    sign = 1 if higher_is_better else -1
+    means = {name: mean_over_concepts(values) for name, values in candidates.items()}
+    best = max(means, key=lambda name: sign * means[name])
+    p_values = {
+        name: paired_difference(values, candidates[best], resamples=1).p_value
+        for name, values in candidates.items()
+        if name != best and set(values) & set(candidates[best])
+    }
+    worse = {name for name, p_value in holm(p_values).items() if p_value < 1 - level}
+    return frozenset(candidates) - worse

@@ -1,0 +1,188 @@
+"""Pure functions of features and of images; metrics of pairs come back per example, (batch,)."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from safezone.arrays import Images, PerExample
+
+CLIP_SCORE_WEIGHT = 2.5
+"""The w of CLIPScore (Hessel et al. 2021)."""
+
+PEAK = 1.0
+"""The largest pixel value of images in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class DistributionDistance:
+    """A distance between two sets of features, and the sets' sizes, without which it means little.
+
+    ``value``: the distance; ``n_generated`` and ``n_reference``: rows of the two sets.
+    """
+
+    value: float
+    n_generated: int
+    n_reference: int
+
+    def __float__(self) -> float:
+        return self.value
+
+    def __str__(self) -> str:
+        return f"{self.value:.4g} ({self.n_generated} generated, {self.n_reference} reference)"
+
+
+def cosine_similarity(
+    first: Float[Tensor, "n width"], second: Float[Tensor, "m width"]
+) -> Float[Tensor, "n m"]:
+    """cos(first[i], second[j]) of all pairs, in [-1, 1]; a zero row has cosine 0 to everything.
+
+    Features of any scale, [n, width] and [m, width]. Raises ValueError when the widths differ.
+    """
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise ValueError(f"features of shapes {tuple(first.shape)} and {tuple(second.shape)}")
+    return functional.normalize(first, dim=1) @ functional.normalize(second, dim=1).T
+
+
+def similarity(
+    generated: Float[Tensor, "n width"],
+    reference: Float[Tensor, "m width"],
+    reduce: Literal["mean", "max"] = "mean",
+) -> PerExample:
+    """Cosine of every generated image to the references, [n] in [-1, 1].
+
+    ``mean`` over the references, so that the mean of the result is the mean over all pairs (the
+    DINO similarity of DreamBooth), or ``max`` for the nearest reference. Raises ValueError when
+    there is no reference.
+    """
+    if len(reference) == 0:
+        raise ValueError("no reference features")
+    pairs = cosine_similarity(generated, reference)  # [n, m]
+    if reduce == "mean":
+        return pairs.mean(dim=1)
+    if reduce == "max":
+        return pairs.amax(dim=1)
+    raise ValueError(f"reduce is mean or max, not {reduce!r}")
+
+
+def clip_score(cosine: PerExample) -> PerExample:
+    """2.5 max(cos, 0) (CLIPScore, Hessel et al. 2021), in [0, 2.5], of cosines in [-1, 1]."""
+    return CLIP_SCORE_WEIGHT * cosine.clamp(min=0)
+
+
+def _centred(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean [d] and a factor F [min(n, d), d] with F^T F = the unbiased covariance."""
+    mean = features.mean(dim=0)
+    factor = (features - mean) / (len(features) - 1) ** 0.5
+    if factor.shape[0] > factor.shape[1]:
+        factor = torch.linalg.qr(factor, mode="r").R
+    return mean, factor
+
+
+def _two_sets(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    if first.ndim != 2 or second.ndim != 2 or first.shape[1] != second.shape[1]:
+        raise ValueError(f"features of shapes {tuple(first.shape)} and {tuple(second.shape)}")
+    if len(first) < 2 or len(second) < 2:
+        raise ValueError("a distance between distributions needs at least two rows on both sides")
+    return first.double(), second.double()
+
+
+def frechet_distance(
+    generated: Float[Tensor, "n width"], reference: Float[Tensor, "m width"]
+) -> DistributionDistance:
+    """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) in float64; on Inception features, FID.
+
+    With S_a = A^T A and S_b = B^T B the nonzero eigenvalues of S_a S_b are the squared singular
+    values of A B^T, so the trace of the root is their sum: exact for n < width, where the
+    covariances are singular. Then it is strongly biased upward all the same: only compare values
+    of equal counts. Raises ValueError for fewer than two rows on a side.
+    """
+    first, second = _two_sets(generated, reference)
+    (mean_a, factor_a), (mean_b, factor_b) = _centred(first), _centred(second)
+    root_trace = torch.linalg.svdvals(factor_a @ factor_b.T).sum()
+    value = (mean_a - mean_b).square().sum() + (
+        factor_a.square().sum() + factor_b.square().sum() - 2 * root_trace
+    )
+    return DistributionDistance(max(float(value), 0.0), len(first), len(second))
+
+
+def kernel_distance(
+    generated: Float[Tensor, "n width"], reference: Float[Tensor, "m width"]
+) -> DistributionDistance:
+    """Unbiased squared MMD with k(x, y) = (x.y / width + 1)^3 in float64.
+
+    On Inception features, KID (Binkowski et al. 2018); one estimate over all rows, no subsets.
+    Unbiased also for few rows, hence below 0 at times. Raises ValueError for fewer than two rows
+    on a side.
+    """
+    first, second = _two_sets(generated, reference)
+
+    def kernel(x: Tensor, y: Tensor) -> Tensor:
+        return (x @ y.T / x.shape[1] + 1) ** 3
+
+    def mean_off_diagonal(gram: Tensor) -> Tensor:
+        return (gram.sum() - gram.diagonal().sum()) / (len(gram) * (len(gram) - 1))
+
+    value = (
+        mean_off_diagonal(kernel(first, first))
+        + mean_off_diagonal(kernel(second, second))
+        - 2 * kernel(first, second).mean()
+    )
+    return DistributionDistance(float(value), len(first), len(second))
+
+
+def _same_images(first: Tensor, second: Tensor) -> None:
+    if first.shape != second.shape or first.ndim != 4:
+        raise ValueError(f"images of shapes {tuple(first.shape)} and {tuple(second.shape)}")
+    if not (first.is_floating_point() and second.is_floating_point()):
+        raise ValueError("images are float in [0, 1]")
+
+
+def psnr(first: Images, second: Images) -> PerExample:
+    """10 log10(1 / MSE) in dB for images in [0, 1], [batch]; infinite for equal images.
+
+    Raises ValueError for unequal shapes or integer images.
+    """
+    _same_images(first, second)
+    error = (first.double() - second.double()).square().mean(dim=(1, 2, 3))
+    return (10 * torch.log10(PEAK**2 / error)).float()
+
+
+def _gaussian_window(size: int, sigma: float) -> Tensor:
+    positions = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
+    weights = torch.exp(-positions.square() / (2 * sigma**2))
+    return weights / weights.sum()
+
+
+def ssim(first: Images, second: Images) -> PerExample:
+    """Mean structural similarity (Wang et al. 2004) for images in [0, 1], [batch] in [-1, 1].
+
+    Gaussian window of 11 pixels and sigma 1.5, K1 = 0.01, K2 = 0.03, windows fully inside the
+    image only, mean over channels. Raises ValueError for unequal shapes or a side below 11.
+    """
+    _same_images(first, second)
+    window = _gaussian_window(11, 1.5)
+    channels = first.shape[1]
+    if min(first.shape[-2:]) < len(window):
+        raise ValueError(f"structural similarity needs sides of at least {len(window)} pixels")
+    rows = window.view(1, 1, -1, 1).repeat(channels, 1, 1, 1)
+    columns = window.view(1, 1, 1, -1).repeat(channels, 1, 1, 1)
+
+    def blur(images: Tensor) -> Tensor:
+        return functional.conv2d(
+            functional.conv2d(images, rows, groups=channels), columns, groups=channels
+        )
+
+    x, y = first.double(), second.double()
+    mean_x, mean_y = blur(x), blur(y)
+    variance_x = blur(x * x) - mean_x**2
+    variance_y = blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2
+    ratio = ((2 * mean_x * mean_y + c1) * (2 * covariance + c2)) / (
+        (mean_x**2 + mean_y**2 + c1) * (variance_x + variance_y + c2)
+    )
+    return ratio.mean(dim=(1, 2, 3)).float()

@@ -1,0 +1,147 @@
+"""Rows: one number of one run, and their files."""
+
+import csv
+import io
+import json
+import math
+import os
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from safezone.errors import UserError
+
+CLEAN = "clean"
+"""The poison name of rows measured on unpoisoned training images."""
+NOMINAL = "nominal"
+"""The defense name of rows trained without a defense."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One metric of one run (concept x poison x defense x method x model x seed).
+
+    ``poison`` is ``"clean"`` for unpoisoned data, ``defense`` is ``"nominal"`` for none.
+    ``n_generated`` and ``n_reference``: how many images the value rests on (0: not used).
+    """
+
+    concept: str
+    poison: str
+    defense: str
+    method: str
+    model: str
+    seed: int
+    metric: str
+    value: float
+    n_generated: int
+    n_reference: int
+
+
+_COLUMNS = tuple(field.name for field in fields(Row))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a UTF-8 text file so that at any moment the old or the new file is there, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _portable(value: Any) -> Any:
+    """Non-finite numbers as words: JSON has none, and ``float`` reads them back."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _records(rows: Iterable[Row]) -> list[dict[str, Any]]:
+    return [{name: _portable(value) for name, value in asdict(row).items()} for row in rows]
+
+
+def csv_text(rows: Iterable[Row]) -> str:
+    """Rows as CSV with a header."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_records(rows))
+    return buffer.getvalue()
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Writes rows, atomically, as JSON Lines (``.jsonl``) or CSV (``.csv``).
+
+    Raises UserError for another suffix.
+    """
+    if path.suffix == ".jsonl":
+        write_text(path, "".join(json.dumps(record) + "\n" for record in _records(rows)))
+    elif path.suffix == ".csv":
+        write_text(path, csv_text(rows))
+    else:
+        raise UserError(f"{path}: rows are written as .jsonl or .csv, choose one of these suffixes")
+
+
+def _row(record: Any, place: str) -> Row:
+    if not isinstance(record, dict) or set(record) != set(_COLUMNS):
+        raise UserError(f"{place}: a row needs exactly the columns {', '.join(_COLUMNS)}")
+    try:
+        return Row(**{field.name: field.type(record[field.name]) for field in fields(Row)})  # type: ignore[operator]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{place}: {error}; correct or remove that row") from error
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Reads what ``write_rows`` wrote.
+
+    Raises UserError for a missing file, another suffix or a row that is not one.
+    """
+    if path.suffix not in (".jsonl", ".csv"):
+        raise UserError(f"{path}: rows are read from .jsonl or .csv files, give one of these")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the rows ({error}); give an existing file") from error
+    if path.suffix == ".csv":
+        records: list[Any] = list(csv.DictReader(io.StringIO(text, newline="")))
+        return [_row(record, f"{path}, row {n}") for n, record in enumerate(records, 1)]
+    rows = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error.msg}); remove it") from error
+        rows.append(_row(record, f"{path}, line {number}"))
+    return rows
+
+
+def summarise(
+    rows: Iterable[Row], metric: str, by: Sequence[str] = ("poison", "defense")
+) -> dict[tuple[str, ...], dict[str, tuple[float, ...]]]:
+    """{values of ``by``: {concept: values over seeds, in order of the seed}} for one metric.
+
+    Groups and concepts keep the order of their first row. Values that are not finite (failed
+    runs) are left out. Averages nothing: statistics take it from here.
+    """
+    groups: dict[tuple[str, ...], dict[str, list[tuple[int, float]]]] = {}
+    for row in rows:
+        if row.metric != metric or not math.isfinite(row.value):
+            continue
+        key = tuple(str(getattr(row, name)) for name in by)
+        groups.setdefault(key, {}).setdefault(row.concept, []).append((row.seed, row.value))
+    return {
+        key: {
+            concept: tuple(value for _, value in sorted(pairs, key=lambda pair: pair[0]))
+            for concept, pairs in concepts.items()
+        }
+        for key, concepts in groups.items()
+    }

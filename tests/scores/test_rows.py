@@ -1,0 +1,92 @@
+"""Rows survive their files; broken files are told apart in one sentence."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from safezone.errors import UserError
+from safezone.scores.rows import Row, read_rows, summarise, write_rows, write_text
+
+ROW = Row("vase, blue", "adm+", "szt", "textual-inversion", "mini", 1, "clip_score", 0.1, 12, 0)
+ROWS = [ROW, replace(ROW, value=1 / 3), replace(ROW, value=math.inf), replace(ROW, concept='"é"')]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_rows_come_back_as_they_were(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / "deep" / f"rows{suffix}"
+    write_rows(path, ROWS)
+    assert read_rows(path) == ROWS
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_a_failed_value_comes_back_as_nan(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"rows{suffix}"
+    write_rows(path, [replace(ROW, value=math.nan)])
+    assert math.isnan(read_rows(path)[0].value)
+    if suffix == ".jsonl":
+        assert json.loads(path.read_text())["value"] == "nan"  # strict JSON has no NaN
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    write_text(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_text(path, "new \ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("rows.jsonl", "{", "line 1: not JSON"),
+        ("rows.jsonl", "[]\n", "exactly the columns"),
+        ("rows.jsonl", '{"concept": "a"}\n', "exactly the columns"),
+        ("rows.csv", "concept,poison\na,b\n", "row 1"),
+        ("rows.txt", "", "jsonl or .csv"),
+    ],
+)
+def test_broken_files_are_named(tmp_path: Path, name: str, text: str, told: str) -> None:
+    path = tmp_path / name
+    path.write_text(text)
+    with pytest.raises(UserError, match=told) as raised:
+        read_rows(path)
+    assert str(path) in str(raised.value)
+
+
+def test_a_wrong_number_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    write_rows(path, [ROW])
+    path.write_text(path.read_text().replace(",0.1,", ",much,"))
+    with pytest.raises(UserError, match="row 1"):
+        read_rows(path)
+
+
+def test_a_missing_file_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="give an existing file"):
+        read_rows(tmp_path / "none.csv")
+
+
+def test_rows_of_an_unknown_suffix_are_not_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"jsonl or \.csv"):
+        write_rows(tmp_path / "rows.xlsx", ROWS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_summarise_groups_and_orders_seeds() -> None:
+    rows = [
+        replace(ROW, concept="b", seed=10, value=3.0),
+        replace(ROW, concept="b", seed=2, value=2.0),
+        replace(ROW, concept="a", seed=2, value=1.0),
+        replace(ROW, concept="a", seed=3, value=math.nan),
+        replace(ROW, poison="clean", value=0.5),
+        replace(ROW, metric="frechet", value=9.0),
+    ]
+    assert summarise(rows, "clip_score") == {
+        ("adm+", "szt"): {"b": (2.0, 3.0), "a": (1.0,)},
+        ("clean", "szt"): {"vase, blue": (0.5,)},
+    }

@@ -1,0 +1,99 @@
+"""What score_images measures, on encoders whose answers are known."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from safezone.scores import METRICS, score_images
+from safezone.scores.scoring import with_class_word
+
+
+class MeanColour:
+    """Mean colour as the feature; a text is the colour that it names."""
+
+    name = "mean-colour"
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return images.float().mean(dim=(2, 3)) / 255
+
+    image_features = features
+
+    def text_features(self, texts: Sequence[str]) -> torch.Tensor:
+        self.texts += texts
+        return torch.tensor(
+            [[float(word in text) for word in ("red", "green", "blue")] for text in texts]
+        )
+
+
+def plain(*colours: tuple[int, int, int]) -> torch.Tensor:
+    return torch.tensor(colours, dtype=torch.uint8)[..., None, None].expand(-1, -1, 4, 4)
+
+
+RED, GREEN = (200, 0, 0), (0, 200, 0)
+
+
+def scores(generated: torch.Tensor, prompts: list[str], clean: torch.Tensor) -> dict[str, float]:
+    encoder = MeanColour()
+    found = score_images(
+        generated,
+        prompts,
+        clean,
+        class_word="vase",
+        placeholder="<v>",
+        instance_encoder=encoder,
+        text_image_encoder=encoder,
+    )
+    assert not any("<v>" in text for text in encoder.texts)
+    return {score.metric: score.value for score in found}
+
+
+def test_all_metrics_with_their_counts() -> None:
+    encoder = MeanColour()
+    found = score_images(
+        plain(RED, RED, GREEN),
+        ["a red <v>"] * 3,
+        plain(RED, RED),
+        class_word="vase",
+        placeholder="<v>",
+        instance_encoder=encoder,
+        text_image_encoder=encoder,
+    )
+    assert tuple(score.metric for score in found) == METRICS
+    assert {score.n_generated for score in found} == {3}
+    assert [score.n_reference for score in found] == [2, 0, 0, 2, 2]
+
+
+def test_values() -> None:
+    result = scores(plain(RED, GREEN), ["a red <v>", "a red <v>"], plain(RED, RED, RED))
+    assert result["instance_similarity"] == pytest.approx(0.5)
+    assert result["clip_cosine"] == pytest.approx(0.5)
+    assert result["clip_score"] == pytest.approx(1.25)
+
+
+def test_each_image_is_compared_with_its_own_prompt() -> None:
+    assert scores(plain(RED, GREEN), ["red <v>", "green <v>"], plain(RED))["clip_cosine"] == 1.0
+
+
+def test_distances_need_two_images_on_both_sides() -> None:
+    assert set(scores(plain(RED, RED), ["<v>"] * 2, plain(RED))) == set(METRICS[:3])
+
+
+def test_unequal_counts_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 generated images, 1 prompts"):
+        scores(plain(RED, RED), ["<v>"], plain(RED))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "text"),
+    [
+        ("a photo of <v>", "a photo of vase"),
+        ("a photo of a <v> vase on grass", "a photo of a vase on grass"),
+        ("a photo of a vase", "a photo of a vase"),
+    ],
+)
+def test_the_class_word_stands_in_for_the_placeholder(prompt: str, text: str) -> None:
+    assert with_class_word(prompt, "<v>", "vase") == text
