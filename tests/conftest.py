@@ -11,9 +11,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import pytest
 import torch
-from tiny import write_tiny_folder
 
 from safezone.models import Model, load_model
+from tiny import write_tiny_folder
 
 torch.set_num_threads(1)
 

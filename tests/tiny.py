@@ -58,7 +58,8 @@ def write_tokenizer(folder: Path, length: int) -> CLIPTokenizer:
         "pad_token": END,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    return CLIPTokenizer.from_pretrained(folder)
+    tokenizer: CLIPTokenizer = CLIPTokenizer.from_pretrained(folder)
+    return tokenizer
 
 
 def tiny_pipeline(

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_pipeline
 
 from safezone.errors import UserError
 from safezone.models import builtin, builtin_folder, load_model
 from safezone.models.stable import StableDiffusion
+from tiny import tiny_pipeline
 
 UNET = Path("unet/diffusion_pytorch_model.safetensors")
 
@@ -119,7 +119,7 @@ def test_unknown_devices(tiny_model_folder: Path, device: str) -> None:
 def test_missing_builtin_weights_name_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builtin, "_WEIGHTS", tmp_path)
+    monkeypatch.setattr(builtin, "WEIGHTS", tmp_path)
     with pytest.raises(UserError, match="train_builtin"):
         load_model("mini")
     with pytest.raises(UserError, match="no built-in model"):
@@ -130,7 +130,7 @@ def test_a_builtin_name_opens_its_folder(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(tiny_model_folder, tmp_path / "mini")
-    monkeypatch.setattr(builtin, "_WEIGHTS", tmp_path)
+    monkeypatch.setattr(builtin, "WEIGHTS", tmp_path)
     model = load_model("mini")
     assert (model.name, model.folder) == ("mini", tmp_path / "mini")
 

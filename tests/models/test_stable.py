@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from tiny import tiny_pipeline, write_tiny_folder
 
 from safezone.arrays import randn, stream
 from safezone.errors import UserError
 from safezone.models import Epsilon, RectifiedFlow, Tokens, Velocity, load_model
 from safezone.models.stable import StableDiffusion
+from tiny import tiny_pipeline, write_tiny_folder
 
 PROMPT = "a photo of a <r> on the beach"
 PREDICTION_TYPES = {"epsilon": Epsilon, "v_prediction": Velocity, "flow_prediction": RectifiedFlow}
@@ -44,17 +44,19 @@ def models(
 
 def stock_ids(stock: Any, prompt: str) -> torch.Tensor:
     tokenizer = stock.tokenizer
-    return tokenizer(
+    ids: torch.Tensor = tokenizer(
         prompt,
         padding="max_length",
         max_length=tokenizer.model_max_length,
         truncation=True,
         return_tensors="pt",
     ).input_ids
+    return ids
 
 
 def stock_embedding(stock: Any, prompt: str) -> torch.Tensor:
-    return stock.encode_prompt(prompt, "cpu", 1, False)[0]
+    embedding: torch.Tensor = stock.encode_prompt(prompt, "cpu", 1, False)[0]
+    return embedding
 
 
 def test_facts(model: StableDiffusion, tiny_model_folder: Path) -> None:

@@ -1,9 +1,9 @@
 """The tiny folder is what other tests think it is."""
 
 import pytest
-from tiny import WORDS
 
 from safezone.models.stable import StableDiffusion
+from tiny import WORDS
 
 
 @pytest.mark.parametrize("word", WORDS)

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from tiny import tiny_pipeline
 from torch import Tensor
 
 from safezone.arrays import rand, stream
@@ -26,6 +25,7 @@ from safezone.poisons import (
     poison_concept,
     poison_images,
 )
+from tiny import tiny_pipeline
 
 STEPS = 6
 NAMES = ("one", "two", "three")

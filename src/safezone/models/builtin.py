@@ -6,7 +6,7 @@ from typing import Final
 from safezone.errors import UserError
 
 BUILTIN: Final = ("mini",)
-_WEIGHTS = Path(__file__).parent / "weights"
+WEIGHTS = Path(__file__).parent / "weights"
 
 
 def builtin_folder(name: str) -> Path:
@@ -16,7 +16,7 @@ def builtin_folder(name: str) -> Path:
     """
     if name not in BUILTIN:
         raise UserError(f"there is no built-in model {name!r}; choose one of: {', '.join(BUILTIN)}")
-    folder = _WEIGHTS / name
+    folder = WEIGHTS / name
     if not (folder / "model_index.json").is_file():
         raise UserError(
             f"the weights of the built-in model {name!r} are missing at {folder}; "

@@ -29,7 +29,8 @@ def _in_batches(images: Tensor, encode: Callable[[Tensor], Tensor]) -> Tensor:
 class ImageEncoder(Protocol):
     """Images to features; rows are independent of each other."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def features(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n width"]:
         """float32 features on the CPU, not normalised, of uint8 images [n, 3, h, w], n > 0."""
@@ -39,7 +40,8 @@ class ImageEncoder(Protocol):
 class TextImageEncoder(Protocol):
     """Images and texts to features of one space, where cosines compare them."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
 
     def image_features(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n width"]:
         """float32 features on the CPU, not normalised, of uint8 images [n, 3, h, w], n > 0."""

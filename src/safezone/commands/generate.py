@@ -1,0 +1,143 @@
+"""``safezone generate``."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import tyro
+
+from safezone.commands.console import Answer, Flat, Machine, parse, progress, require
+from safezone.errors import UserError
+from safezone.experiments.run import TEXTUAL_INVERSION, require_seed
+from safezone.experiments.settings import Sampling
+
+if TYPE_CHECKING:
+    from safezone.experiments.stages import GenerationJob
+    from safezone.models import Model
+
+DESCRIPTION: Final = """\
+Makes images of learned objects: for every embedding the same prompts from the same noise.
+
+Give embeddings or folders that hold some. Images are written beside each embedding, in images/,
+or below --out. Prompts: mini, all25, paper24, a text file with one a line, or the text of a prompt;
+{} stands for the learned word.
+
+Example:
+    safezone generate runs/my-toy --prompts all25 --prompts "a {} on the moon"
+
+Next:
+    safezone report runs/my-toy
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``safezone generate`` is told."""
+
+    embeddings: tyro.conf.Positional[tuple[Path, ...]]
+    """Embedding files, or folders with embeddings below them."""
+    out: Path | None = None
+    """Folder for the images; by default images/ beside each embedding."""
+    model: str = "mini"
+    """Built-in model, diffusers folder or hub name."""
+    seed: int | None = None
+    """Of the noise; by default the seed that each embedding was trained with."""
+    sampling: Flat[Sampling] = field(default_factory=Sampling)
+    machine: Flat[Machine] = field(default_factory=Machine)
+
+
+def read(arguments: Sequence[str]) -> Options:
+    return parse(Options, arguments, name="generate", description=DESCRIPTION)
+
+
+def run(options: Options) -> Answer:
+    """Makes the images that are missing."""
+    require(options.embeddings, "embedding", "generate")
+    if options.seed is not None:
+        require_seed(options.seed)
+    from safezone.commands.opening import open_model, require_out_folder
+    from safezone.experiments.stages import generate_stage
+
+    files = _files(options.embeddings)
+    prompts = options.sampling.texts()
+    if options.out is not None:
+        require_out_folder(options.out)
+    model = open_model(options.model, options.machine)
+    jobs = _jobs(options, files, model)
+    reasons = generate_stage(model, jobs, options.sampling, progress=progress())
+    failed = {str(job.place): reasons[job.key] for job in jobs if job.key in reasons}
+    made = [job for job in jobs if job.key not in reasons]
+    count = len(prompts) * options.sampling.images_per_prompt
+    lines = [f"generated: {count} images for each of {len(made)} embeddings"]
+    lines += [f"  {job.place}" for job in made]
+    lines += [f"  failed: {place}: {reason}" for place, reason in failed.items()]
+    if made:
+        lines.append(f"next: safezone report {options.out or options.embeddings[0]}")
+    data = {"images": [str(job.place) for job in made], "failed": failed}
+    return Answer(data, "\n".join(lines), status=1 if failed else 0)
+
+
+def _files(given: Sequence[Path]) -> dict[Path, Path]:
+    """Every embedding file, with its place below what was given."""
+    from safezone.experiments.stages import EMBEDDING
+
+    files: dict[Path, Path] = {}
+    for path in given:
+        if not path.is_dir():
+            files[path] = Path(path.stem)
+            continue
+        found = sorted(p for p in path.rglob(EMBEDDING) if ".partial-" not in str(p))
+        if not found:
+            raise UserError(f"{path} holds no {EMBEDDING}; train with `safezone personalize`")
+        files |= {each: each.parent.relative_to(path) for each in found}
+    return files
+
+
+def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[GenerationJob]":
+    from safezone.experiments.run import content_key
+    from safezone.experiments.stages import RUN_RECORD, GenerationJob, stage_key
+    from safezone.experiments.workspace import read_json, weights_key
+    from safezone.personalize import load_embedding
+    from safezone.scores import CLEAN, NOMINAL
+
+    weights, jobs = weights_key(model), []
+    for file, below in files.items():
+        adapter = load_embedding(file)
+        if adapter.failed:
+            continue
+        if adapter.vectors.shape[1] != model.embedding_width:
+            raise UserError(
+                f"{file} has {adapter.vectors.shape[1]} numbers a vector and the model "
+                f"{options.model} {model.embedding_width}; give --model the one it was trained on"
+            )
+        own = file.parent / RUN_RECORD
+        told: dict[str, Any] = read_json(own) if own.is_file() else {}
+        place = file.parent / "images" if options.out is None else options.out / below
+        if options.out is None and not told:
+            place = file.parent / f"{file.stem}-images"
+        concept = str(told.get("concept", adapter.placeholder.strip("<>")))
+        seed = options.seed if options.seed is not None else int(told.get("seed", 0))
+        record = {
+            "concept": concept,
+            "poison": told.get("poison", CLEAN),
+            "defense": told.get("defense", NOMINAL),
+            "method": told.get("method", TEXTUAL_INVERSION),
+            "model": model.name,
+            "photographs": told.get("photographs", False),
+            "embedding": os.path.abspath(file),
+        }
+        for name in ("clean", "training"):
+            value = told.get(name)
+            record[name] = value and os.path.relpath(file.parent / value, place)
+        key = stage_key(
+            "generate",
+            weights,
+            content_key(file),
+            options.sampling,
+            options.sampling.texts(),
+            [concept, seed],
+        )
+        jobs.append(GenerationJob(key, adapter, concept, seed, place, record))
+    return jobs

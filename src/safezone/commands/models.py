@@ -1,0 +1,75 @@
+"""``safezone models``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import tyro
+
+from safezone.commands.console import Answer, parse
+from safezone.errors import UserError
+
+DESCRIPTION: Final = """\
+Lists the built-in models and encoders, or prints the folder of one.
+
+The folder of mini is a plain diffusers folder: StableDiffusionPipeline.from_pretrained opens it.
+Elsewhere --model also takes your own diffusers folder or a hub name such as
+stable-diffusion-v1-5/stable-diffusion-v1-5.
+
+Example:
+    safezone models list
+    safezone models path mini
+
+Next:
+    safezone demo --out demo-output
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``safezone models`` is told."""
+
+    action: tyro.conf.Positional[Literal["list", "path"]] = "list"
+    """list, or path NAME."""
+    name: tyro.conf.Positional[str | None] = None
+    """The model or encoder whose folder is printed."""
+    json: bool = False
+    """Print one JSON object on standard output."""
+
+
+def read(arguments: Sequence[str]) -> Options:
+    return parse(Options, arguments, name="models", description=DESCRIPTION)
+
+
+def run(options: Options) -> Answer:
+    """Prints names and folders; loads nothing."""
+    folders = _folders()
+    if options.action == "path":
+        if options.name not in folders:
+            raise UserError(
+                f"there is no built-in model or encoder {options.name!r}; "
+                f"give one of {', '.join(folders)}"
+            )
+        folder = folders[options.name]
+        if not folder.is_dir():
+            raise UserError(f"the weights of {options.name} are missing at {folder}; reinstall")
+        return Answer({"name": options.name, "path": str(folder)}, str(folder))
+    lines, data = [], []
+    for name, folder in folders.items():
+        size = (
+            sum(p.stat().st_size for p in folder.rglob("*.safetensors")) if folder.is_dir() else 0
+        )
+        state = f"{size / 2**20:.1f} MiB" if size else "weights missing"
+        lines.append(f"{name}: {state}, {folder}")
+        data.append({"name": name, "path": str(folder), "bytes": size})
+    return Answer({"models": data}, "\n".join(lines))
+
+
+def _folders() -> dict[str, Path]:
+    """Name to folder, whether the weights are there or not."""
+    from safezone.models import BUILTIN
+    from safezone.scores import loading
+
+    names = (*BUILTIN, *loading.BUILTIN)
+    return {name: loading.BUILTIN_FOLDER / name for name in names}

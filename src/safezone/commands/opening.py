@@ -1,0 +1,81 @@
+"""Opening models, encoders and folders for the commands."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safezone.commands.console import Machine, note, set_threads
+from safezone.concepts import CONCEPT_FILE
+from safezone.errors import UserError
+from safezone.experiments.outputs import MINI_LIMITS
+from safezone.experiments.run import content_key
+from safezone.experiments.settings import Scoring
+from safezone.experiments.stages import MANIFEST, Encoders
+from safezone.experiments.workspace import read_json, require_finite, weights_key
+from safezone.models import BUILTIN, Model, load_model
+from safezone.scores import CLEAN, CachedEncoder, load_encoder, load_text_image_encoder
+
+
+def open_model(name: str, machine: Machine) -> Model:
+    """The model with finite weights, and as many threads as make sense; UserError otherwise."""
+    set_threads(machine.threads)
+    model = load_model(name, machine.device)
+    require_finite(model, name)
+    return model
+
+
+def open_encoders(scoring: Scoring, machine: Machine) -> Encoders:
+    """The encoders of the settings; ``none`` leaves prompts unscored."""
+    from transformers.utils import logging as untyped
+
+    libraries: Any = untyped
+    libraries.disable_progress_bar()
+    device = machine.device or "cpu"
+    instance = load_encoder(scoring.instance_encoder, device)
+    require_finite(instance, scoring.instance_encoder)
+    text_image = None
+    if scoring.text_image_encoder != "none":
+        text_image = load_text_image_encoder(scoring.text_image_encoder, device)
+        require_finite(text_image, scoring.text_image_encoder)
+    key = content_key(
+        weights_key(instance), None if text_image is None else weights_key(text_image)
+    )
+    return Encoders(CachedEncoder(instance), text_image, key)
+
+
+def is_procedural(folder: Path) -> bool:
+    """Whether a folder holds pictures of the built-in world (exported or poisoned from such)."""
+    if (folder / MANIFEST).is_file() and read_json(folder / MANIFEST).get("procedural"):
+        return True
+    return (folder / CONCEPT_FILE).is_file() and "scenes" in read_json(folder / CONCEPT_FILE)
+
+
+def tell_limits(model: str, folders: Sequence[Path]) -> bool:
+    """Says on standard error what the built-in model cannot do with photographs; True if said."""
+    photographs = model in BUILTIN and not all(is_procedural(folder) for folder in folders)
+    if photographs:
+        note(f"note: {MINI_LIMITS}; give --model a Stable Diffusion folder for that.")
+    return photographs
+
+
+def poison_of(folder: Path) -> str:
+    """The poison's name in a folder that ``safezone poison`` wrote, else ``clean``."""
+    if not (folder / MANIFEST).is_file():
+        return CLEAN
+    return str(read_json(folder / MANIFEST).get("poison", CLEAN))
+
+
+def clean_source(folder: Path) -> Path | None:
+    """The folder of the clean images: the folder itself, or that which it was poisoned from."""
+    if poison_of(folder) == CLEAN:
+        return folder
+    source = read_json(folder / MANIFEST).get("source")
+    path = Path(source) if isinstance(source, str) else None
+    return path if path is not None and path.is_dir() else None
+
+
+def require_out_folder(out: Path) -> None:
+    """Raises UserError when ``out`` or one of its parents is a file."""
+    for place in (out, *out.absolute().parents):
+        if place.exists() and not place.is_dir():
+            raise UserError(f"{place} is a file; give --out a folder")

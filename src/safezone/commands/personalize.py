@@ -1,0 +1,206 @@
+"""``safezone personalize``."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import tyro
+
+from safezone.commands.console import Answer, Flat, Machine, note, parse, progress, require
+from safezone.errors import UserError
+from safezone.experiments.run import TEXTUAL_INVERSION, require_seed
+from safezone.experiments.settings import Names, Training
+
+if TYPE_CHECKING:
+    from safezone.concepts import Concept
+    from safezone.experiments.passes import TrainingJob
+    from safezone.models import Model
+
+DESCRIPTION: Final = """\
+Learns the objects of folders as words (textual inversion): all folders, defenses and seeds in one
+pass through the model.
+
+Defenses: nominal (none), jpeg, t600 (train at timesteps from 600), lm (loss mask), szt (Safe-Zone
+Training: JPEG, timesteps from 500, a dilated loss mask), or parts joined by +, as in jpeg+t600.
+lm and szt need masks: `safezone mask FOLDER`.
+
+Writes OUT/<folder>/<defense>/seed<k>/learned_embeds.safetensors, which diffusers, AUTOMATIC1111,
+ComfyUI and kohya's scripts read, with its log beside it. Killed and started again, it goes on.
+
+Example:
+    safezone personalize my-toy my-toy-poisoned --defense nominal --defense szt --out runs/my-toy
+
+Next:
+    safezone generate runs/my-toy
+"""
+
+FEWEST_IMAGES: Final = 3
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``safezone personalize`` is told."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders, each with 3 to 15 images of one object, clean or poisoned."""
+    out: Path
+    """Folder for what is learned."""
+    defense: Names = ("nominal",)
+    """A defense; may be given repeatedly. (default: nominal)"""
+    model: str = "mini"
+    """Built-in model, diffusers folder or hub name."""
+    class_word: str | None = None
+    """What the object is called, for every folder; by default concept.json's or the name's."""
+    placeholder: str | None = None
+    """The new word; by default the name of the object in angle brackets."""
+    seed: int = 0
+    """The first seed."""
+    seeds: int = 1
+    """How many seeds, from the first."""
+    training: Flat[Training] = field(default_factory=Training)
+    machine: Flat[Machine] = field(default_factory=Machine)
+
+
+def read(arguments: Sequence[str]) -> Options:
+    return parse(Options, arguments, name="personalize", description=DESCRIPTION)
+
+
+def run(options: Options) -> Answer:
+    """Trains what is missing in ``options.out``."""
+    require(options.folders, "folder", "personalize")
+    require_seed(options.seed)
+    if options.seeds < 1:
+        raise UserError(f"--seeds is {options.seeds}; give at least 1.")
+    from safezone.commands.opening import open_model, require_out_folder, tell_limits
+    from safezone.concepts import image_files
+    from safezone.defenses import defense
+    from safezone.experiments.passes import personalize_stage
+    from safezone.experiments.workspace import locked
+    from safezone.personalize import check_placeholder
+
+    for name in options.defense:
+        defense(name)
+    method = options.training.method()
+    require_out_folder(options.out)
+    for folder in options.folders:
+        if len(found := image_files(folder)) < FEWEST_IMAGES:
+            raise UserError(
+                f"{folder} holds {len(found)} image{'s' * (len(found) != 1)} and {FEWEST_IMAGES} "
+                f"are needed; give {FEWEST_IMAGES} to 15 images of one object"
+            )
+    model = open_model(options.model, options.machine)
+    concepts = _concepts(options, model.image_size)
+    for concept, _ in concepts.values():
+        check_placeholder(model, concept.placeholder)
+        for name in options.defense:
+            defense(name).loss_mask.weights(concept.masks, model.factor, concept=concept.name)
+    photographs = tell_limits(options.model, options.folders)
+    with locked(options.out):
+        jobs = _jobs(options, model, concepts, photographs)
+        personalize_stage(
+            model, jobs, options.training, options.out / ".training", progress=progress(), note=note
+        )
+    failed = {str(job.place): job.failed_at for job in jobs if job.failed_at is not None}
+    lines = [f"learned: {len(jobs) - len(failed)} of {len(jobs)} runs, {method.steps} steps each"]
+    lines += [f"  {job.place}" for job in jobs if str(job.place) not in failed]
+    lines += [f"  failed: {place} became NaN at step {step}" for place, step in failed.items()]
+    if len(failed) < len(jobs):
+        lines.append(f"next: safezone generate {options.out} --model {options.model}")
+    places = [str(job.place) for job in jobs if str(job.place) not in failed]
+    data = {"out": str(options.out), "runs": places, "failed": failed}
+    return Answer(data, "\n".join(lines), status=1 if failed else 0)
+
+
+def _concepts(options: Options, size: int) -> "dict[str, tuple[Concept, Path]]":
+    """Each folder's concept under a label of its own: the concept's name, else the folder's."""
+    from safezone.concepts import load_concept
+
+    loaded = [
+        (
+            load_concept(
+                folder, size, class_word=options.class_word, placeholder=options.placeholder
+            ),
+            folder,
+        )
+        for folder in options.folders
+    ]
+    names = [concept.name for concept, _ in loaded]
+    labels: dict[str, tuple[Concept, Path]] = {}
+    for concept, folder in loaded:
+        label = concept.name if names.count(concept.name) == 1 else folder.resolve().name
+        if label in labels:
+            raise UserError(
+                f"{labels[label][1]} and {folder} would both be called {label}; rename one folder"
+            )
+        labels[label] = concept, folder
+    return labels
+
+
+def _jobs(
+    options: Options,
+    model: "Model",
+    concepts: "dict[str, tuple[Concept, Path]]",
+    photographs: bool,
+) -> "list[TrainingJob]":
+    """One job for each folder, defense and seed; copies the training images into ``out``."""
+    from safezone.commands.opening import clean_source, poison_of
+    from safezone.concepts import load_concept
+    from safezone.defenses import defense
+    from safezone.experiments.passes import TrainingJob
+    from safezone.experiments.stages import stage_key
+    from safezone.experiments.workspace import weights_key
+    from safezone.personalize import TrainingRun
+    from safezone.scores import CLEAN
+
+    weights, method = weights_key(model), options.training.method()
+    jobs = []
+    for label, (concept, folder) in concepts.items():
+        training = _copy(concept, options.out / label / "training")
+        poison, source = poison_of(folder), clean_source(folder)
+        clean: Path | None = training
+        if poison != CLEAN:
+            clean = None
+            if source is not None:
+                copied = load_concept(
+                    source,
+                    model.image_size,
+                    class_word=concept.class_word,
+                    placeholder=concept.placeholder,
+                )
+                clean = _copy(copied, options.out / label / "clean")
+        for name in dict.fromkeys(options.defense):
+            row = defense(name)
+            for seed in range(options.seed, options.seed + options.seeds):
+                place = options.out / label / row.name / f"seed{seed}"
+                key = stage_key(
+                    "personalize", weights, concept.content_key(), row, seed, method.content()
+                )
+                record: dict[str, Any] = {
+                    "concept": concept.name,
+                    "class_word": concept.class_word,
+                    "placeholder": concept.placeholder,
+                    "poison": poison,
+                    "defense": row.name,
+                    "method": TEXTUAL_INVERSION,
+                    "model": model.name,
+                    "images": os.path.abspath(folder),
+                    "training": os.path.relpath(training, place),
+                    "clean": None if clean is None else os.path.relpath(clean, place),
+                    "photographs": photographs,
+                }
+                run = TrainingRun(f"{label},{row.name},{seed}", concept, row, seed)
+                jobs.append(TrainingJob(key, run, place, record))
+    return jobs
+
+
+def _copy(concept: "Concept", place: Path) -> Path:
+    """The images as they are trained on, kept with the results."""
+    from safezone.concepts import CONCEPT_FILE, save_concept
+    from safezone.experiments.stages import done
+
+    key = concept.content_key()
+    if not done(place, CONCEPT_FILE, key):
+        save_concept(concept, place, extra={"key": key})
+    return place

@@ -1,0 +1,109 @@
+"""``safezone poison``."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import tyro
+
+from safezone.commands.console import Answer, Flat, Machine, parse, progress
+from safezone.errors import UserError
+from safezone.experiments.run import require_seed
+from safezone.experiments.settings import Poisoning
+
+DESCRIPTION: Final = """\
+Protects the images of a folder: adds a change too small to see that misleads diffusion models.
+
+Images are cut square and brought to the model's size (128 for mini, 512 for Stable Diffusion 1.5).
+Names and masks are kept; the images are written as PNG, since JPEG would take the poison away.
+
+Example:
+    safezone poison my-toy --poison adm+ --kappa 16/255 --out my-toy-poisoned
+
+Next:
+    safezone personalize my-toy my-toy-poisoned --defense nominal --out runs/my-toy
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``safezone poison`` is told."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder with the images of one object."""
+    out: Path
+    """New folder for the poisoned images."""
+    poison: str = "adm+"
+    """adm+ (raises the denoising loss), adm- (lowers it), ea (moves the encoder's latents)."""
+    model: str = "mini"
+    """Built-in model, diffusers folder or hub name that the poison is made against."""
+    seed: int = 0
+    """Of the poison's random numbers."""
+    poisoning: Flat[Poisoning] = field(default_factory=Poisoning)
+    machine: Flat[Machine] = field(default_factory=Machine)
+
+
+def read(arguments: Sequence[str]) -> Options:
+    return parse(Options, arguments, name="poison", description=DESCRIPTION)
+
+
+def run(options: Options) -> Answer:
+    """Writes the folder of poisoned images; says so and does nothing when it is there already."""
+    if options.out.suffix.lower() in (".jpg", ".jpeg", ".webp", ".png", ".zip"):
+        raise UserError(
+            f"--out {options.out} looks like a file; give a folder, poisoned images are written as "
+            "PNG (JPEG would remove the poison)"
+        )
+    require_seed(options.seed)
+    from safezone.commands.opening import (
+        is_procedural,
+        open_model,
+        poison_of,
+        require_out_folder,
+        tell_limits,
+    )
+    from safezone.concepts import image_files, load_concept
+    from safezone.experiments.stages import MANIFEST, done, poison_stage, stage_key
+    from safezone.experiments.workspace import read_json, weights_key
+    from safezone.scores import CLEAN
+
+    settings = options.poisoning.poison(options.poison)
+    require_out_folder(options.out)
+    image_files(options.folder)  # tells a wrong folder before the model is opened
+    if poison_of(options.folder) != CLEAN:
+        raise UserError(f"{options.folder} is poisoned already; give the folder of clean images")
+    model = open_model(options.model, options.machine)
+    concept = load_concept(options.folder, model.image_size)
+    tell_limits(options.model, [options.folder])
+    key = stage_key("poison", weights_key(model), concept.content_key(), settings, options.seed)
+    before = done(options.out, MANIFEST, key)
+    try:
+        poison_stage(
+            model,
+            concept,
+            settings,
+            options.seed,
+            options.out,
+            key,
+            record={
+                "source": os.path.abspath(options.folder),
+                "procedural": is_procedural(options.folder),
+            },
+            progress=progress(),
+        )
+    except FloatingPointError as error:
+        raise UserError(f"{error}; use another model or poison") from error
+    manifest = read_json(options.out / MANIFEST)
+    images = manifest["images"]
+    largest = max(image["linf"] for image in images) * 255
+    psnr = min((image["psnr"] for image in images if image["psnr"] is not None), default=None)
+    verb = "was done already" if before else "done"
+    text = (
+        f"{options.poison} {verb}: {len(images)} images of {concept.images.shape[-1]} px in "
+        f"{options.out}, largest change {largest:.0f}/255, PSNR from {psnr:.1f} dB."
+        if psnr is not None
+        else f"{options.poison} {verb} in {options.out}; no image changed."
+    )
+    return Answer({"out": str(options.out), "already_done": before, **manifest}, text)

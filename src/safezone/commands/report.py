@@ -1,0 +1,117 @@
+"""``safezone report``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import tyro
+
+from safezone.commands.console import Answer, Flat, Machine, note, parse
+from safezone.errors import UserError
+from safezone.experiments.settings import Scoring
+
+if TYPE_CHECKING:
+    from safezone.scores import Row
+
+DESCRIPTION: Final = """\
+Writes DIR/report.html: pictures side by side, scores with intervals, and what they mean.
+
+DIR is what `safezone generate`, `safezone claim` or `safezone demo` wrote. The page needs no
+network and no other file. The numbers are also written as rows.csv, table.csv, table.md and
+summary.json.
+
+Example:
+    safezone report runs/my-toy
+
+Next:
+    open runs/my-toy/report.html
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``safezone report`` is told."""
+
+    folder: tyro.conf.Positional[Path]
+    """Folder of results."""
+    title: str | None = None
+    """The page's heading."""
+    model: str = "mini"
+    """Whose preset of encoders is used."""
+    scoring: Flat[Scoring] = field(default_factory=Scoring)
+    machine: Flat[Machine] = field(default_factory=Machine)
+
+
+def read(arguments: Sequence[str]) -> Options:
+    return parse(Options, arguments, name="report", description=DESCRIPTION)
+
+
+def run(options: Options) -> Answer:
+    """Writes the page from what is there; scores what has not been scored."""
+    from safezone.experiments.claim import flat
+    from safezone.experiments.outputs import INDEX, image_folders, write_results
+    from safezone.experiments.stages import IMAGES_RECORD, ROWS
+    from safezone.experiments.workspace import read_json
+    from safezone.scores import read_rows
+
+    folder = options.folder
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; give the folder of `safezone generate`")
+    folders = image_folders(folder)
+    if not folders:
+        raise UserError(f"{folder} holds no generated images; make them with `safezone generate`")
+    if (folder / INDEX).is_file():
+        index = read_json(folder / INDEX)
+        rows = read_rows(folder / ROWS)
+        page = write_results(
+            folder,
+            rows,
+            title=options.title or str(index.get("title")),
+            folders=folders,
+            settings=flat(index.get("settings", {})),
+            command=str(index.get("command", "")),
+            failed=index.get("failed"),
+            most_prompts=index.get("most_prompts"),
+        )
+    else:
+        rows = _rows(options, folders)
+        records = [read_json(each / IMAGES_RECORD) for each in folders]
+        photographs = any(record.get("photographs") for record in records)
+        if photographs:
+            from safezone.experiments.outputs import MINI_LIMITS
+
+            note(f"note: {MINI_LIMITS}.")
+        page = write_results(
+            folder,
+            rows,
+            title=options.title or f"What was learned in {folder.resolve().name}",
+            folders=folders,
+            settings=flat({"sampling": records[0].get("settings", {})}),
+            photographs=photographs,
+        )
+    return Answer({"page": str(page), "rows": len(rows)}, f"report: {page}")
+
+
+def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
+    """Scores of the folders whose clean images are known; none where no encoder can be opened."""
+    from safezone.commands.console import set_threads
+    from safezone.commands.opening import open_encoders
+    from safezone.experiments.outputs import read_made
+    from safezone.experiments.stages import score_images_of
+
+    set_threads(options.machine.threads)
+    try:
+        encoders = open_encoders(options.scoring, options.machine)
+    except UserError as error:
+        note(f"note: nothing is scored, since {error}")
+        return []
+    rows: list[Row] = []
+    for folder in folders:
+        made = read_made(folder)
+        clean = made.clean_concept()
+        if clean is None:
+            note(f"note: {folder} is not scored, since its clean images are not known")
+            continue
+        rows += score_images_of(encoders, clean, made.images, made.prompts, made.run)
+    return rows

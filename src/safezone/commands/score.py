@@ -1,0 +1,84 @@
+"""``safezone score``."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import tyro
+
+from safezone.commands.console import Answer, Flat, Machine, parse
+from safezone.experiments.settings import Scoring
+
+DESCRIPTION: Final = """\
+Compares generated images with the clean images of the object.
+
+Instance similarity: mean cosine of features of all pairs of a generated and a clean image. CLIP
+scores need to know the prompts, as in a folder that `safezone generate` wrote.
+
+Example:
+    safezone score runs/my-toy/my-toy/szt/seed0/images --clean my-toy
+
+Next:
+    safezone report runs/my-toy
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``safezone score`` is told."""
+
+    images: tyro.conf.Positional[Path]
+    """Folder with generated images."""
+    clean: Path
+    """Folder with the clean images of the object."""
+    model: str = "mini"
+    """Whose preset of encoders is used."""
+    scoring: Flat[Scoring] = field(default_factory=Scoring)
+    machine: Flat[Machine] = field(default_factory=Machine)
+
+
+def read(arguments: Sequence[str]) -> Options:
+    return parse(Options, arguments, name="score", description=DESCRIPTION)
+
+
+def run(options: Options) -> Answer:
+    """Prints the scores; writes nothing."""
+    import torch
+
+    from safezone.commands.console import set_threads
+    from safezone.commands.opening import open_encoders
+    from safezone.concepts import image_files, load_concept
+    from safezone.experiments.outputs import read_made
+    from safezone.experiments.stages import IMAGES_RECORD
+    from safezone.images import read_image
+    from safezone.report.tables import metric_of
+    from safezone.scores import score_images
+
+    set_threads(options.machine.threads)
+    if (options.images / IMAGES_RECORD).is_file():
+        made = read_made(options.images)
+        images, prompts, words = made.images, made.prompts, (made.class_word, made.placeholder)
+    else:
+        files = image_files(options.images)
+        side = min(read_image(files[0]).shape[:2])
+        images, prompts, words = load_concept(options.images, side).images, [], ("", "")
+    clean = load_concept(options.clean, images.shape[-1])
+    encoders = open_encoders(options.scoring, options.machine)
+    with torch.no_grad():
+        scores = score_images(
+            images,
+            prompts or [""] * len(images),
+            clean.images,
+            class_word=words[0] or clean.class_word,
+            placeholder=words[1] or clean.placeholder,
+            instance_encoder=encoders.instance,
+            text_image_encoder=encoders.text_image if prompts else None,
+        )
+    lines = [
+        f"{metric_of(s.metric).label}: {s.value:.{metric_of(s.metric).decimals + 1}f} "
+        f"({s.n_generated} generated, {s.n_reference or 'no'} reference images)"
+        for s in scores
+    ]
+    data = {"scores": [score._asdict() for score in scores], "encoder": encoders.instance.name}
+    return Answer(data, "\n".join(lines))

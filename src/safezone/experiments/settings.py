@@ -1,0 +1,258 @@
+"""Settings as frozen values: a preset, a YAML file over it, the command line over that."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
+
+import tyro
+from pydantic import BeforeValidator
+from tyro.constructors import PrimitiveConstructorSpec
+
+from safezone.errors import UserError
+
+if TYPE_CHECKING:
+    from safezone.personalize import TextualInversion
+    from safezone.poisons import Poison
+
+_FORBID: Final = {"extra": "forbid"}
+
+
+def fraction(value: Any) -> Any:
+    """A number, or a quotient such as ``16/255``; anything that is no text comes back unchanged.
+
+    Raises ValueError for other text.
+    """
+    if not isinstance(value, str):
+        return value
+    above, slash, below = value.partition("/")
+    try:
+        return float(above) / (float(below) if slash else 1.0)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"{value!r} is no number; write 0.0627 or 16/255") from error
+
+
+def _level(value: float) -> str:
+    levels = value * 255
+    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{value:g}"
+
+
+Fraction: TypeAlias = Annotated[
+    float,
+    BeforeValidator(fraction),
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NUMBER",
+        instance_from_str=lambda texts: fraction(texts[0]),
+        is_instance=lambda value: isinstance(value, int | float),
+        str_from_instance=lambda value: [_level(value)],
+    ),
+]
+Names: TypeAlias = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+"""A list that an option, given several times, makes."""
+
+
+@dataclass(frozen=True)
+class Poisoning:
+    """How strong a poison is and how it is searched."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    kappa: Fraction = 16 / 255
+    """Largest change of any value of a pixel, pixels in [0, 1]: 0.0627 or 16/255."""
+    eta: Fraction = 1 / 255
+    """Length of one step, in the same units."""
+    steps: int = 100
+    """Gradient steps for each image."""
+
+    def poison(self, name: str) -> "Poison":
+        """The table's poison of that name with these settings; UserError for what cannot be."""
+        from safezone.poisons import Budget, poison
+
+        row = poison(name)
+        return replace(
+            row,
+            budget=Budget(self.kappa, row.budget.norm),
+            eta=self.eta,
+            steps=self.steps,
+        )
+
+
+@dataclass(frozen=True)
+class Training:
+    """Textual inversion: see ``safezone.personalize.TextualInversion`` for every setting."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    steps: int = 5000
+    """Optimiser steps of every run."""
+    batch_size: int = 1
+    """Images that a run sees in each step."""
+    learning_rate: float = 5e-4
+    """AdamW's, for the learned vectors."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Of the learning rate."""
+    vectors: int = 1
+    """Token vectors that the placeholder stands for."""
+    initializer: Annotated[str | None, tyro.conf.arg(metavar="WORD")] = None
+    """Text whose token vectors start the learned ones; by default the concept's class word."""
+    weight_decay: float = 0.0
+    """AdamW's."""
+    norm_anchor: bool = False
+    """Keep every vector at the length it started with."""
+    flip: bool = True
+    """Mirror each drawn image with probability 1/2; with --no-flip never."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; a killed training goes on from the last one."""
+    runs_per_pass: int = 16
+    """Runs that are trained together, in one pass through the model."""
+
+    def __post_init__(self) -> None:
+        if self.runs_per_pass < 1:
+            raise UserError(f"runs_per_pass is {self.runs_per_pass}; give at least 1.")
+
+    def method(self) -> "TextualInversion":
+        """The same as the trainer's own settings; UserError for values out of range."""
+        from safezone.personalize import TextualInversion
+
+        settings = asdict(self)
+        del settings["runs_per_pass"]
+        return TextualInversion(**settings)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is generated with the learned token."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    prompts: Names = ("all25",)
+    """Prompt list, text file or a prompt with {} for the learned word; may be given repeatedly.
+    By default the model's own list (mini, all25) or the demo's six."""
+    images_per_prompt: int = 1
+    """Images for every prompt."""
+    steps: int = 25
+    """Denoising steps of every image."""
+    guidance: float = 5.0
+    """Classifier-free guidance; 1 is none."""
+    scheduler: str = "ddim"
+    """The sampler."""
+
+    def __post_init__(self) -> None:
+        for name in ("images_per_prompt", "steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; give at least 1.")
+
+    def texts(self) -> tuple[str, ...]:
+        """All prompts, each with ``{}``, without repeats; UserError for an unknown list."""
+        from safezone.prompts import prompt_list
+
+        found: list[str] = []
+        for name in self.prompts:
+            found += [name] if "{}" in name else prompt_list(name)
+        return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What looks at the generated images."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    instance_encoder: str = "dinov2"
+    """Tells objects apart: mini-instance, dinov2, or a folder."""
+    text_image_encoder: str = "clip"
+    """Compares images with their prompts: mini-clip, clip, a folder, or none."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Which runs a table is made of."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    concepts: int = 10
+    """How many of the built-in novel concepts, from the first."""
+    seeds: int = 3
+    """Seeds 0, 1, ... of training and generation."""
+    poisons: Annotated[Names, tyro.conf.arg(name="poison")] = ("adm+", "ea")
+    """Poison beside clean images; may be given repeatedly. By default adm+ and ea; in the demo
+    adm+."""
+    defenses: Annotated[Names, tyro.conf.arg(name="defense")] = (
+        *("nominal", "jpeg", "t600", "lm", "szt"),
+    )
+    """Defense; may be given repeatedly. By default nominal, jpeg, t600, lm and szt; in the demo
+    nominal and szt."""
+    poison_seed: Annotated[int | None, tyro.conf.arg(metavar="SEED")] = None
+    """Seed of every poison, for all seeds of a concept; None: each run's own, poisoned anew."""
+
+    def __post_init__(self) -> None:
+        for name in ("concepts", "seeds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; give at least 1.")
+        if self.poison_seed is not None and self.poison_seed < 0:
+            raise UserError(f"poison_seed is {self.poison_seed}; give 0 or more.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that an experiment can be told; the fields are the groups of a YAML file."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    model: str = "mini"
+    poisoning: Poisoning = field(default_factory=Poisoning)
+    training: Training = field(default_factory=Training)
+    sampling: Sampling = field(default_factory=Sampling)
+    scoring: Scoring = field(default_factory=Scoring)
+    cells: Cells = field(default_factory=Cells)
+
+
+PRESETS: Final[Mapping[str, Settings]] = MappingProxyType(
+    {
+        "mini": Settings(
+            model="mini",
+            training=Training(
+                steps=400,
+                batch_size=2,
+                learning_rate=5e-3,
+                checkpoint_every=20,
+                runs_per_pass=32,
+            ),
+            sampling=Sampling(prompts=("mini",), steps=25, guidance=4.0),
+            scoring=Scoring("mini-instance", "mini-clip"),
+            cells=Cells(poison_seed=0),
+        ),
+        # The paper's: 5000 steps of one image at 5e-4; the sampler is not stated there.
+        "sd15": Settings(
+            model="sd15",
+            training=Training(steps=5000, batch_size=1, learning_rate=5e-4),
+            sampling=Sampling(prompts=("all25",), steps=50, guidance=7.5),
+            scoring=Scoring("dinov2", "clip"),
+        ),
+    }
+)
+"""Settings by kind of model; what a model called otherwise gets is ``sd15``."""
+
+DEMO: Final = replace(
+    PRESETS["mini"],
+    training=replace(PRESETS["mini"].training, steps=200),
+    sampling=replace(
+        PRESETS["mini"].sampling,
+        prompts=(
+            "a photo of a {}",
+            "a photo of a {} on grass",
+            "a photo of a {} in the snow",
+            "a photo of a {} in the water",
+            "a photo of a {} on wood",
+            "a photo of a {} at night",
+        ),
+    ),
+    cells=Cells(concepts=3, seeds=1, poisons=("adm+",), defenses=("nominal", "szt"), poison_seed=0),
+)
+"""Three concepts in at most five minutes on two slow cores."""
+
+
+def preset(model: str) -> Settings:
+    """The preset for a model's name, folder or hub name."""
+    return replace(PRESETS.get(model, PRESETS["sd15"]), model=model)

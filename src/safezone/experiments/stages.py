@@ -1,0 +1,263 @@
+"""The stages poison, preprocess, personalize, generate, score: each from a key to a folder.
+
+A folder whose record carries the key is done and is passed over; any other is refused. Folders
+appear whole or not at all, so a process that is killed at any moment and started again does only
+what is missing, and gives the same bytes.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from safezone.concepts import Concept, save_concept
+from safezone.defenses.preprocess import Preprocess
+from safezone.errors import UserError
+from safezone.experiments.run import Run, content_key
+from safezone.experiments.settings import Sampling
+from safezone.experiments.workspace import read_json, whole_folder, write_json
+from safezone.generate import generate
+from safezone.images import write_png
+from safezone.models.base import Model
+from safezone.personalize import Adapter, load_embedding
+from safezone.poisons import Poison, imperceptibility, poison_concept
+from safezone.prompts import fill
+from safezone.scores import ImageEncoder, Row, TextImageEncoder, score_images, write_rows
+
+VERSIONS: Final[Mapping[str, int]] = {
+    "poison": 1,
+    "preprocess": 1,
+    "personalize": 1,
+    "generate": 1,
+    "score": 1,
+}
+"""Part of every key of a stage; raised when the same inputs no longer give the same artifact."""
+
+EMBEDDING: Final = "learned_embeds.safetensors"
+MANIFEST: Final = "manifest.json"
+RUN_RECORD: Final = "run.json"
+IMAGES_RECORD: Final = "images.json"
+ROWS: Final = "rows.jsonl"
+KEY_FILE: Final = "key.json"
+
+
+def stage_key(stage: str, *parts: Any) -> str:
+    """The content key of one artifact of the stage."""
+    return content_key(stage, VERSIONS[stage], *parts)
+
+
+def done(place: Path, record: str, key: str) -> bool:
+    """Whether ``place`` holds the artifact of this key.
+
+    Raises UserError when it is something else that is not empty.
+    """
+    if (place / record).is_file():
+        if read_json(place / record).get("key") == key:
+            return True
+        raise UserError(
+            f"{place} was made with other settings or images; choose another --out or remove it"
+        )
+    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+        raise UserError(f"{place} exists and is not empty; choose another place or remove it")
+    return False
+
+
+def _json_number(value: float) -> float | None:
+    return value if value == value and abs(value) != float("inf") else None
+
+
+def poison_stage(
+    model: Model,
+    concept: Concept,
+    poison: Poison,
+    seed: int,
+    place: Path,
+    key: str,
+    *,
+    record: Mapping[str, Any] | None = None,
+    progress: bool = True,
+) -> None:
+    """Writes the poisoned concept: PNGs with their provenance, masks, words, ``manifest.json``.
+
+    The manifest holds the settings and, for every image, PSNR, SSIM and the largest change.
+    Raises FloatingPointError when the model's gradient breaks, UserError when ``place`` cannot be
+    written or holds something else.
+    """
+    if done(place, MANIFEST, key):
+        return
+    poisoned = poison_concept(model, concept, poison, seed, progress=progress)
+    settings = {
+        "kappa": poison.budget.kappa,
+        "norm": poison.budget.norm,
+        "eta": poison.eta,
+        "steps": poison.steps,
+        "start": poison.start,
+        "prompt": poison.prompt,
+    }
+    provenance = {"poison": poison.name, **settings, "seed": seed, "model": model.name, "key": key}
+    measured = imperceptibility(concept.images, poisoned.images)
+    images = [
+        {"image": name, **{metric: _json_number(float(v[i])) for metric, v in measured.items()}}
+        for i, name in enumerate(concept.image_names)
+    ]
+    with whole_folder(place) as temporary:
+        save_concept(poisoned, temporary, png_text={"safezone": json.dumps(provenance)})
+        write_json(
+            temporary / MANIFEST,
+            {
+                **provenance,
+                "concept": concept.name,
+                "image_size": concept.images.shape[-1],
+                **(record or {}),
+                "images": images,
+            },
+        )
+
+
+def preprocess_stage(
+    concept: Concept, preprocess: Preprocess, seed: int, place: Path, key: str
+) -> None:
+    """Writes the concept as the trainer will see it, with ``manifest.json``."""
+    if done(place, MANIFEST, key):
+        return
+    with whole_folder(place) as temporary:
+        save_concept(concept.with_images(preprocess(concept.images, seed)), temporary)
+        write_json(temporary / MANIFEST, {"key": key, "preprocess": repr(preprocess), "seed": seed})
+
+
+@dataclass(frozen=True, eq=False)
+class GenerationJob:
+    """The images of one adapter: where they go and what is recorded beside them."""
+
+    key: str
+    adapter: Adapter
+    noise_key: str
+    seed: int
+    place: Path
+    record: Mapping[str, Any]
+
+    @property
+    def done(self) -> bool:
+        return done(self.place, IMAGES_RECORD, self.key)
+
+
+def _pass_size(images: int, most: int = 32) -> int:
+    """The largest divisor up to ``most``: adapters never share a pass, so each is as if alone."""
+    return max(size for size in range(1, min(images, most) + 1) if images % size == 0)
+
+
+def generate_stage(
+    model: Model, jobs: Sequence[GenerationJob], sampling: Sampling, *, progress: bool = True
+) -> dict[str, str]:
+    """Writes the images of all jobs that are missing: PNGs and ``images.json``.
+
+    Returns, by key, why images could not be made (the model made NaN).
+    """
+    prompts, count = sampling.texts(), sampling.images_per_prompt
+    todo = [job for job in jobs if not job.done]
+    total = len(todo) * len(prompts) * count
+    failures = {}
+    with tqdm(total=total, desc="generating", unit="image", disable=not progress) as bar:
+        for job in todo:
+            try:
+                (images,) = generate(
+                    model,
+                    [job.adapter],
+                    prompts,
+                    count,
+                    seed=job.seed,
+                    noise_keys=[job.noise_key],
+                    steps=sampling.steps,
+                    guidance=sampling.guidance,
+                    scheduler=sampling.scheduler,
+                    batch_size=_pass_size(len(prompts) * count),
+                    progress=False,
+                )
+            except UserError as error:
+                if "NaN" not in str(error):
+                    raise
+                failures[job.key] = str(error)
+                continue
+            _write_images(job, images, prompts, sampling)
+            bar.update(len(images))
+    return failures
+
+
+def _write_images(
+    job: GenerationJob, images: Tensor, prompts: Sequence[str], sampling: Sampling
+) -> None:
+    count = sampling.images_per_prompt
+    texts = [fill(prompt, job.adapter.placeholder) for prompt in prompts for _ in range(count)]
+    names = [f"{p:02d}-{k}.png" for p in range(len(prompts)) for k in range(count)]
+    with whole_folder(job.place) as temporary:
+        for name, image, text in zip(names, images, texts, strict=True):
+            write_png(temporary / name, image, {"prompt": text})
+        write_json(
+            temporary / IMAGES_RECORD,
+            {
+                **job.record,
+                "key": job.key,
+                "seed": job.seed,
+                "placeholder": job.adapter.placeholder,
+                "class_word": job.adapter.class_word,
+                "settings": asdict(sampling),
+                "images": [
+                    {"file": name, "prompt": text} for name, text in zip(names, texts, strict=True)
+                ],
+            },
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Encoders:
+    """What scores images; ``key``: the hash of their weights."""
+
+    instance: ImageEncoder
+    text_image: TextImageEncoder | None
+    key: str
+
+
+def score_images_of(
+    encoders: Encoders,
+    clean: Concept,
+    images: Tensor,
+    prompts: Sequence[str],
+    run: Run,
+) -> list[Row]:
+    """The rows of one run. ``images``: uint8 [n, 3, h, w], described by ``prompts`` one by one."""
+    scores = score_images(
+        images,
+        prompts,
+        clean.images,
+        class_word=clean.class_word,
+        placeholder=clean.placeholder,
+        instance_encoder=encoders.instance,
+        text_image_encoder=encoders.text_image,
+    )
+    cell = (run.concept, run.poison, run.defense, run.method, run.model, run.seed)
+    return [Row(*cell, *score) for score in scores]
+
+
+def score_stage(
+    encoders: Encoders,
+    clean: Concept,
+    images: Tensor,
+    prompts: Sequence[str],
+    run: Run,
+    place: Path,
+    key: str,
+) -> None:
+    """Writes the rows of one run, ``rows.jsonl``."""
+    rows = score_images_of(encoders, clean, images, prompts, run)
+    with whole_folder(place) as temporary:
+        write_rows(temporary / ROWS, rows)
+        write_json(temporary / KEY_FILE, {"key": key})
+
+
+def read_adapter(place: Path) -> Adapter:
+    """The adapter that ``personalize_stage`` wrote."""
+    return load_embedding(place / EMBEDDING)

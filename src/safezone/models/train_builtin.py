@@ -1,0 +1,158 @@
+"""Trains the built-in models from the mini world: ``python -m safezone.models.train_builtin``.
+
+Every stage resumes from its last checkpoint below ``--work`` and is skipped when it is done;
+``export`` writes the folders that ship. Settings are in ``Recipe``; what the result is worth is
+measured by ``python -m safezone.models.training.quality``.
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+from transformers import CLIPTokenizer
+
+from safezone.models.builtin import WEIGHTS
+from safezone.models.training import autoencoder as ae
+from safezone.models.training import encoders, export
+from safezone.models.training.corpus import (
+    PAIR_SEED,
+    TRAIN_SEED,
+    Corpus,
+    photographs,
+    render_corpus,
+)
+from safezone.models.training.denoiser import (
+    cache_posteriors,
+    new_unet,
+    train_denoiser,
+)
+from safezone.models.training.parallel import launch
+from safezone.models.training.text import WIDTH, build_tokenizer, new_text_encoder
+
+STAGES = ("corpus", "autoencoder", "denoiser", "decoder", "encoders", "export")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long each stage trains (steps) and on how much."""
+
+    scenes: int = 30_000
+    pairs: int = 8_000
+    autoencoder: int = 2_800
+    denoiser: int = 3_400
+    decoder: int = 1_500
+    classifier: int = 900
+    instance: int = 900
+    clip: int = 900
+
+
+def _autoencoder(work: Path) -> AutoencoderKL:
+    """The trained autoencoder, with the fine-tuned decoder once there is one."""
+    model = ae.new_autoencoder().eval().requires_grad_(False)
+    for stage in ("autoencoder", "decoder"):
+        checkpoint = work / f"{stage}.safetensors"
+        if checkpoint.exists():
+            export.averaged(model, "vae", checkpoint)
+    return model
+
+
+def _tokenizer(work: Path) -> CLIPTokenizer:
+    folder = work / "tokenizer"
+    if not (folder / "vocab.json").exists():
+        build_tokenizer(folder)
+    return CLIPTokenizer.from_pretrained(folder)
+
+
+def _train_denoiser(work: Path, recipe: Recipe, workers: int, scale: float) -> None:
+    corpus = Corpus(work / "train")
+    tokenizer = _tokenizer(work)
+    posteriors = cache_posteriors(work, _autoencoder(work), corpus, workers)
+    train_denoiser(
+        work,
+        posteriors,
+        scale,
+        tokenizer,
+        new_unet(WIDTH).to(memory_format=torch.channels_last),
+        new_text_encoder(tokenizer),
+        recipe.denoiser,
+        horizon=recipe.denoiser,
+    )
+
+
+def _train_encoders(work: Path, recipe: Recipe) -> None:
+    corpus = Corpus(work / "train")
+    encoders.train_classifier(work, corpus, recipe.classifier)
+    pairs = encoders.render_pairs(work, PAIR_SEED, recipe.pairs)
+    encoders.train_instance(work, pairs, recipe.instance)
+    encoders.train_clip(work, corpus, _tokenizer(work), recipe.clip)
+
+
+def _export(work: Path, out: Path, recipe: Recipe) -> None:
+    corpus = Corpus(work / "train")
+    tokenizer = _tokenizer(work)
+    vae = _autoencoder(work)
+    unet, text_encoder = new_unet(WIDTH), new_text_encoder(tokenizer)
+    export.averaged(unet, "unet", work / "denoiser.safetensors")
+    export.averaged(text_encoder, "text_encoder", work / "denoiser.safetensors")
+    scale = ae.measure_scale(vae, corpus)
+    export.export_pipeline(out / "mini", vae, text_encoder, tokenizer, unet, scale)
+    classifier = encoders.train_classifier(work, corpus, recipe.classifier)
+    export.replace_folder(
+        out / "mini-classifier", lambda f: encoders.save_classifier(f, classifier)
+    )
+    pairs = encoders.render_pairs(work, PAIR_SEED, recipe.pairs)
+    instance = encoders.train_instance(work, pairs, recipe.instance)
+    export.replace_folder(out / "mini-instance", lambda f: encoders.save_instance(f, instance))
+    clip = encoders.train_clip(work, corpus, tokenizer, recipe.clip)
+    export.replace_folder(out / "mini-clip", lambda f: encoders.save_clip(f, clip, tokenizer))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the stages asked for, all of them by default."""
+    parser = argparse.ArgumentParser(prog="python -m safezone.models.train_builtin")
+    parser.add_argument("--stage", action="append", choices=STAGES, help="may be repeated")
+    parser.add_argument("--work", type=Path, default=Path("work-train"), help="checkpoints")
+    parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the weights go")
+    parser.add_argument("--workers", type=int, default=2, help="processes, one core each")
+    parser.add_argument("--photos", type=Path, help="a folder of photographs for the autoencoder")
+    options = parser.parse_args(arguments)
+    recipe, work = Recipe(), options.work
+    stages = options.stage or STAGES
+    torch.set_num_threads(1)
+    if "corpus" in stages:
+        render_corpus(work / "train", TRAIN_SEED, recipe.scenes, options.workers)
+    corpus = Corpus(work / "train")
+    if "autoencoder" in stages:
+        launch(
+            options.workers,
+            ae.train_autoencoder,
+            work,
+            corpus,
+            photographs(options.photos),
+            recipe.autoencoder,
+        )
+    if "denoiser" in stages:
+        scale = ae.measure_scale(_autoencoder(work), corpus)
+        cache_posteriors(work, _autoencoder(work), corpus, options.workers)
+        _tokenizer(work)
+        launch(options.workers, _train_denoiser, work, recipe, options.workers, scale)
+    if "decoder" in stages:
+        launch(
+            options.workers,
+            ae.finetune_decoder,
+            work,
+            _autoencoder(work),
+            corpus,
+            photographs(options.photos),
+            recipe.decoder,
+        )
+    if "encoders" in stages:
+        _train_encoders(work, recipe)
+    if "export" in stages:
+        _export(work, options.out, recipe)
+
+
+if __name__ == "__main__":
+    main()

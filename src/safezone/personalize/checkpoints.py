@@ -1,0 +1,145 @@
+"""The state of a training on disk: one checkpoint file for all runs, one log for each."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from safezone.errors import UserError
+
+_METADATA = "safezone"
+_FORMAT = "safezone training checkpoint 1"
+
+
+@dataclass(eq=False)
+class State:
+    """Everything a training needs to go on; random streams are counted, so they need nothing.
+
+    ``parameters``, ``exp_avg``, ``exp_avg_sq``: by name, [runs, ...]. ``step``: steps done.
+    ``failed_at``: int64 [runs], the step whose loss or gradient was not finite, -1 while well.
+    ``window``: float64 [runs], the losses since the last log line, summed. ``last_loss``: float64
+    [runs], the loss of the last log line.
+    """
+
+    parameters: dict[str, Tensor]
+    exp_avg: dict[str, Tensor]
+    exp_avg_sq: dict[str, Tensor]
+    step: int
+    failed_at: Tensor
+    window: Tensor
+    last_loss: Tensor
+
+    @staticmethod
+    def start(parameters: Mapping[str, Tensor], runs: int) -> "State":
+        """The state before the first step."""
+        return State(
+            parameters={name: value.detach().clone() for name, value in parameters.items()},
+            exp_avg={name: torch.zeros_like(value) for name, value in parameters.items()},
+            exp_avg_sq={name: torch.zeros_like(value) for name, value in parameters.items()},
+            step=0,
+            failed_at=torch.full((runs,), -1, dtype=torch.int64),
+            window=torch.zeros(runs, dtype=torch.float64),
+            last_loss=torch.full((runs,), torch.nan, dtype=torch.float64),
+        )
+
+
+def save_state(state: State, path: Path, content_key: str) -> None:
+    """Writes the state whole or not at all: a temporary file beside it, then renamed."""
+    tensors = {
+        f"{group}/{name}": value.detach().cpu().contiguous()
+        for group in ("parameters", "exp_avg", "exp_avg_sq")
+        for name, value in getattr(state, group).items()
+    }
+    for name in ("failed_at", "window", "last_loss"):
+        tensors[name] = getattr(state, name)
+    # One entry: the file format keeps no order of several, and equal states are equal bytes.
+    about = {"format": _FORMAT, "content_key": content_key, "step": state.step}
+    metadata = {_METADATA: json.dumps(about)}
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        save_file(tensors, temporary, metadata)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def load_state(path: Path, content_key: str, device: torch.device) -> State | None:
+    """The state in the file, or None when there is no file.
+
+    Raises UserError for a file that is no checkpoint, or was made by other runs or settings.
+    """
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+            # Copied, so that the memory is aligned as it is in an undisturbed training.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(
+            f"{path} cannot be read as a checkpoint ({error}); delete it to start again."
+        ) from error
+    if not isinstance(about, dict) or about.get("format") != _FORMAT:
+        raise UserError(f"{path} is no checkpoint of this version; delete it to start again.")
+    if about["content_key"] != content_key:
+        raise UserError(
+            f"{path} was made with other runs, settings or images; choose another folder, or "
+            "delete it to start again."
+        )
+
+    def group(prefix: str) -> dict[str, Tensor]:
+        return {
+            name.removeprefix(f"{prefix}/"): value.to(device)
+            for name, value in tensors.items()
+            if name.startswith(f"{prefix}/")
+        }
+
+    return State(
+        parameters=group("parameters"),
+        exp_avg=group("exp_avg"),
+        exp_avg_sq=group("exp_avg_sq"),
+        step=int(about["step"]),
+        failed_at=tensors["failed_at"],
+        window=tensors["window"],
+        last_loss=tensors["last_loss"],
+    )
+
+
+def log_path(folder: Path, key: str) -> Path:
+    """Where the run's log is; characters that a file name cannot have are quoted as in a URL."""
+    return folder / "logs" / f"{quote(key, safe='+=@ ,<>')}.jsonl"
+
+
+def append_log(path: Path, line: Mapping[str, Any]) -> None:
+    """One JSON object, one line."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def truncate_log(path: Path, step: int) -> None:
+    """Drops the lines after ``step`` and a half-written last one, so that a resumed log is one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        try:
+            written = json.loads(line)["step"]
+        except (ValueError, KeyError, TypeError):
+            break
+        if not line.endswith("\n") or written > step:
+            break
+        kept.append(line)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text("".join(kept), encoding="utf-8")
+    os.replace(temporary, path)

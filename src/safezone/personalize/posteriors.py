@@ -1,0 +1,153 @@
+"""What the runs train on: posteriors and loss weights of every image and its mirror image."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+from safezone.arrays import Latents
+from safezone.concepts import Concept
+from safezone.defenses import Defense, defend
+from safezone.errors import UserError
+from safezone.images import to_float
+from safezone.models.base import Model, Posterior
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One personalization: what is learned, under which defense, with which seed.
+
+    ``key``: unique among the runs of one pass; names the run's log. ``concept``: as it was given,
+    before the defense's preprocess.
+    """
+
+    key: str
+    concept: Concept
+    defense: Defense
+    seed: int
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingData:
+    """The posteriors of all runs' images, each distinct image encoded once.
+
+    ``posteriors``: of [rows] images. ``weights``: float32 [weight rows, 1, h, w], or None when no
+    run masks its loss. ``rows`` and ``weight_rows``: int64 [runs, most images, 2] on the CPU, the
+    last axis 1 for the mirror image. ``counts``: int64 [runs], the number of images.
+    """
+
+    posteriors: Posterior
+    weights: Float[Tensor, "weight_rows 1 h w"] | None
+    rows: Int[Tensor, "runs images 2"]
+    weight_rows: Int[Tensor, "runs images 2"]
+    counts: Int[Tensor, " runs"]
+
+    @property
+    def shape(self) -> torch.Size:
+        """[channels, h, w] of one latent."""
+        return self.posteriors.mean.shape[1:]
+
+    def latents(self, rows: Int[Tensor, " batch"], noise: Latents) -> Latents:
+        """One sample of each row's posterior, from given standard normal noise."""
+        rows = rows.to(noise.device)
+        return Posterior(self.posteriors.mean[rows], self.posteriors.std[rows]).sample(noise)
+
+
+def _weights(run: TrainingRun, masks: Tensor | None, factor: int) -> Tensor | None:
+    """The loss weights of one run's images, so scaled that ``masked_loss`` need not normalise."""
+    mask = run.defense.loss_mask
+    weights = mask.weights(masks, factor, concept=run.concept.name)
+    if weights is None or not mask.normalise:
+        return weights
+    return weights / weights.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
+
+
+def _join(weights: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor | None:
+    """All runs' weights below each other, ones where a run has none; None if no run has any."""
+    masked = next((each for each in weights if each is not None), None)
+    if masked is None:
+        return None
+    return torch.cat(
+        [
+            torch.ones(count, *masked.shape[1:]) if each is None else each.float().cpu()
+            for each, count in zip(weights, counts, strict=True)
+        ]
+    )
+
+
+def _encode(model: Model, images: UInt8[Tensor, "n 3 s s"], max_batch: int) -> Posterior:
+    with torch.no_grad():
+        parts = [
+            model.encode(to_float(chunk).to(model.device)) for chunk in images.split(max_batch)
+        ]
+    return Posterior(
+        torch.cat([part.mean.float() for part in parts]),
+        torch.cat([part.std.float() for part in parts]),
+    )
+
+
+def check_images(model: Model, runs: Sequence[TrainingRun]) -> None:
+    """Raises UserError unless all images are squares of one size that the model can encode."""
+    first = runs[0].concept
+    size = first.images.shape[-1]
+    if size % model.factor:
+        raise UserError(
+            f"The images of {first.name} are {size} pixels wide, which is no multiple of "
+            f"{model.factor}; load them at the model's size, {model.image_size}."
+        )
+    for run in runs:
+        if not len(run.concept.images):
+            raise UserError(f"{run.concept.name} has no images; put some into its folder.")
+        if run.concept.images.shape[-2:] != (size, size):
+            raise UserError(
+                f"The images of {run.concept.name} and {first.name} differ in size; load all "
+                f"concepts of one training at one size."
+            )
+
+
+def training_data(
+    model: Model, runs: Sequence[TrainingRun], *, flip: bool, max_batch: int = 64
+) -> TrainingData:
+    """Preprocesses, mirrors and encodes the images of all runs.
+
+    The preprocess runs once per concept, before mirroring; an image is mirrored before the
+    encoder sees it, its mask with it. Images with equal bytes share one posterior, so runs that
+    differ only in timesteps, mask or seed cost nothing more. Without ``flip`` the mirror image's
+    row is the image's own.
+
+    Raises UserError for images of unequal or unfit sizes, and for a defense that needs masks
+    which its concept does not have.
+    """
+    check_images(model, runs)
+    counts = [len(run.concept.images) for run in runs]
+    rows = torch.zeros(len(runs), max(counts), 2, dtype=torch.int64)
+    weight_rows = torch.zeros_like(rows)
+    row_of: dict[bytes, int] = {}
+    distinct: list[Tensor] = []
+    weights: list[Tensor | None] = []
+    weight_counts: list[int] = []
+    for r, run in enumerate(runs):
+        images, masks = defend(run.concept, run.defense, run.seed).images.cpu(), run.concept.masks
+        for side in range(2):
+            if side and flip:
+                images, masks = images.flip(-1), None if masks is None else masks.flip(-1)
+            for i, image in enumerate(images):
+                digest = hashlib.sha256(image.contiguous().numpy().tobytes()).digest()
+                if digest not in row_of:
+                    row_of[digest] = len(distinct)
+                    distinct.append(image)
+                rows[r, i, side] = row_of[digest]
+                weight_rows[r, i, side] = sum(weight_counts) + i
+            weights.append(_weights(run, masks, model.factor))
+            weight_counts.append(len(images))
+    joined = _join(weights, weight_counts)
+    return TrainingData(
+        posteriors=_encode(model, torch.stack(distinct), max_batch),
+        weights=None if joined is None else joined.to(model.device),
+        rows=rows,
+        weight_rows=weight_rows,
+        counts=torch.tensor(counts),
+    )
