@@ -1,4 +1,4 @@
-"""The stage personalize: many runs in one pass, from keys to folders, killed and gone on at will."""
+"""The stage personalize: many runs in one pass; killed at any moment, gone on with at will."""
 
 import shutil
 import time

@@ -156,8 +156,9 @@ def finetune_decoder(
 def measure_scale(model: AutoencoderKL, corpus: Corpus, count: int = 512) -> float:
     """One over the standard deviation of the posterior means over ``count`` scenes."""
     means = [
-        model.encode(torch.from_numpy(corpus.images[i : i + 32]).float() / 127.5 - 1)
-        .latent_dist.mean.flatten()
+        model.encode(
+            torch.from_numpy(corpus.images[i : i + 32]).float() / 127.5 - 1
+        ).latent_dist.mean.flatten()
         for i in range(0, count, 32)
     ]
     return float(1 / torch.cat(means).std())

@@ -138,5 +138,3 @@ def crops(
             crop = corpus.images[rng.integers(len(corpus)), :, y : y + size, x : x + size]
         out[row] = crop[:, :, ::-1] if rng.random() < 0.5 else crop
     return torch.from_numpy(out).float() / 127.5 - 1
-
-

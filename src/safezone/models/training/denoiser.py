@@ -72,6 +72,9 @@ def cache_posteriors(
     folder: Path, model: AutoencoderKL, corpus: Corpus, workers: int
 ) -> dict[str, Tensor]:
     """Posterior means and standard deviations of the corpus, half precision, kept on disk."""
+    whole = folder / "posteriors.safetensors"
+    if whole.exists():
+        return load_file(whole)
     bounds = [len(corpus) * i // workers for i in range(workers + 1)]
     paths = [folder / f"posteriors-{i}-of-{workers}.safetensors" for i in range(workers)]
     jobs = [
@@ -88,7 +91,11 @@ def cache_posteriors(
         if job.exitcode:
             raise RuntimeError(f"encoding the corpus stopped with status {job.exitcode}")
     parts = [load_file(path) for path in paths]
-    return {key: torch.cat([part[key] for part in parts]) for key in ("mean", "std")}
+    posteriors = {key: torch.cat([part[key] for part in parts]) for key in ("mean", "std")}
+    save_atomic(posteriors, whole, {})
+    for path in paths:
+        path.unlink()
+    return posteriors
 
 
 class Captions:
@@ -104,7 +111,8 @@ class Captions:
 
     def __call__(self, rows: Any, rng: np.random.Generator) -> Tensor:
         texts = [
-            "" if rng.random() < self.empty else miniworld.caption(self.scenes[row], rng) for row in rows
+            "" if rng.random() < self.empty else miniworld.caption(self.scenes[row], rng)
+            for row in rows
         ]
         return self.tokenizer(
             texts, padding="max_length", truncation=True, return_tensors="pt"

@@ -86,14 +86,18 @@ class AttributeClassifier(nn.Module):
         super().__init__()
         hidden = (48, 96, 192)
         self.backbone = _resnet(hidden, 5)
-        self.heads = nn.ModuleDict({k: nn.Linear(hidden[-1], len(v)) for k, v in ATTRIBUTES.items()})
+        self.heads = nn.ModuleDict(
+            {k: nn.Linear(hidden[-1], len(v)) for k, v in ATTRIBUTES.items()}
+        )
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         pooled = self.backbone(pixel_values=pixels).pooler_output.flatten(1)
         return {name: head(pooled) for name, head in self.heads.items()}
 
 
-def train_classifier(folder: Path, corpus: Corpus, steps: int, batch: int = 64) -> AttributeClassifier:
+def train_classifier(
+    folder: Path, corpus: Corpus, steps: int, batch: int = 64
+) -> AttributeClassifier:
     """Cross-entropy on the three attributes of rendered scenes."""
     images = shrunken(corpus.folder, corpus.images)
     labels = {

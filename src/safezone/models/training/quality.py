@@ -52,7 +52,9 @@ def autoencoder_quality(model: Model, scenes: Tensor, photos: Path | None) -> di
     result: dict[str, Any] = {"scenes": _reconstruction(model, scenes.float() / 255)}
     if photos is not None:
         paths = sorted(p for p in photos.rglob("*") if p.suffix.lower() in {".jpg", ".png"})
-        arrays = [torch.from_numpy(read_image(p)).permute(2, 0, 1)[None].float() / 255 for p in paths]
+        arrays = [
+            torch.from_numpy(read_image(p)).permute(2, 0, 1)[None].float() / 255 for p in paths
+        ]
         for side in (128, 512):
             squares = torch.cat([_square(a, side) for a in arrays])
             result[f"photographs {side} px"] = _reconstruction(model, squares)
@@ -117,10 +119,16 @@ def instance_quality(pairs: int, work: Path) -> Mapping[str, Any]:
     cosines = first @ second.T
     same, other = cosines.diag(), cosines[~torch.eye(pairs, dtype=torch.bool)]
     ranks = torch.searchsorted(other.sort().values, same)
-    return {"same": _spread(same), "other": _spread(other), "auc": float((ranks / len(other)).mean())}
+    return {
+        "same": _spread(same),
+        "other": _spread(other),
+        "auc": float((ranks / len(other)).mean()),
+    }
 
 
-def retrieval_quality(images: Tensor, scenes: list[miniworld.Scene], choices: int) -> dict[str, float]:
+def retrieval_quality(
+    images: Tensor, scenes: list[miniworld.Scene], choices: int
+) -> dict[str, float]:
     """How often the right one of ``choices`` full captions is nearest to an image."""
     encoder = load_text_image_encoder("mini-clip")
     image = functional.normalize(encoder.image_features(images), dim=1)
