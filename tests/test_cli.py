@@ -1,0 +1,121 @@
+"""The commands one after the other on a folder, as a person would use them."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file
+
+from safezone.cli import COMMANDS, main
+from safezone.images import read_image
+
+SIDE = 64
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Three pictures of a disc, larger than the model's, as JPEG."""
+    folder = tmp_path / "disc"
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:120, :160]
+    for index in range(3):
+        picture = rng.integers(90, 120, (120, 160, 3)).astype(np.uint8)
+        inside = (y - 60) ** 2 + (x - 75 - 5 * index) ** 2 < 30**2
+        picture[inside] = (220, 40, 30)
+        Image.fromarray(picture).save(folder / f"{index}.jpg", quality=95)
+    return folder
+
+
+def _json(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, object]:
+    capsys.readouterr()
+    assert main(arguments) == 0, capsys.readouterr().err
+    found: dict[str, object] = json.loads(capsys.readouterr().out)
+    return found
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([name, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert "Example" in said or "usage" in said
+    assert len(said) > 200
+
+
+def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert all(name in said for name in COMMANDS)
+
+
+def test_from_photographs_to_a_report(
+    photographs: Path, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ("--model", str(tiny_model_folder))
+    poisoned, runs = tmp_path / "disc-poisoned", tmp_path / "runs"
+
+    _json(capsys, "mask", str(photographs), "--source", "grabcut", "--preview", "--json")
+    assert len(list((photographs / "masks").glob("*.png"))) == 3
+    assert len(list((photographs / "mask-previews").glob("*.png"))) == 3
+
+    _json(
+        capsys, "poison", str(photographs), *model, "--steps", "3", "--out", str(poisoned), "--json"
+    )
+    manifest = json.loads((poisoned / "manifest.json").read_text())
+    assert manifest["poison"] == "adm+"
+    assert all(0 < image["linf"] <= 16 / 255 + 1e-6 for image in manifest["images"])
+    assert read_image(poisoned / "0.png").shape == (SIDE, SIDE, 3)
+    assert len(list((poisoned / "masks").glob("*.png"))) == 3
+
+    personalize = (
+        *("personalize", str(photographs), str(poisoned), *model, "--class-word", "ball"),
+        *("--defense", "nominal", "--defense", "szt", "--steps", "2", "--out", str(runs)),
+        "--json",
+    )
+    _json(capsys, *personalize)
+    embeddings = sorted(runs.rglob("learned_embeds.safetensors"))
+    assert len(embeddings) == 4
+    assert all(len(load_file(path)) == 1 for path in embeddings)
+    before = {path: path.read_bytes() for path in embeddings}
+    _json(capsys, *personalize)  # nothing is left to do
+    assert {path: path.read_bytes() for path in embeddings} == before
+
+    sampling = ("--prompts", "a {}", "--prompts", "a {} on grass", "--steps", "2")
+    _json(capsys, "generate", str(runs), *model, *sampling, "--json")
+    assert len([p for p in runs.rglob("*.png") if p.parent.name == "images"]) == 8
+
+    scores = _json(
+        capsys,
+        *("score", str(embeddings[0].parent / "images"), "--clean", str(photographs)),
+        *("--model", "mini", "--json"),
+    )
+    assert "instance_similarity" in json.dumps(scores)
+
+    answer = _json(capsys, "report", str(runs), "--json")
+    page = Path(str(answer["page"]))
+    assert page.stat().st_size > 10_000
+    assert "http://" not in page.read_text().replace("http://www.w3.org", "")
+
+
+def test_claim_on_a_tiny_model_goes_on_where_it_stopped(
+    tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = (
+        *("claim", "--model", str(tiny_model_folder), "--out", str(tmp_path / "claim")),
+        *("--concepts", "2", "--seeds", "1", "--poison", "adm+"),
+        *("--defense", "nominal", "--defense", "szt", "--steps", "2", "--poisoning.steps", "1"),
+        *("--sampling.prompts", "a {}", "--sampling.steps", "2"),
+        *("--instance-encoder", "mini-instance", "--text-image-encoder", "mini-clip", "--json"),
+    )
+    planned = _json(capsys, *arguments, "--dry-run")
+    assert planned["stages"]["personalize"] == {"done": 0, "all": 8}  # type: ignore[index]
+    first = _json(capsys, *arguments)
+    assert not first["failed"]
+    rows = (tmp_path / "claim" / "rows.csv").read_bytes()
+    assert rows.count(b"instance_similarity") == 8
+    planned = _json(capsys, *arguments, "--dry-run")
+    assert planned["stages"]["personalize"] == {"done": 8, "all": 8}  # type: ignore[index]
+    _json(capsys, *arguments)
+    assert (tmp_path / "claim" / "rows.csv").read_bytes() == rows
