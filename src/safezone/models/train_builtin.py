@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
 from safezone.models.builtin import WEIGHTS
+from safezone.models.loading import load_model
 from safezone.models.training import autoencoder as ae
 from safezone.models.training import encoders, export
 from safezone.models.training.corpus import (
@@ -42,8 +43,8 @@ class Recipe:
     pairs: int = 8_000
     autoencoder: int = 2_800
     denoiser: int = 3_400
-    decoder: int = 1_500
-    classifier: int = 900
+    decoder: int = 900
+    classifier: int = 2_200
     instance: int = 900
     clip: int = 900
 
@@ -65,17 +66,24 @@ def _tokenizer(work: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def _train_denoiser(work: Path, recipe: Recipe, workers: int, scale: float) -> None:
+def _train_denoiser(
+    work: Path, recipe: Recipe, workers: int, scale: float, start: Path | None
+) -> None:
     corpus = Corpus(work / "train")
     tokenizer = _tokenizer(work)
     posteriors = cache_posteriors(work, _autoencoder(work), corpus, workers)
+    unet, text_encoder = new_unet(WIDTH), new_text_encoder(tokenizer)
+    if start is not None:
+        earlier = load_model(start)
+        unet.load_state_dict(earlier.unet.state_dict())
+        text_encoder.load_state_dict(earlier.text_encoder.state_dict())
     train_denoiser(
         work,
         posteriors,
         scale,
         tokenizer,
-        new_unet(WIDTH).to(memory_format=torch.channels_last),
-        new_text_encoder(tokenizer),
+        unet.to(memory_format=torch.channels_last),
+        text_encoder,
         recipe.denoiser,
         horizon=recipe.denoiser,
     )
@@ -97,7 +105,9 @@ def _export(work: Path, out: Path, recipe: Recipe) -> None:
     export.averaged(unet, "unet", work / "denoiser.safetensors")
     export.averaged(text_encoder, "text_encoder", work / "denoiser.safetensors")
     scale = ae.measure_scale(vae, corpus)
-    export.export_pipeline(out / "mini", vae, text_encoder, tokenizer, unet, scale)
+    export.export_pipeline(
+        out / "mini", vae, text_encoder, tokenizer, unet, scale, work / "tokenizer"
+    )
     classifier = encoders.train_classifier(work, corpus, recipe.classifier)
     export.replace_folder(
         out / "mini-classifier", lambda f: encoders.save_classifier(f, classifier)
@@ -116,6 +126,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("work-train"), help="checkpoints")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="where the weights go")
     parser.add_argument("--workers", type=int, default=2, help="processes, one core each")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        help="a diffusers folder whose U-Net and text encoder the denoiser starts from; it fits "
+        "only together with the autoencoder that it was trained with",
+    )
     parser.add_argument("--photos", type=Path, help="a folder of photographs for the autoencoder")
     options = parser.parse_args(arguments)
     recipe, work = Recipe(), options.work
@@ -137,7 +153,9 @@ def main(arguments: list[str] | None = None) -> None:
         scale = ae.measure_scale(_autoencoder(work), corpus)
         cache_posteriors(work, _autoencoder(work), corpus, options.workers)
         _tokenizer(work)
-        launch(options.workers, _train_denoiser, work, recipe, options.workers, scale)
+        launch(
+            options.workers, _train_denoiser, work, recipe, options.workers, scale, options.start
+        )
     if "decoder" in stages:
         launch(
             options.workers,

@@ -1,5 +1,6 @@
 """From checkpoints to the folders that ship: plain diffusers and transformers, half precision."""
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -41,8 +42,9 @@ def export_pipeline(
     tokenizer: CLIPTokenizer,
     unet: UNet2DConditionModel,
     scale: float,
+    words: Path,
 ) -> None:
-    """A Stable Diffusion pipeline folder that stock diffusers opens."""
+    """A folder that stock diffusers opens; ``words``: the tokenizer's folder."""
     vae.register_to_config(scaling_factor=round(scale, 6))
     pipeline = StableDiffusionPipeline(
         vae=vae,
@@ -60,6 +62,9 @@ def export_pipeline(
     def write(target: Path) -> None:
         pipeline.save_pretrained(target, safe_serialization=True)
         _nest_text_model(target / "text_encoder" / "model.safetensors")
+        _load_as_float(target / "text_encoder" / "config.json")
+        for name in ("vocab.json", "merges.txt"):  # for readers older than tokenizer.json
+            shutil.copyfile(words / name, target / "tokenizer" / name)
 
     replace_folder(folder, write)
     pipeline.to(torch.float32)
@@ -72,3 +77,10 @@ def _nest_text_model(path: Path) -> None:
         for key, value in load_file(path).items()
     }
     save_file(tensors, path, {"format": "pt"})
+
+
+def _load_as_float(config: Path) -> None:
+    """transformers loads in the type that the config names, the U-Net beside it in float32."""
+    settings = json.loads(config.read_text())
+    settings["dtype"] = "float32"
+    config.write_text(json.dumps(settings, indent=2) + "\n")

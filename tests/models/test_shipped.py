@@ -1,0 +1,93 @@
+"""The weights that ship: whole, plain diffusers format, and as good as the documents say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+from safezone.models import Model, load_model
+from safezone.models.builtin import WEIGHTS, builtin_folder
+from safezone.models.training.quality import accuracy, held_out, retrieval_quality
+from safezone.scores import load_encoder
+from safezone.scores.metrics import psnr
+
+
+@pytest.fixture(scope="module")
+def mini() -> Model:
+    return load_model("mini")
+
+
+def test_weights_are_small_and_safe() -> None:
+    files = [path for path in WEIGHTS.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < 60e6
+    assert {path.suffix for path in files} <= {".safetensors", ".json", ".txt"}
+
+
+def test_stock_pipeline_opens_and_samples() -> None:
+    pipe = StableDiffusionPipeline.from_pretrained(builtin_folder("mini"), safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    generator = torch.Generator().manual_seed(0)
+    images = pipe(
+        "a photo of a red ball on grass",
+        num_inference_steps=10,
+        generator=generator,
+        output_type="np",
+    ).images
+    assert images.shape == (1, 128, 128, 3)
+    green = images[0, :16, :, 1].mean() - images[0, :16, :, 2].mean()
+    assert green > 0.1  # the top of the picture is grass
+
+
+def test_autoencoder_reconstructs_held_out_scenes(mini: Model) -> None:
+    images, _ = held_out(32)
+    pixels = images.float() / 255
+    with torch.no_grad():
+        output = mini.decode(mini.encode(pixels).mean).clamp(0, 1)
+    assert float(psnr(output, pixels).mean()) > 24
+
+
+def test_loss_falls_with_the_right_prompt(mini: Model) -> None:
+    """Text matters: the right caption predicts the noise better than one of another scene."""
+    from safezone import miniworld
+
+    images, scenes = held_out(32)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        latents = mini.encode(images.float() / 255).mean
+        noise = torch.randn(latents.shape, generator=generator)
+        timesteps = torch.full((32,), 700)
+        noisy = mini.process.corrupt(latents, noise, timesteps)
+        prompts = [miniworld.full_caption(scene) for scene in scenes]
+        errors = [
+            (mini.predict(noisy, timesteps, mini.embed_text(mini.tokenize(texts))) - noise)
+            .square()
+            .mean()
+            for texts in (prompts, prompts[1:] + prompts[:1])
+        ]
+    assert errors[0] < 0.9 * errors[1]
+
+
+def test_instance_encoder_knows_objects(tmp_path: Path) -> None:
+    from safezone.models.training.quality import instance_quality
+
+    found = instance_quality(60, tmp_path)
+    assert found["auc"] >= 0.97
+
+
+def test_text_image_encoder_retrieves() -> None:
+    images, scenes = held_out(100)
+    assert retrieval_quality(images, scenes, 20)["top-1 of 20"] > 0.5
+
+
+def test_classifier_on_renders() -> None:
+    images, scenes = held_out(200)
+    found = accuracy(images, scenes)
+    assert found["background"] > 0.95
+    assert found["color"] > 0.75
+    assert found["shape"] > 0.65
+
+
+def test_encoders_load_by_name() -> None:
+    features = load_encoder("mini-instance").features(held_out(2)[0])
+    assert features.shape == (2, 128)

@@ -1,0 +1,94 @@
+"""The training of the built-in models: resumable, its pieces as they claim to be."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from safezone import miniworld
+from safezone.models.training.autoencoder import new_autoencoder
+from safezone.models.training.corpus import HELD_OUT_SEED, render_corpus
+from safezone.models.training.denoiser import new_unet
+from safezone.models.training.loop import cosine, train
+from safezone.models.training.text import LENGTH, WIDTH, build_tokenizer, new_text_encoder
+
+
+def _module() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Linear(4, 2)
+
+
+def _loss(module: nn.Module, stop_at: int | None = None) -> object:
+    def loss_at(step: int) -> Tensor:
+        if step == stop_at:
+            raise KeyboardInterrupt
+        inputs = torch.from_numpy(np.random.default_rng([9, step]).standard_normal((8, 4)))
+        output: Tensor = module(inputs.float())
+        return output.square().mean()
+
+    return loss_at
+
+
+def test_resumed_training_equals_undisturbed(tmp_path: Path) -> None:
+    whole, halted = _module(), _module()
+    options = {"checkpoint_every": 5}
+    train("m", tmp_path / "a", {"m": whole}, _loss(whole), 20, 1e-2, **options)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        train("m", tmp_path / "b", {"m": halted}, _loss(halted, 13), 20, 1e-2, **options)  # type: ignore[arg-type]
+    again = _module()
+    train("m", tmp_path / "b", {"m": again}, _loss(again), 20, 1e-2, **options)  # type: ignore[arg-type]
+    for mine, theirs in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_rate_rises_then_falls() -> None:
+    rates = [cosine(step, 1000, 1.0, warmup=100) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == pytest.approx(1.0)
+    assert rates[100:] == sorted(rates[100:], reverse=True)
+    assert rates[-1] == pytest.approx(0.02, abs=1e-3)
+
+
+def test_every_word_of_the_world_is_one_token(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(tmp_path / "tokenizer")
+    for word in miniworld.VOCABULARY:
+        if word.isalpha():
+            assert len(tokenizer(word).input_ids) == 3, word
+    ids = tokenizer("a photo of a zeppelin", padding="max_length").input_ids
+    assert len(ids) == LENGTH
+    assert tokenizer.unk_token_id not in ids[1:-15]
+
+
+def test_autoencoder_starts_as_a_smoothing_transform() -> None:
+    """The Haar start keeps the mean of an image in its lowest band, whatever the image."""
+    model = new_autoencoder()
+
+    def lowest_band(value: float) -> Tensor:
+        hidden: Tensor = model.encoder.conv_in(torch.full((1, 3, 64, 64), value))
+        for block in model.encoder.down_blocks:
+            hidden = block(hidden)
+        return hidden[:, :3, 2:-2, 2:-2]
+
+    inner = lowest_band(0.5) - lowest_band(0.0)  # without the biases
+    assert torch.allclose(inner, torch.full_like(inner, 0.5 * 2**3), atol=1e-4)
+
+
+def test_networks_fit_together(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(tmp_path / "tokenizer")
+    text_encoder, unet = new_text_encoder(tokenizer), new_unet(WIDTH)
+    ids = tokenizer("a red ball", padding="max_length", return_tensors="pt").input_ids
+    states = text_encoder(input_ids=ids).last_hidden_state
+    output = unet(torch.randn(1, 4, 16, 16), torch.tensor([10]), states).sample
+    assert output.shape == (1, 4, 16, 16)
+    assert float(output.detach().abs().max()) < 10
+
+
+def test_corpus_is_that_of_its_seed(tmp_path: Path) -> None:
+    corpus = render_corpus(tmp_path / "c", HELD_OUT_SEED, 6, workers=1)
+    assert len(corpus) == 6
+    scene = miniworld.scene_at(HELD_OUT_SEED, 4)
+    assert np.array_equal(corpus.images[4], miniworld.render(scene).image.transpose(2, 0, 1))
+    assert corpus.column("shape")[4] == scene.spec.shape
+    assert len(render_corpus(tmp_path / "c", HELD_OUT_SEED, 6)) == 6
