@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
 from safezone.models.builtin import WEIGHTS
-from safezone.models.loading import load_model
 from safezone.models.training import autoencoder as ae
 from safezone.models.training import encoders, export
 from safezone.models.training.corpus import (
@@ -74,7 +73,7 @@ def _train_denoiser(
     posteriors = cache_posteriors(work, _autoencoder(work), corpus, workers)
     unet, text_encoder = new_unet(WIDTH), new_text_encoder(tokenizer)
     if start is not None:
-        earlier = load_model(start)
+        earlier = StableDiffusionPipeline.from_pretrained(start, safety_checker=None)
         unet.load_state_dict(earlier.unet.state_dict())
         text_encoder.load_state_dict(earlier.text_encoder.state_dict())
     train_denoiser(
