@@ -1,6 +1,7 @@
 """The commands one after the other on a folder, as a person would use them."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from safezone.cli import COMMANDS, main
+from safezone.commands.console import idle_cores
 from safezone.images import read_image
 
 SIDE = 64
@@ -42,6 +44,10 @@ def test_help_teaches(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     assert "Example" in said or "usage" in said
     assert len(said) > 200
+
+
+def test_idle_cores_are_counted() -> None:
+    assert 0 <= idle_cores(0.1) <= (os.cpu_count() or 1) + 0.5
 
 
 def test_overview_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,8 +3,10 @@
 import argparse
 import contextlib
 import io
+import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -172,8 +174,6 @@ def set_threads(threads: int | None) -> None:
 
     More threads than idle cores make everything several times slower, not faster.
     """
-    import os
-
     import torch
 
     if threads is not None:
@@ -181,8 +181,28 @@ def set_threads(threads: int | None) -> None:
             raise UserError(f"threads is {threads}; give at least 1.")
         torch.set_num_threads(threads)
     elif "OMP_NUM_THREADS" not in os.environ:
-        cores = len(os.sched_getaffinity(0))
-        torch.set_num_threads(max(1, min(cores, round(cores - os.getloadavg()[0]))))
+        torch.set_num_threads(max(1, round(idle_cores())))
+
+
+def idle_cores(seconds: float = 0.3) -> float:
+    """How many of the cores that we may use were idle while we looked; all where nobody tells.
+
+    The load average would still count an installation that ended a minute ago.
+    """
+
+    def ticks() -> tuple[int, int]:
+        lines = Path("/proc/stat").read_text().splitlines()
+        rows = [list(map(int, line.split()[1:])) for line in lines if re.match(r"cpu\d", line)]
+        return sum(row[3] + row[4] for row in rows), sum(map(sum, rows))
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        idle, every = ticks()
+        time.sleep(seconds)
+        idle_after, every_after = ticks()
+    except OSError:
+        return float(cores or 1)
+    return (cores or 1) * (idle_after - idle) / max(1, every_after - every)
 
 
 def require(given: Sequence[Any], what: str, command: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import tyro
 
-from safezone.commands.console import Answer, Flat, Machine, parse, progress, require
+from safezone.commands.console import Answer, Flat, Machine, note, parse, progress, require
 from safezone.errors import UserError
 from safezone.experiments.run import TEXTUAL_INVERSION, require_seed
 from safezone.experiments.settings import Sampling
@@ -58,6 +58,7 @@ def run(options: Options) -> Answer:
     if options.seed is not None:
         require_seed(options.seed)
     from safezone.commands.opening import open_model, require_out_folder
+    from safezone.experiments.outputs import MINI_LIMITS
     from safezone.experiments.stages import generate_stage
 
     files = _files(options.embeddings)
@@ -66,6 +67,8 @@ def run(options: Options) -> Answer:
         require_out_folder(options.out)
     model = open_model(options.model, options.machine)
     jobs = _jobs(options, files, model)
+    if any(job.record["photographs"] for job in jobs):
+        note(f"note: {MINI_LIMITS}.")
     reasons = generate_stage(model, jobs, options.sampling, progress=progress())
     failed = {str(job.place): reasons[job.key] for job in jobs if job.key in reasons}
     made = [job for job in jobs if job.key not in reasons]
