@@ -387,6 +387,7 @@ def test_a_file_says_what_differs_from_the_preset_of_its_model(tmp_path: Path) -
         ("poisoning: {kappa: much}", "poisoning.kappa"),
         ("training: {schedule: daily}", "training.schedule"),
         ("cells: {seeds: 0}", "seeds is 0"),
+        ("training: {learning_rate: 1e+38}", "learning_rate is 1e"),
         ("[1, 2]", "list of settings"),
         ("a: [", "not valid YAML at line"),
     ],

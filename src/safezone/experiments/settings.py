@@ -110,6 +110,8 @@ class Training:
     def __post_init__(self) -> None:
         if self.runs_per_pass < 1:
             raise UserError(f"runs_per_pass is {self.runs_per_pass}; give at least 1.")
+        if self.learning_rate > 100:  # far beyond any use; 1e38 would overflow in the optimiser
+            raise UserError(f"learning_rate is {self.learning_rate}; give one like 5e-3.")
 
     def method(self) -> "TextualInversion":
         """The same as the trainer's own settings; UserError for values out of range."""
