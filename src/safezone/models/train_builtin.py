@@ -6,6 +6,7 @@ measured by ``python -m safezone.models.training.quality``.
 """
 
 import argparse
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from transformers import CLIPTokenizer
 
+from safezone.errors import UserError
 from safezone.models.builtin import WEIGHTS
 from safezone.models.training import autoencoder as ae
 from safezone.models.training import encoders, export
@@ -48,8 +50,15 @@ class Recipe:
     clip: int = 900
 
 
-def _autoencoder(work: Path) -> AutoencoderKL:
-    """The trained autoencoder, with the fine-tuned decoder once there is one."""
+def _autoencoder(work: Path, start: Path | None) -> AutoencoderKL:
+    """The trained autoencoder, with the fine-tuned decoder once there is one, else ``start``'s."""
+    if not (work / "autoencoder.safetensors").exists():
+        if start is None:
+            raise UserError(
+                f"{work}/autoencoder.safetensors is missing; run the stage autoencoder first, or "
+                "give --start with the folder of a trained model"
+            )
+        return AutoencoderKL.from_pretrained(start / "vae").eval().requires_grad_(False)
     model = ae.new_autoencoder().eval().requires_grad_(False)
     for stage in ("autoencoder", "decoder"):
         checkpoint = work / f"{stage}.safetensors"
@@ -58,10 +67,13 @@ def _autoencoder(work: Path) -> AutoencoderKL:
     return model
 
 
-def _tokenizer(work: Path) -> CLIPTokenizer:
+def _tokenizer(work: Path, start: Path | None) -> CLIPTokenizer:
     folder = work / "tokenizer"
     if not (folder / "vocab.json").exists():
-        build_tokenizer(folder)
+        if start is None:
+            build_tokenizer(folder)
+        else:
+            shutil.copytree(start / "tokenizer", folder, dirs_exist_ok=True)
     return CLIPTokenizer.from_pretrained(folder)
 
 
@@ -69,8 +81,8 @@ def _train_denoiser(
     work: Path, recipe: Recipe, workers: int, scale: float, start: Path | None
 ) -> None:
     corpus = Corpus(work / "train")
-    tokenizer = _tokenizer(work)
-    posteriors = cache_posteriors(work, _autoencoder(work), corpus, workers)
+    tokenizer = _tokenizer(work, start)
+    posteriors = cache_posteriors(work, _autoencoder(work, start), corpus, workers)
     unet, text_encoder = new_unet(WIDTH), new_text_encoder(tokenizer)
     if start is not None:
         earlier = StableDiffusionPipeline.from_pretrained(start, safety_checker=None)
@@ -88,18 +100,18 @@ def _train_denoiser(
     )
 
 
-def _train_encoders(work: Path, recipe: Recipe) -> None:
+def _train_encoders(work: Path, recipe: Recipe, start: Path | None) -> None:
     corpus = Corpus(work / "train")
     encoders.train_classifier(work, corpus, recipe.classifier)
     pairs = encoders.render_pairs(work, PAIR_SEED, recipe.pairs)
     encoders.train_instance(work, pairs, recipe.instance)
-    encoders.train_clip(work, corpus, _tokenizer(work), recipe.clip)
+    encoders.train_clip(work, corpus, _tokenizer(work, start), recipe.clip)
 
 
-def _export(work: Path, out: Path, recipe: Recipe) -> None:
+def _export(work: Path, out: Path, recipe: Recipe, start: Path | None) -> None:
     corpus = Corpus(work / "train")
-    tokenizer = _tokenizer(work)
-    vae = _autoencoder(work)
+    tokenizer = _tokenizer(work, start)
+    vae = _autoencoder(work, start)
     unet, text_encoder = new_unet(WIDTH), new_text_encoder(tokenizer)
     export.averaged(unet, "unet", work / "denoiser.safetensors")
     export.averaged(text_encoder, "text_encoder", work / "denoiser.safetensors")
@@ -128,8 +140,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--start",
         type=Path,
-        help="a diffusers folder whose U-Net and text encoder the denoiser starts from; it fits "
-        "only together with the autoencoder that it was trained with",
+        help="a trained folder: its U-Net and text encoder are where the denoiser starts, its "
+        "autoencoder and tokenizer are used where --work has none",
     )
     parser.add_argument("--photos", type=Path, help="a folder of photographs for the autoencoder")
     options = parser.parse_args(arguments)
@@ -149,9 +161,10 @@ def main(arguments: list[str] | None = None) -> None:
             recipe.autoencoder,
         )
     if "denoiser" in stages:
-        scale = ae.measure_scale(_autoencoder(work), corpus)
-        cache_posteriors(work, _autoencoder(work), corpus, options.workers)
-        _tokenizer(work)
+        vae = _autoencoder(work, options.start)
+        scale = ae.measure_scale(vae, corpus)
+        cache_posteriors(work, vae, corpus, options.workers)
+        _tokenizer(work, options.start)
         launch(
             options.workers, _train_denoiser, work, recipe, options.workers, scale, options.start
         )
@@ -160,15 +173,15 @@ def main(arguments: list[str] | None = None) -> None:
             options.workers,
             ae.finetune_decoder,
             work,
-            _autoencoder(work),
+            _autoencoder(work, options.start),
             corpus,
             photographs(options.photos),
             recipe.decoder,
         )
     if "encoders" in stages:
-        _train_encoders(work, recipe)
+        _train_encoders(work, recipe, options.start)
     if "export" in stages:
-        _export(work, options.out, recipe)
+        _export(work, options.out, recipe, options.start)
 
 
 if __name__ == "__main__":
