@@ -15,7 +15,7 @@ from safezone.arrays import Latents, randn, stream
 from safezone.errors import UserError
 from safezone.images import to_uint8, write_png
 from safezone.models.base import Conditioning, Model, Tokens
-from safezone.personalize.exports import Adapter
+from safezone.personalize.adapters import Adapter
 from safezone.personalize.textual_inversion import take
 
 

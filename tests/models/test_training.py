@@ -11,7 +11,7 @@ from safezone import miniworld
 from safezone.models.training.autoencoder import new_autoencoder
 from safezone.models.training.corpus import HELD_OUT_SEED, render_corpus
 from safezone.models.training.denoiser import new_unet
-from safezone.models.training.loop import cosine, train
+from safezone.models.training.loop import train, trapezoid
 from safezone.models.training.text import LENGTH, WIDTH, build_tokenizer, new_text_encoder
 
 
@@ -43,12 +43,18 @@ def test_resumed_training_equals_undisturbed(tmp_path: Path) -> None:
         assert torch.equal(mine, theirs)
 
 
-def test_rate_rises_then_falls() -> None:
-    rates = [cosine(step, 1000, 1.0, warmup=100) for step in range(1000)]
+def test_rate_rises_stays_then_falls() -> None:
+    rates = [trapezoid(step, 1000, 1.0, warmup=100) for step in range(1000)]
     assert rates[0] == pytest.approx(0.01)
-    assert max(rates) == pytest.approx(1.0)
-    assert rates[100:] == sorted(rates[100:], reverse=True)
+    assert rates[100:751] == [1.0] * 651
+    assert rates[750:] == sorted(rates[750:], reverse=True)
     assert rates[-1] == pytest.approx(0.02, abs=1e-3)
+
+
+def test_rate_before_the_fall_does_not_depend_on_the_length() -> None:
+    assert [trapezoid(s, 1000, 1.0) for s in range(700)] == [
+        trapezoid(s, 4000, 1.0) for s in range(700)
+    ]
 
 
 def test_every_word_of_the_world_is_one_token(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class Recipe:
     scenes: int = 30_000
     pairs: int = 8_000
     autoencoder: int = 2_800
-    denoiser: int = 3_400
+    denoiser: int = 16_000
     decoder: int = 900
     classifier: int = 2_200
     instance: int = 900
@@ -86,7 +86,8 @@ def _train_denoiser(
     unet, text_encoder = new_unet(WIDTH), new_text_encoder(tokenizer)
     if start is not None:
         earlier = StableDiffusionPipeline.from_pretrained(start, safety_checker=None)
-        unet.load_state_dict(earlier.unet.state_dict())
+        if earlier.unet.config.block_out_channels == unet.config.block_out_channels:
+            unet.load_state_dict(earlier.unet.state_dict())
         text_encoder.load_state_dict(earlier.text_encoder.state_dict())
     train_denoiser(
         work,
@@ -96,7 +97,6 @@ def _train_denoiser(
         unet.to(memory_format=torch.channels_last),
         text_encoder,
         recipe.denoiser,
-        horizon=recipe.denoiser,
     )
 
 

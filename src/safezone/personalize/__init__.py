@@ -1,8 +1,8 @@
 """Learning a concept: many runs share one pass through the frozen model."""
 
+from safezone.personalize.adapters import Adapter
 from safezone.personalize.engine import fit
 from safezone.personalize.exports import (
-    Adapter,
     check_placeholder,
     load_embedding,
     save_embedding,

@@ -4,42 +4,19 @@ import json
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from safezone.errors import UserError
 from safezone.models.base import Model
+from safezone.personalize.adapters import Adapter
 
 _PROVENANCE = "safezone"
 _A1111_KEY = "emb_params"
-
-
-@dataclass(frozen=True, eq=False)
-class Adapter:
-    """What textual inversion learned.
-
-    ``vectors``: float32 [n, width], which stand in a prompt where ``placeholder`` does.
-    ``class_word``: what the object is called. ``provenance``: JSON values telling how the vectors
-    were made; of a failed run it holds ``failed_at``, the step that became NaN, and the vectors
-    are the last finite ones.
-    """
-
-    vectors: Float[Tensor, "n width"]
-    placeholder: str
-    class_word: str
-    provenance: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def failed(self) -> bool:
-        """Whether the run became NaN before its last step."""
-        return self.provenance.get("failed_at") is not None
 
 
 def check_placeholder(model: Model, placeholder: str) -> None:

@@ -13,8 +13,9 @@ from torch import Tensor
 from safezone.arrays import Latents
 from safezone.errors import UserError
 from safezone.models.base import Conditioning, Model, Tokens
+from safezone.personalize.adapters import Adapter
 from safezone.personalize.engine import fit
-from safezone.personalize.exports import Adapter, check_placeholder
+from safezone.personalize.exports import check_placeholder
 from safezone.personalize.method import Batch, Network, Outcome, Schedule
 from safezone.personalize.posteriors import TrainingRun
 from safezone.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES

@@ -15,12 +15,18 @@ from tqdm import tqdm
 from safezone.models.training.parallel import average_gradients, rank
 
 
-def cosine(step: int, steps: int, peak: float, warmup: int = 100, floor: float = 0.02) -> float:
-    """Linear warm-up to ``peak``, then a cosine down to ``floor * peak``."""
+def trapezoid(
+    step: int, steps: int, peak: float, warmup: int = 100, fall: float = 0.25, floor: float = 0.02
+) -> float:
+    """Linear warm-up to ``peak``, then constant, then a straight fall over the last ``fall``.
+
+    Unlike a cosine it does not depend on ``steps`` before the fall, so that a training which is
+    stopped early or made longer is still one schedule.
+    """
     if step < warmup:
         return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - warmup)
-    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+    left = (steps - step) / max(1.0, fall * steps)
+    return peak * max(floor, min(1.0, left))
 
 
 def save_atomic(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
@@ -98,14 +104,12 @@ def train(
     betas: tuple[float, float] = (0.9, 0.99),
     clip: float = 1.0,
     checkpoint_every: int = 100,
-    horizon: int | None = None,
 ) -> None:
     """Trains ``modules`` for ``steps`` steps, resuming from ``folder/<name>.safetensors``.
 
     ``loss_at(step)`` draws its own data from the step's number (and, when several processes
     train together, from the process's rank), so that a resumed run sees what an undisturbed one
-    sees. ``horizon`` is the length of the cosine where it differs from
-    ``steps``. The modules hold the averaged parameters at the end. Raises FloatingPointError
+    sees. The modules hold the averaged parameters at the end. Raises FloatingPointError
     when the loss is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +132,7 @@ def train(
     ):
         loss = loss_at(step)
         loss.backward()
-        state.step(cosine(step, horizon or steps, rate), step, clip)
+        state.step(trapezoid(step, steps, rate), step, clip)
         recent.append(float(loss.detach()))
         if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
             mean = sum(recent) / len(recent)
