@@ -1,8 +1,8 @@
 """Trains the built-in models from the mini world: ``python -m safezone.models.train_builtin``.
 
 Every stage resumes from its last checkpoint below ``--work`` and is skipped when it is done;
-``export`` writes the folders that ship. Settings are in ``Recipe``; what the result is worth is
-measured by ``python -m safezone.models.training.quality``.
+``export`` writes the pipeline's folder and ``encoders`` those of the scoring networks. Settings
+are in ``Recipe``; what the result is worth is measured by ``python -m safezone.models.training.quality``.
 """
 
 import argparse
@@ -33,7 +33,7 @@ from safezone.models.training.denoiser import (
 from safezone.models.training.parallel import launch
 from safezone.models.training.text import WIDTH, build_tokenizer, new_text_encoder
 
-STAGES = ("corpus", "autoencoder", "denoiser", "decoder", "encoders", "export")
+STAGES = ("corpus", "autoencoder", "denoiser", "decoder", "export", "encoders")
 
 
 @dataclass(frozen=True)
@@ -100,25 +100,8 @@ def _train_denoiser(
     )
 
 
-def _train_encoders(work: Path, recipe: Recipe, start: Path | None) -> None:
-    corpus = Corpus(work / "train")
-    encoders.train_classifier(work, corpus, recipe.classifier)
-    pairs = encoders.render_pairs(work, PAIR_SEED, recipe.pairs)
-    encoders.train_instance(work, pairs, recipe.instance)
-    encoders.train_clip(work, corpus, _tokenizer(work, start), recipe.clip)
-
-
-def _export(work: Path, out: Path, recipe: Recipe, start: Path | None) -> None:
-    corpus = Corpus(work / "train")
-    tokenizer = _tokenizer(work, start)
-    vae = _autoencoder(work, start)
-    unet, text_encoder = new_unet(WIDTH), new_text_encoder(tokenizer)
-    export.averaged(unet, "unet", work / "denoiser.safetensors")
-    export.averaged(text_encoder, "text_encoder", work / "denoiser.safetensors")
-    scale = ae.measure_scale(vae, corpus)
-    export.export_pipeline(
-        out / "mini", vae, text_encoder, tokenizer, unet, scale, work / "tokenizer"
-    )
+def _train_encoders(work: Path, out: Path, recipe: Recipe, start: Path | None) -> None:
+    corpus, tokenizer = Corpus(work / "train"), _tokenizer(work, start)
     classifier = encoders.train_classifier(work, corpus, recipe.classifier)
     export.replace_folder(
         out / "mini-classifier", lambda f: encoders.save_classifier(f, classifier)
@@ -128,6 +111,17 @@ def _export(work: Path, out: Path, recipe: Recipe, start: Path | None) -> None:
     export.replace_folder(out / "mini-instance", lambda f: encoders.save_instance(f, instance))
     clip = encoders.train_clip(work, corpus, tokenizer, recipe.clip)
     export.replace_folder(out / "mini-clip", lambda f: encoders.save_clip(f, clip, tokenizer))
+
+
+def _export(work: Path, out: Path, start: Path | None) -> None:
+    tokenizer, vae = _tokenizer(work, start), _autoencoder(work, start)
+    unet, text_encoder = new_unet(WIDTH), new_text_encoder(tokenizer)
+    export.averaged(unet, "unet", work / "denoiser.safetensors")
+    export.averaged(text_encoder, "text_encoder", work / "denoiser.safetensors")
+    scale = ae.measure_scale(vae, Corpus(work / "train"))
+    export.export_pipeline(
+        out / "mini", vae, text_encoder, tokenizer, unet, scale, work / "tokenizer"
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -178,10 +172,10 @@ def main(arguments: list[str] | None = None) -> None:
             photographs(options.photos),
             recipe.decoder,
         )
-    if "encoders" in stages:
-        _train_encoders(work, recipe, options.start)
     if "export" in stages:
-        _export(work, options.out, recipe, options.start)
+        _export(work, options.out, options.start)
+    if "encoders" in stages:
+        _train_encoders(work, options.out, recipe, options.start)
 
 
 if __name__ == "__main__":
