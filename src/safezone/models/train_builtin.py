@@ -2,7 +2,8 @@
 
 Every stage resumes from its last checkpoint below ``--work`` and is skipped when it is done;
 ``export`` writes the pipeline's folder and ``encoders`` those of the scoring networks. Settings
-are in ``Recipe``; what the result is worth is measured by ``python -m safezone.models.training.quality``.
+are in ``Recipe``; what the result is worth is told by
+``python -m safezone.models.training.quality``.
 """
 
 import argparse
