@@ -44,7 +44,7 @@ class Recipe:
     scenes: int = 30_000
     pairs: int = 8_000
     autoencoder: int = 2_800
-    denoiser: int = 12_800
+    denoiser: int = 12_000
     decoder: int = 900
     classifier: int = 2_200
     instance: int = 900
