@@ -214,10 +214,13 @@ PRESETS: Final[Mapping[str, Settings]] = MappingProxyType(
     {
         "mini": Settings(
             model="mini",
+            # A word of this world names one attribute, so a new object needs several vectors.
             training=Training(
                 steps=400,
                 batch_size=2,
-                learning_rate=5e-3,
+                learning_rate=1e-2,
+                schedule="cosine",
+                vectors=4,
                 checkpoint_every=20,
                 runs_per_pass=32,
             ),
