@@ -82,6 +82,11 @@ class Poisoning:
         from safezone.poisons import Budget, poison, transform
         from safezone.poisons.targets import read_target
 
+        if self.norm == "l2" and self.eta is None:
+            raise UserError(
+                "The norm is l2, where kappa and eta are lengths over all of an image; "
+                "give eta too, such as kappa 3 and eta 0.2."
+            )
         own: dict[str, Any] = {
             "eta": self.eta,
             "steps": self.steps,

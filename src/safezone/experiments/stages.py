@@ -86,8 +86,10 @@ def poison_stage(
 
     The manifest holds the settings and, for every image, PSNR, SSIM, the largest change and the
     share of values changed by just that. A process that is killed goes on from its last
-    checkpoint, beside ``place``, to the same bytes. Raises FloatingPointError when the model's gradient breaks, UserError when ``place`` cannot be
-    written or holds something else.
+    checkpoint, beside ``place``, to the same bytes.
+
+    Raises FloatingPointError when the model's gradient breaks, UserError when ``place`` cannot be
+    written or holds something else, or when the poison needs masks and there are none.
     """
     if done(place, MANIFEST, key):
         return

@@ -67,5 +67,5 @@ class Checkpoints:
         except (OSError, SafetensorError):
             return None
         for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
+            generator.set_state(state.clone())  # set_state ignores the offset of a view
         return int(record["steps"]), images

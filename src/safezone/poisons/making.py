@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import UInt8
@@ -51,6 +52,11 @@ class _Chunk:
             guide = replace(guide, masks=masks)
         return self.poison.objective(self.model, images, generators, guide)
 
+    def step(self, gradient: Tensor, index: int) -> Tensor:
+        """The displacement of one step, [batch, 3, height, width]."""
+        length = self.poison.direction * self.poison.step_length(index)
+        return length * self.poison.budget.steepest(gradient)
+
     def guide(self) -> Guide:
         """What does not change from round to round, the searched timesteps included."""
         guide = fixed_guide(self.model, self.poison, self.clean, self.masks)
@@ -88,15 +94,12 @@ class _Chunk:
             return images
         guide = self.guide()
         while done < row.steps:
-            now = self.round_guide(guide, images, done)
             steps = min(row.round_steps, row.steps - done)
             images = projected_gradient(
                 self.clean,
                 images,
-                lambda batch, streams, now=now: self.evaluate(batch, streams, now),
-                lambda gradient, index: (
-                    row.direction * row.step_length(index) * row.budget.steepest(gradient)
-                ),
+                partial(self.evaluate, guide=self.round_guide(guide, images, done)),
+                self.step,
                 row.budget,
                 generators,
                 steps,
