@@ -188,11 +188,18 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(
 def test_an_image_in_a_batch_equals_the_image_alone(
     name: str, keen_model: Model, clean: Tensor, masks: Tensor, poisoned: dict[str, Tensor]
 ) -> None:
-    """To float tolerance: where a gradient is about zero its sign may turn with the batch."""
+    """To float tolerance: where a gradient is about zero its sign may turn with the batch. JPEG's
+    rounding makes more of that from step to step, so that those are compared after two."""
+    row, together = quick(name), poisoned[name]
+    if row.transform is not None:
+        row = dataclasses.replace(row, steps=2)
+        together = poison_images(
+            keen_model, to_float(clean), row, 1, NAMES, masks=masks, progress=False
+        )
     alone = poison_images(
-        keen_model, to_float(clean[2:]), quick(name), 1, NAMES[2:], masks=masks[2:], progress=False
+        keen_model, to_float(clean[2:]), row, 1, NAMES[2:], masks=masks[2:], progress=False
     )
-    assert (alone != poisoned[name][2:]).double().mean() < 0.002
+    assert (alone != together[2:]).double().mean() < 0.002
 
 
 @pytest.mark.parametrize("name", [name for name, row in POISONS.items() if row.mask])
@@ -213,12 +220,12 @@ def test_a_poison_killed_between_its_checkpoints_goes_on_to_the_same_bytes(
     name: str, batch_size: int, keen_model: Model, clean: Tensor, masks: Tensor, tmp_path: Path
 ) -> None:
     row = dataclasses.replace(quick(name), steps=14)
-    calls = 0
+    calls, most = 0, 10**6
 
-    def killed_later(*arguments: Any) -> Tensor:
+    def mortal(*arguments: Any) -> Tensor:
         nonlocal calls
         calls += 1
-        if calls > 40:
+        if calls > most:
             raise KeyboardInterrupt
         return row.objective(*arguments)
 
@@ -228,13 +235,13 @@ def test_a_poison_killed_between_its_checkpoints_goes_on_to_the_same_bytes(
             masks=masks, batch_size=batch_size, progress=False, checkpoints=checkpoints,
         )  # fmt: skip
 
-    whole = make(row, None)
+    doomed = dataclasses.replace(row, objective=mortal)
+    whole = make(doomed, None)
+    calls, most = 0, calls - 2  # in the last image's 13th step
     kept = Checkpoints(tmp_path / "kept", "key")
-    doomed = dataclasses.replace(row, objective=killed_later)
-    calls = 28 if batch_size == 3 else 0
     with pytest.raises(KeyboardInterrupt):
         make(doomed, kept)
-    assert len(list((tmp_path / "kept").glob("*.safetensors"))) in (1, 2, 3)
+    assert len(list((tmp_path / "kept").iterdir())) == 3 // batch_size
     assert torch.equal(make(row, kept), whole)
 
     def never(*_: Any) -> Tensor:

@@ -77,7 +77,9 @@ def _resized(image: Tensor, height: int, width: int) -> Tensor:
 class DifferentiableJpeg(Transform):
     """JPEG with 4:2:0 chroma, its rounding replaced by a smooth one (kornia; Shin & Song 2017).
 
-    The quality is drawn uniformly from ``low`` to ``high``, 1 to 100, for each image and step.
+    The quality is drawn uniformly from ``low`` to ``high``, 1 to 100, for each image and draw. The
+    smooth rounding still jumps half-way between two levels, so float differences, such as those of
+    another batch size, can grow from step to step into another poison of the same strength.
     """
 
     low: float = 20.0
