@@ -80,12 +80,10 @@ def quick(name: str) -> Poison:
     return dataclasses.replace(POISONS[name], steps=STEPS, eta=4 / 255, **SHORTER.get(name, {}))
 
 
-@pytest.fixture(scope="module")
-def keen_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+def keen(folder: Path, prediction_type: str = "epsilon") -> Model:
     """Random weights, scaled as training would: latents of unit size that depend on the image
     and a sharp posterior; a prediction of unit size."""
-    folder = tmp_path_factory.mktemp("models") / "keen"
-    pipeline: Any = tiny_pipeline(folder)
+    pipeline: Any = tiny_pipeline(folder, prediction_type=prediction_type)
     with torch.no_grad():
         mean, log_variance = slice(0, 4), slice(4, 8)
         pipeline.vae.quant_conv.weight[mean] *= 60
@@ -94,6 +92,11 @@ def keen_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
         pipeline.unet.conv_out.weight *= 8
     pipeline.save_pretrained(folder, safe_serialization=True)
     return load_model(folder)
+
+
+@pytest.fixture(scope="module")
+def keen_model(tmp_path_factory: pytest.TempPathFactory) -> Model:
+    return keen(tmp_path_factory.mktemp("models") / "keen")
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +159,19 @@ def test_it_moves_its_objective_in_its_direction(
     before = objective_mean(keen_model, row, clean, clean, masks)
     after = objective_mean(keen_model, row, clean, poisoned[name], masks)
     assert (row.direction * (after - before) > MOVES[name]).all()
+
+
+@pytest.mark.parametrize("prediction_type", ["v_prediction", "flow_prediction"])
+def test_velocities_and_flows_are_poisoned_by_the_same_rows(
+    prediction_type: str, clean: Tensor, masks: Tensor, tmp_path: Path
+) -> None:
+    model = keen(tmp_path / "model", prediction_type)
+    for name in ("adm+", "adm-", "sds+", "sds-@szt", "da", "mist", "ace", "simac", "aspl"):
+        row = quick(name)
+        found = poison_images(model, to_float(clean), row, 1, NAMES, masks=masks, progress=False)
+        before = objective_mean(model, row, clean, clean, masks)
+        after = objective_mean(model, row, clean, found, masks)
+        assert (row.direction * (after - before) > 0).all(), name
 
 
 @pytest.mark.parametrize("name", POISONS)
