@@ -36,7 +36,9 @@ class Options:
     out: Path
     """New folder for the poisoned images."""
     poison: str = "adm+"
-    """adm+ (raises the denoising loss), adm- (lowers it), ea (moves the encoder's latents)."""
+    """The paper's adm+, adm-, sds+, sds-, ea, da; against Safe-Zone Training adm+@szt, sds-@szt,
+    ea@szt and their parts @jpeg, @t500, @lm; da-target, mist, photoguard, ace, ace+, pid, simac,
+    diffusionguard, aspl (docs/poisons.md)."""
     model: str = "mini"
     """Built-in model, diffusers folder or hub name that the poison is made against."""
     seed: int = 0

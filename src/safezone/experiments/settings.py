@@ -60,22 +60,44 @@ class Poisoning:
 
     kappa: Fraction = 16 / 255
     """Largest change of any value of a pixel, pixels in [0, 1]: 0.0627 or 16/255."""
-    eta: Fraction = 1 / 255
-    """Length of one step, in the same units."""
-    steps: int = 100
-    """Gradient steps for each image."""
+    norm: Literal["linf", "l2"] = "linf"
+    """What kappa and eta measure: the largest change, or the length over all of an image."""
+    eta: Fraction | None = None
+    """Length of one step, in the same units; by default the poison's own, mostly 1/255."""
+    steps: int | None = None
+    """Gradient steps for each image; by default the poison's own, mostly 100."""
+    start: Literal["uniform", "zero"] | None = None
+    """Where the search starts: anywhere in the budget or at the clean image; else the poison's."""
+    prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """What the U-Net is told; by default the poison's own."""
+    target: Annotated[str | None, tyro.conf.arg(metavar="FILE|NAME")] = None
+    """Of targeted poisons: an image file, or pattern, zero, grey; by default the poison's own."""
+    transform: Annotated[str | None, tyro.conf.arg(metavar="NAMES")] = None
+    """What the poison shall survive: jpeg, jpeg<quality>, resize, crop, flip, blur, joined by +."""
+    repetitions: int | None = None
+    """Draws of timestep, noise and transform that are averaged for one step."""
 
     def poison(self, name: str) -> "Poison":
         """The table's poison of that name with these settings; UserError for what cannot be."""
-        from safezone.poisons import Budget, poison
+        from safezone.poisons import Budget, poison, transform
+        from safezone.poisons.targets import read_target
 
-        row = poison(name)
-        return replace(
-            row,
-            budget=Budget(self.kappa, row.budget.norm),
-            eta=self.eta,
-            steps=self.steps,
-        )
+        if self.norm == "l2" and self.eta is None:
+            raise UserError(
+                "The norm is l2, where kappa and eta are lengths over all of an image; "
+                "give eta too, such as kappa 3 and eta 0.2."
+            )
+        own: dict[str, Any] = {
+            "eta": self.eta,
+            "steps": self.steps,
+            "start": self.start,
+            "prompt": self.prompt,
+            "target": None if self.target is None else read_target(self.target),
+            "transform": None if self.transform is None else transform(self.transform),
+            "repetitions": self.repetitions,
+        }
+        given = {key: value for key, value in own.items() if value is not None}
+        return replace(poison(name), budget=Budget(self.kappa, self.norm), **given)
 
 
 @dataclass(frozen=True)

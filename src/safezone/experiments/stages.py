@@ -6,6 +6,7 @@ what is missing, and gives the same bytes.
 """
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from safezone.generate import generate
 from safezone.images import write_png
 from safezone.models.base import Model
 from safezone.personalize import Adapter, load_embedding
-from safezone.poisons import Poison, imperceptibility, poison_concept
+from safezone.poisons import Checkpoints, Poison, imperceptibility, poison_concept
 from safezone.prompts import fill
 from safezone.scores import ImageEncoder, Row, TextImageEncoder, score_images, write_rows
 
@@ -83,22 +84,20 @@ def poison_stage(
 ) -> None:
     """Writes the poisoned concept: PNGs with their provenance, masks, words, ``manifest.json``.
 
-    The manifest holds the settings and, for every image, PSNR, SSIM and the largest change.
+    The manifest holds the settings and, for every image, PSNR, SSIM, the largest change and the
+    share of values changed by just that. A process that is killed goes on from its last
+    checkpoint, beside ``place``, to the same bytes.
+
     Raises FloatingPointError when the model's gradient breaks, UserError when ``place`` cannot be
-    written or holds something else.
+    written or holds something else, or when the poison needs masks and there are none.
     """
     if done(place, MANIFEST, key):
         return
-    poisoned = poison_concept(model, concept, poison, seed, progress=progress)
-    settings = {
-        "kappa": poison.budget.kappa,
-        "norm": poison.budget.norm,
-        "eta": poison.eta,
-        "steps": poison.steps,
-        "start": poison.start,
-        "prompt": poison.prompt,
-    }
-    provenance = {"poison": poison.name, **settings, "seed": seed, "model": model.name, "key": key}
+    unfinished = place.absolute().with_name(f".unfinished-{place.name}")
+    poisoned = poison_concept(
+        model, concept, poison, seed, progress=progress, checkpoints=Checkpoints(unfinished, key)
+    )
+    provenance = {**poison.record(), "seed": seed, "model": model.name, "key": key}
     measured = imperceptibility(concept.images, poisoned.images)
     images = [
         {"image": name, **{metric: _json_number(float(v[i])) for metric, v in measured.items()}}
@@ -116,6 +115,7 @@ def poison_stage(
                 "images": images,
             },
         )
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def preprocess_stage(

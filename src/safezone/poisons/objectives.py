@@ -1,81 +1,65 @@
-"""What poisons climb or descend: functions of images, one value per image.
+"""What poisons climb or descend: functions of images, one value per image (``ModelObjective``).
 
-Every objective is ``(model, images, generators, guide) -> (batch,)``. Image i draws its posterior
-noise, timestep and noise from ``generators[i]`` alone, so that its value does not depend on the
-batch it is in.
+All draw one timestep, one noise and one posterior sample an image and evaluation, and count inside
+the guide's mask only, where it has one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from safezone.arrays import Images, Latents, PerExample, Timesteps, rand, randn
-from safezone.models.base import Conditioning, Model, Posterior
+from safezone.arrays import Images, Latents, PerExample, Timesteps
+from safezone.models.base import Model
+from safezone.poisons.guide import Guide, draw_latents, draw_noise, draw_timesteps
 
 
-@dataclass(frozen=True)
-class Guide:
-    """What stays fixed while a poison is made.
-
-    ``conditioning``: of the poison's prompt, one row. ``target``: the image that targeted poisons
-    aim at, float [1, 3, height, width] in [0, 1]; ``target_posterior``: its latents.
-    """
-
-    conditioning: Conditioning
-    target: Images
-    target_posterior: Posterior
+def _mean_square(error: Latents, model: Model, guide: Guide) -> PerExample:
+    """Mean over C, H, W of the squared error, zeros outside the mask included."""
+    return guide.weigh(error, model.factor).square().flatten(1).mean(dim=1)
 
 
-ModelObjective: TypeAlias = Callable[[Model, Images, Sequence[torch.Generator], Guide], PerExample]
-
-
-def _repeat(conditioning: Conditioning, batch: int) -> Conditioning:
-    """One row of conditioning for each of ``batch`` images."""
-
-    def rows(tensor: Tensor) -> Tensor:
-        return tensor.expand(batch, *tensor.shape[1:])
-
-    added = conditioning.added
-    return Conditioning(
-        rows(conditioning.encoder_hidden_states),
-        None if added is None else {key: rows(tensor) for key, tensor in added.items()},
-    )
-
-
-def _noise(generators: Sequence[torch.Generator], like: Latents) -> Latents:
-    return randn(generators, like.shape[1:]).to(like)
-
-
-def _uniform_timesteps(generators: Sequence[torch.Generator], model: Model) -> Timesteps:
-    """t uniform over 0 .. steps - 1, int64 [batch]."""
-    return (rand(generators) * model.process.steps).long().to(model.device)
-
-
-def _latents(model: Model, images: Images, generators: Sequence[torch.Generator]) -> Latents:
-    """A posterior sample of every image, differentiable in the images."""
-    posterior = model.encode(images)
-    return posterior.sample(_noise(generators, posterior.mean))
+def _predict(
+    model: Model, clean: Latents, generators: Sequence[torch.Generator], guide: Guide
+) -> tuple[Latents, Latents, Latents, Timesteps]:
+    """Noisy latents at a drawn timestep, the model's raw prediction, the noise, the timesteps."""
+    timesteps = draw_timesteps(generators, model, guide)
+    noise = draw_noise(generators, clean)
+    noisy = model.process.corrupt(clean, noise, timesteps)
+    prediction = model.predict(noisy, timesteps, guide.conditioning_for(len(clean)))
+    return noisy, prediction, noise, timesteps
 
 
 def denoising_loss(
     model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
 ) -> PerExample:
-    """Mean over C, H, W of (prediction - target)^2 at one uniform t, one noise and one posterior
-    sample per image (AdvDM, Liang et al. 2023; Mist mode 0).
+    """Mean over C, H, W of (prediction - target)^2 (AdvDM, Liang et al. 2023; Mist mode 0).
 
     The gradient passes through the VAE's encoder and the U-Net. For velocity and flow models the
     target is the process's own.
     """
-    clean = _latents(model, images, generators)
-    timesteps = _uniform_timesteps(generators, model)
-    noise = _noise(generators, clean)
-    noisy = model.process.corrupt(clean, noise, timesteps)
-    prediction = model.predict(noisy, timesteps, _repeat(guide.conditioning, len(images)))
-    error = prediction - model.process.target(clean, noise, timesteps)
-    return error.square().flatten(1).mean(dim=1)
+    clean = draw_latents(model, images, generators)
+    _, prediction, noise, timesteps = _predict(model, clean, generators, guide)
+    return _mean_square(prediction - model.process.target(clean, noise, timesteps), model, guide)
+
+
+def score_distillation(
+    model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
+) -> PerExample:
+    """Mean over C, H, W of z * (predicted noise - noise), the bracket taken as a constant.
+
+    Its gradient at z is the residual itself, which spares the way back through the U-Net (score
+    distillation; Diff-Protect, Xue et al. 2024, with weight 1 at every timestep): it passes
+    through the encoder only. The value itself is no loss; only its change at equal draws means
+    something. Velocities and flows are turned into noise first.
+    """
+    clean = draw_latents(model, images, generators)
+    with torch.no_grad():
+        noisy, prediction, noise, timesteps = _predict(model, clean.detach(), generators, guide)
+        residual = model.process.to_noise(noisy, prediction, timesteps) - noise
+        residual = guide.weigh(residual, model.factor)
+    return (clean * residual).flatten(1).mean(dim=1)
 
 
 def encoder_distance(
@@ -86,26 +70,109 @@ def encoder_distance(
 
     The gradient passes through the VAE's encoder only; the prompt plays no part.
     """
-    latents = _latents(model, images, generators)
-    target = guide.target_posterior.sample(_noise(generators, latents))
-    return (latents - target).square().flatten(1).sum(dim=1)
+    latents = draw_latents(model, images, generators)
+    target = guide.target_posterior.sample(draw_noise(generators, latents))
+    return guide.weigh(latents - target, model.factor).square().flatten(1).sum(dim=1)
 
 
-def high_contrast_target(size: int) -> Images:
-    """A busy pattern of saturated stripes, rings and checks, float [1, 3, size, size] of 0 and 1.
+def encoder_norm(
+    model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
+) -> PerExample:
+    """||mu(x) - mu(target)||_2 over C, H, W, posterior means (PhotoGuard's encoder attack,
+    Salman et al. 2023).
 
-    Deterministic and drawn in units of the side, so that it looks the same at every size: 8 x 8
-    tiles whose stripes turn by an eighth of a turn from tile to tile, two complementary colours
-    each, inverted in rings around the centre.
+    Draws nothing. The gradient passes through the VAE's encoder only.
     """
-    grid = (torch.arange(size, dtype=torch.float64) + 0.5) / size
-    y, x = torch.meshgrid(grid, grid, indexing="ij")
-    column, row = (x * 8).long(), (y * 8).long()
-    turn = (3 * column + 5 * row) % 8 * (torch.pi / 8)
-    stripes = torch.sin(2 * torch.pi * 28 * (x * turn.cos() + y * turn.sin()))
-    checks = ((x * 16).long() + (y * 16).long()) % 2
-    rings = (((x - 0.5).square() + (y - 0.5).square()).sqrt() * 12).long() % 2
-    phase = (stripes > 0).long() + rings + checks * ((column + row) % 3 == 0)
-    colour = (column + 3 * row) % 4  # 0 is black and white; 1..3 set one channel against the rest
-    channels = [(phase + (colour == channel + 1).long()) % 2 for channel in range(3)]
-    return torch.stack(channels).to(torch.float32)[None]
+    distance = model.encode(images).mean - guide.target_posterior.mean
+    length: Tensor = guide.weigh(distance, model.factor).flatten(1).norm(dim=1)
+    return length
+
+
+@dataclass(frozen=True)
+class Fused:
+    """``encoder_distance`` - rate * 10^4 * ``denoising_loss`` (Mist's fused mode), to be descended.
+
+    10^4 belongs to the 4 x 64 x 64 latents of a 512 px image; for others it is scaled with their
+    number of values, as the sum in the distance is. Both terms share their latents and draws.
+    """
+
+    rate: float = 1.0
+
+    def __call__(
+        self, model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
+    ) -> PerExample:
+        """One value an image; see the class."""
+        clean = draw_latents(model, images, generators)
+        target = guide.target_posterior.sample(draw_noise(generators, clean))
+        distance = guide.weigh(clean - target, model.factor).square().flatten(1).sum(dim=1)
+        _, prediction, noise, timesteps = _predict(model, clean, generators, guide)
+        error = prediction - model.process.target(clean, noise, timesteps)
+        scale = 1e4 * clean[0].numel() / (4 * 64 * 64)
+        return distance - self.rate * scale * _mean_square(error, model, guide)
+
+
+@dataclass(frozen=True)
+class TargetPrediction:
+    """Mean of (predicted noise - mu(target))^2 (ACE, Zheng et al. 2023), to be descended.
+
+    ``encoder``: the weight of the mean squared distance of latents to the target's that ACE+ adds;
+    0 is ACE. Both terms are means here, so that 1 weighs them alike; the released code has a
+    factor of its own, which is an option to set here and was not checked against it.
+    """
+
+    encoder: float = 0.0
+
+    def __call__(
+        self, model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
+    ) -> PerExample:
+        """One value an image; see the class."""
+        clean = draw_latents(model, images, generators)
+        noisy, prediction, _, timesteps = _predict(model, clean, generators, guide)
+        aim = guide.target_posterior.mean
+        predicted = model.process.to_noise(noisy, prediction, timesteps)
+        value = _mean_square(predicted - aim, model, guide)
+        if self.encoder:
+            value = value + self.encoder * _mean_square(clean - aim, model, guide)
+        return value
+
+
+@dataclass(frozen=True)
+class EncoderShift:
+    """Mean (mu(x) - mu(clean))^2 + spread * mean (log std(x) - log std(clean))^2 (after PID, Li et
+    al. 2024), to be ascended.
+
+    No prompt, no target, no draws; the gradient passes through the encoder only. It is zero at the
+    clean image, so the start must be "uniform". The released method has several forms of the
+    variance's term; this one compares logarithms, so that narrow posteriors count.
+    """
+
+    spread: float = 1.0
+
+    def __call__(
+        self, model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
+    ) -> PerExample:
+        """One value an image; see the class."""
+        now, before = model.encode(images), guide.clean_posterior
+        tiny = torch.finfo(now.std.dtype).tiny
+        spread = now.std.clamp_min(tiny).log() - before.std.clamp_min(tiny).log()
+        return _mean_square(now.mean - before.mean, model, guide) + self.spread * _mean_square(
+            spread, model, guide
+        )
+
+
+def first_step_norm(
+    model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
+) -> PerExample:
+    """||predicted noise||_2 over C, H, W at the first step of sampling, t = T - 1 (DiffusionGuard,
+    Choi et al. 2025), to be ascended.
+
+    The released method attacks inpainting models and augments their mask; here the image enters
+    through its own latents, of which little is left at T - 1.
+    """
+    clean = draw_latents(model, images, generators)
+    timesteps = torch.full((len(clean),), model.process.steps - 1, device=model.device)
+    noisy = model.process.corrupt(clean, draw_noise(generators, clean), timesteps)
+    prediction = model.predict(noisy, timesteps, guide.conditioning_for(len(clean)))
+    predicted = model.process.to_noise(noisy, prediction, timesteps)
+    length: Tensor = guide.weigh(predicted, model.factor).flatten(1).norm(dim=1)
+    return length

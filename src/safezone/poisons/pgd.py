@@ -123,6 +123,9 @@ def projected_gradient(
     generators: Sequence[torch.Generator],
     steps: int,
     *,
+    first: int = 0,
+    repetitions: int = 1,
+    allowed: Tensor | None = None,
     name: str = "custom",
     after_step: Callable[[], object] = lambda: None,
 ) -> Images:
@@ -130,16 +133,27 @@ def projected_gradient(
 
     ``clean``, ``start``, result: float [batch, 3, height, width] in [0, 1]; P projects to
     ``budget``. One value and one gradient per image: the batch shares a pass, nothing else.
+    ``first``: the number of the first of the ``steps``. ``repetitions``: draws whose gradients are
+    averaged for one step. ``allowed``: [batch, 1, height, width] of 0 and 1, where pixels may
+    change; None is everywhere.
     Raises FloatingPointError naming the poison and the step when a gradient is zero, infinite or
     NaN for any image.
     """
-    images = (clean + budget.project(start - clean)).clamp(0, 1)
-    for index in range(steps):
+
+    def inside(moved: Tensor) -> Tensor:
+        delta = moved - clean
+        return (clean + budget.project(delta if allowed is None else delta * allowed)).clamp(0, 1)
+
+    images = inside(start)
+    for index in range(first, first + steps):
         images.requires_grad_(True)
-        (gradient,) = torch.autograd.grad(objective(images, generators).sum(), images)
+        gradient = torch.zeros_like(images)
+        for _ in range(repetitions):
+            gradient += torch.autograd.grad(objective(images, generators).sum(), images)[0]
+        if allowed is not None:
+            gradient *= allowed
         _require_gradient(gradient, name, index)
         with torch.no_grad():
-            moved = images + step(gradient, index)
-            images = (clean + budget.project(moved - clean)).clamp(0, 1)
+            images = inside(images + step(gradient / repetitions, index))
         after_step()
     return images.detach()

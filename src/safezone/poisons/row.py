@@ -1,0 +1,112 @@
+"""What a poison is: an objective with its direction, a budget and the optimiser's settings."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from safezone.defenses.loss_masks import LossMask
+from safezone.defenses.timesteps import TimestepDistribution, Uniform
+from safezone.errors import UserError
+from safezone.poisons.guide import ModelObjective
+from safezone.poisons.pgd import Budget
+from safezone.poisons.surrogate import Surrogate
+from safezone.poisons.targets import NAMED_TARGETS, Target
+from safezone.poisons.timestep_search import GreedyTimesteps
+from safezone.poisons.transforms import Transform
+
+_ROUND = 10
+"""Steps between two checkpoints."""
+
+
+@dataclass(frozen=True)
+class Poison:
+    """An objective with its direction, a budget and the optimiser's settings.
+
+    ``direction``: +1 ascends, -1 descends. ``eta``: the step's length in the budget's norm, pixels
+    in [0, 1] (1/255 here is 2/255 in [-1, 1]). ``decay``: of the step, "constant" or "linear" from
+    eta down to eta / 100. ``start``: "uniform" in the budget or "zero". ``prompt``: what the U-Net
+    is told, where the objective asks it; ``{}`` in it is what the surrogate has learned.
+    ``target``: of targeted objectives, see ``targets.Target``. ``repetitions``: draws whose
+    gradients are averaged for each step. ``transform``: what every draw does to the images before
+    the objective sees them (expectation over transformations). ``timesteps``: which are drawn.
+    ``mask``: the perturbation stays, and the loss counts, inside the concept's dilated mask;
+    None is everywhere. ``surrogate``: trained in turns with the poison (ASPL).
+
+    Raises UserError for settings that can change nothing.
+    """
+
+    name: str
+    objective: ModelObjective
+    direction: Literal[1, -1]
+    budget: Budget = field(default_factory=Budget)
+    eta: float = 1 / 255
+    steps: int = 100
+    decay: Literal["constant", "linear"] = "constant"
+    start: Literal["uniform", "zero"] = "uniform"
+    prompt: str = "a photo"
+    target: Target = "pattern"
+    repetitions: int = 1
+    transform: Transform | None = None
+    timesteps: TimestepDistribution | GreedyTimesteps = field(default_factory=Uniform)
+    mask: LossMask | None = None
+    surrogate: Surrogate | None = None
+
+    def __post_init__(self) -> None:
+        def refuse(what: str) -> UserError:
+            return UserError(f"Poison {self.name!r}: {what}.")
+
+        if self.direction not in (1, -1):
+            raise refuse(f"direction is {self.direction}; choose 1 (ascend) or -1 (descend)")
+        if not (math.isfinite(self.eta) and self.eta > 0):
+            raise refuse(f"the step eta is {self.eta}; give a positive number like 1/255")
+        for name in ("steps", "repetitions"):
+            if getattr(self, name) < 1:
+                raise refuse(f"{name} is {getattr(self, name)}; give at least 1")
+        if self.start not in ("uniform", "zero"):
+            raise refuse(f"start is {self.start!r}; choose 'uniform' or 'zero'")
+        if self.decay not in ("constant", "linear"):
+            raise refuse(f"decay is {self.decay!r}; choose 'constant' or 'linear'")
+        if not (isinstance(self.target, Path) or self.target in NAMED_TARGETS):
+            raise refuse(f"target is {self.target!r}; give {', '.join(NAMED_TARGETS)} or a path")
+        if ("{}" in self.prompt) != (self.surrogate is not None):
+            raise refuse(
+                f"the prompt is {self.prompt!r}; {{}} in it stands for what a surrogate has "
+                "learned and belongs to poisons with one, and only to those"
+            )
+
+    @property
+    def round_steps(self) -> int:
+        """Steps between two checkpoints; with a surrogate, between two of its trainings."""
+        if self.surrogate is None:
+            return _ROUND
+        return math.ceil(self.steps / self.surrogate.rounds)
+
+    def step_length(self, index: int) -> float:
+        """eta of the step with this number, from 0."""
+        share = 0.99 * index / self.steps if self.decay == "linear" else 0.0
+        return self.eta * (1 - share)
+
+    def record(self) -> Mapping[str, Any]:
+        """All settings as JSON values, for provenance."""
+        kind = type(self.objective).__name__
+        told = getattr(self.objective, "__name__", "") if kind == "function" else self.objective
+        return {
+            "poison": self.name,
+            "objective": str(told),
+            "direction": self.direction,
+            "kappa": self.budget.kappa,
+            "norm": self.budget.norm,
+            "eta": self.eta,
+            "steps": self.steps,
+            "decay": self.decay,
+            "start": self.start,
+            "prompt": self.prompt,
+            "target": str(self.target),
+            "repetitions": self.repetitions,
+            "transform": None if self.transform is None else repr(self.transform),
+            "timesteps": repr(self.timesteps),
+            "mask": None if self.mask is None else repr(self.mask),
+            "surrogate": None if self.surrogate is None else repr(self.surrogate),
+        }

@@ -1,0 +1,122 @@
+"""The diffusion attack: a gradient through encoder, several denoising steps and decoder."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from safezone.arrays import Images, Latents, PerExample
+from safezone.errors import UserError
+from safezone.models.base import Model
+from safezone.poisons.guide import Guide, draw_noise
+
+
+def _signal_to_noise(model: Model, timesteps: Tensor) -> Tensor:
+    """(signal / noise)^2 at one timestep of each row, in whatever parameterisation."""
+    one = torch.ones(len(timesteps), 1, 1, 1, dtype=torch.float64, device=timesteps.device)
+    zero = torch.zeros_like(one)
+    signal = model.process.corrupt(one, zero, timesteps)
+    return (signal / model.process.corrupt(zero, one, timesteps)).square()
+
+
+@dataclass(frozen=True)
+class SampledDistance:
+    """||f(x) - reference||: f is the image after a short denoising run that starts from x
+    (PhotoGuard's diffusion attack, Salman et al. 2023, their Eq. 6, for models without inpainting).
+
+    f: encode x (a posterior sample), add fresh noise at t = ``strength`` * T - 1, take
+    ``inference_steps`` DDIM steps down to 0 with ``eta`` (1: the full ancestral noise), decode. No
+    guidance, which an empty prompt would cancel. ``reference``: "clean", the unpoisoned images
+    (to be ascended: the paper's untargeted DA), or "target" (to be descended: the released code,
+    grey). ``norm``: "l2" or "l1", summed over pixels, inside the guide's mask only.
+    ``checkpointing``: keep only each call's inputs and compute its activations again on the way
+    back; docs/poisons.md has the memory that Stable Diffusion 1.5 then needs. Raises UserError for
+    values out of range.
+
+    Released: l2 norm to a grey target on an inpainting model, 4 steps from pure noise. Without an
+    inpainting input nothing of x would be left there, hence ``strength``.
+    """
+
+    reference: Literal["clean", "target"] = "clean"
+    norm: Literal["l1", "l2"] = "l2"
+    inference_steps: int = 4
+    strength: float = 0.5
+    eta: float = 1.0
+    checkpointing: bool = True
+
+    def __post_init__(self) -> None:
+        if self.reference not in ("clean", "target") or self.norm not in ("l1", "l2"):
+            raise UserError("The sampling poison takes reference clean or target, norm l1 or l2.")
+        if self.inference_steps < 1:
+            raise UserError(f"inference_steps is {self.inference_steps}; give at least 1.")
+        if not (0 < self.strength <= 1 and 0 <= self.eta <= 1):
+            raise UserError(
+                f"strength is {self.strength} and eta {self.eta}; give above 0 to 1, and 0 to 1."
+            )
+
+    def __call__(
+        self, model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
+    ) -> PerExample:
+        """One value an image; see the class."""
+        difference = self.sample(model, images, generators, guide) - (
+            guide.clean if self.reference == "clean" else guide.target
+        )
+        if guide.masks is not None:
+            difference = difference * guide.masks
+        order = 2 if self.norm == "l2" else 1
+        length: Tensor = torch.linalg.vector_norm(difference.flatten(1), ord=order, dim=1)
+        return length
+
+    def timesteps(self, steps: int) -> list[int]:
+        """Those of the denoising run, descending, evenly spaced down from strength * steps - 1."""
+        first = max(1, round(self.strength * steps))
+        return [
+            first * (self.inference_steps - i) // self.inference_steps - 1
+            for i in range(self.inference_steps)
+            if first * (self.inference_steps - i) // self.inference_steps > 0
+        ]
+
+    def sample(
+        self, model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
+    ) -> Images:
+        """f(images), float [batch, 3, height, width], about [0, 1]; differentiable."""
+
+        def run(function: Callable[..., Any], *inputs: Any) -> Any:
+            if not self.checkpointing:
+                return function(*inputs)
+            return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
+
+        def encode(pixels: Images) -> tuple[Latents, Latents]:
+            posterior = model.encode(pixels)
+            return posterior.mean, posterior.std
+
+        mean, std = run(encode, images)
+        latents = mean + std * draw_noise(generators, mean)
+        conditioning = guide.conditioning_for(len(images))
+        rows = [
+            torch.full((len(images),), t, device=model.device)
+            for t in self.timesteps(model.process.steps)
+        ]
+        noisy = model.process.corrupt(latents, draw_noise(generators, latents), rows[0])
+        for now, after in zip(rows, [*rows[1:], None], strict=True):
+            prediction = run(model.predict, noisy, now, conditioning)
+            latents = model.process.to_clean(noisy, prediction, now)
+            if after is not None:
+                noise = model.process.to_noise(noisy, prediction, now)
+                fresh = self._fresh_share(model, now, after).to(noise)
+                mixed = (1 - fresh.square()).sqrt() * noise
+                mixed = mixed + fresh * draw_noise(generators, noise)
+                noisy = model.process.corrupt(latents, mixed, after)
+        decoded: Images = run(model.decode, latents)
+        return decoded
+
+    def _fresh_share(self, model: Model, now: Tensor, after: Tensor) -> Tensor:
+        """What of the next step's noise is new, [batch, 1, 1, 1]: eta sqrt(1 - SNR(t) / SNR(t')).
+
+        For variance-preserving processes this is DDIM's sigma over sqrt(1 - alpha_bar(t')).
+        """
+        ratio = _signal_to_noise(model, now) / _signal_to_noise(model, after)
+        return self.eta * (1 - ratio).clamp(0, 1).sqrt()
