@@ -378,6 +378,12 @@ def test_a_file_says_what_differs_from_the_preset_of_its_model(tmp_path: Path) -
     assert read_settings(path, "mini").training == replace(PRESETS["mini"].training, steps=7)
 
 
+def test_a_defense_in_yaml_may_be_a_list_of_its_parts(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("cells:\n  defenses:\n  - nominal\n  - [jpeg, t600]\n  - szt\n")
+    assert read_settings(path, None).cells.defenses == ("nominal", "jpeg+t600", "szt")
+
+
 @pytest.mark.parametrize(
     ("text", "hint"),
     [

@@ -15,7 +15,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from safezone.concepts import Concept, save_concept
-from safezone.defenses.preprocess import Preprocess
+from safezone.defenses import Preprocess, preprocessed
 from safezone.errors import UserError
 from safezone.experiments.run import Run, content_key
 from safezone.experiments.settings import Sampling
@@ -125,7 +125,7 @@ def preprocess_stage(
     if done(place, MANIFEST, key):
         return
     with whole_folder(place) as temporary:
-        save_concept(concept.with_images(preprocess(concept.images, seed)), temporary)
+        save_concept(preprocessed(concept, preprocess, seed), temporary)
         write_json(temporary / MANIFEST, {"key": key, "preprocess": repr(preprocess), "seed": seed})
 
 
