@@ -75,7 +75,7 @@ def run(options: Options) -> Answer:
         raise UserError(f"--seeds is {options.seeds}; give at least 1.")
     from safezone.commands.opening import open_model, require_out_folder, tell_limits
     from safezone.concepts import image_files
-    from safezone.defenses import defense
+    from safezone.defenses import defense, resolve
     from safezone.experiments.passes import personalize_stage
     from safezone.experiments.workspace import locked
     from safezone.personalize import check_placeholder
@@ -92,6 +92,8 @@ def run(options: Options) -> Answer:
             )
     model = open_model(options.model, options.machine)
     concepts = _concepts(options, model.image_size)
+    for name in options.defense:
+        resolve(defense(name).preprocess, model)
     for concept, _ in concepts.values():
         check_placeholder(model, concept.placeholder)
         for name in options.defense:
@@ -150,7 +152,7 @@ def _jobs(
     from safezone.defenses import defense
     from safezone.experiments.passes import TrainingJob
     from safezone.experiments.stages import stage_key
-    from safezone.experiments.workspace import weights_key
+    from safezone.experiments.workspace import network_keys, weights_key
     from safezone.personalize import TrainingRun
     from safezone.scores import CLEAN
 
@@ -175,7 +177,13 @@ def _jobs(
             for seed in range(options.seed, options.seed + options.seeds):
                 place = options.out / label / row.name / f"seed{seed}"
                 key = stage_key(
-                    "personalize", weights, concept.content_key(), row, seed, method.content()
+                    "personalize",
+                    weights,
+                    concept.content_key(),
+                    row,
+                    seed,
+                    method.content(),
+                    *network_keys(row.preprocess, model),
                 )
                 record: dict[str, Any] = {
                     "concept": concept.name,

@@ -24,7 +24,9 @@ from safezone.defenses.loss_masks import (
     masked_loss,
 )
 from safezone.defenses.names import defense
+from safezone.defenses.pixel_purify import DiffPure, GridPure, PDMPure
 from safezone.defenses.preprocess import Chain, Identity, Jpeg, MovesMasks, Preprocess
+from safezone.defenses.purify import Impress, Purifier, Regen, networks, resolve
 from safezone.defenses.table import DEFENSES
 from safezone.defenses.timesteps import (
     AtLeast,
@@ -34,6 +36,7 @@ from safezone.defenses.timesteps import (
     TimestepDistribution,
     Uniform,
 )
+from safezone.models.base import Model
 
 __all__ = [
     "DEFENSES",
@@ -44,9 +47,12 @@ __all__ = [
     "CentreCrop",
     "Chain",
     "Defense",
+    "DiffPure",
     "GaussianBlur",
     "GaussianNoise",
+    "GridPure",
     "Identity",
+    "Impress",
     "InputMask",
     "Jpeg",
     "LatentMask",
@@ -55,9 +61,12 @@ __all__ = [
     "MedianBlur",
     "NoMask",
     "ObjectMask",
+    "PDMPure",
     "Power",
     "Preprocess",
+    "Purifier",
     "RandomJpeg",
+    "Regen",
     "Rescale",
     "Tanh",
     "TimestepDistribution",
@@ -65,18 +74,27 @@ __all__ = [
     "defend",
     "defense",
     "masked_loss",
+    "networks",
     "preprocessed",
+    "resolve",
 ]
 
 
-def preprocessed(concept: Concept, preprocess: Preprocess, seed: int) -> Concept:
-    """The concept with other images; where the preprocess moves the object, its masks follow."""
-    changed = concept.with_images(preprocess(concept.images, seed))
-    if concept.masks is None or not isinstance(preprocess, MovesMasks):
+def preprocessed(
+    concept: Concept, preprocess: Preprocess, seed: int, model: Model | None = None
+) -> Concept:
+    """The concept with other images; where the preprocess moves the object, its masks follow.
+
+    ``model``: the one that is personalized, which purifiers need. Raises UserError when a
+    purifier's networks cannot be opened.
+    """
+    ready = resolve(preprocess, model)
+    changed = concept.with_images(ready(concept.images, seed))
+    if concept.masks is None or not isinstance(ready, MovesMasks):
         return changed
-    return replace(changed, masks=preprocess.move_masks(concept.masks, seed))
+    return replace(changed, masks=ready.move_masks(concept.masks, seed))
 
 
-def defend(concept: Concept, defense: Defense, seed: int) -> Concept:
-    """The concept with preprocessed images; the other two parts act during training."""
-    return preprocessed(concept, defense.preprocess, seed)
+def defend(concept: Concept, defense: Defense, seed: int, model: Model | None = None) -> Concept:
+    """The concept as preprocessed; the other two parts act during training."""
+    return preprocessed(concept, defense.preprocess, seed, model)

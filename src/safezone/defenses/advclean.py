@@ -18,7 +18,7 @@ from safezone.defenses.preprocess import Pixels
 from safezone.errors import UserError
 
 Levels = Float[Tensor, "batch 3 height width"]
-Plane = NDArray[np.float32]
+Plane = NDArray[np.float64]
 
 
 def bilateral(
@@ -89,10 +89,11 @@ class Guide:
             _box(p * plane, self.radius) - m * mean
             for p, m in zip(self.planes, self.means, strict=True)
         ]
-        slopes = [
-            sum(entry * c for entry, c in zip(row, covariance, strict=True)) for row in self.inverse
-        ]
-        offset = mean - sum(s * m for s, m in zip(slopes, self.means, strict=True))
+        r, g, b = covariance
+        slopes = [of_r * r + of_g * g + of_b * b for of_r, of_g, of_b in self.inverse]
+        offset = mean
+        for slope, guide_mean in zip(slopes, self.means, strict=True):
+            offset = offset - slope * guide_mean
         result = _box(offset, self.radius)
         for slope, guide in zip(slopes, self.planes, strict=True):
             result = result + _box(slope, self.radius) * guide

@@ -15,7 +15,9 @@ from safezone.defenses.filters import (
     Rescale,
 )
 from safezone.defenses.loss_masks import InputMask, LatentMask, LossInputMask, LossMask
+from safezone.defenses.pixel_purify import DiffPure, GridPure, PDMPure
 from safezone.defenses.preprocess import Jpeg
+from safezone.defenses.purify import Regen
 from safezone.defenses.table import DEFENSES
 from safezone.defenses.timesteps import AtLeast, Below, Power, Tanh
 from safezone.errors import UserError
@@ -72,6 +74,10 @@ _NUMBERED: Mapping[str, Callable[[float], Defense]] = MappingProxyType(
         "median": lambda n: Defense(f"median{n:g}", preprocess=MedianBlur(_whole("median", n))),
         "noise": lambda n: Defense(f"noise{n:g}", preprocess=GaussianNoise(n)),
         "bits": lambda n: Defense(f"bits{n:g}", preprocess=BitDepth(_whole("bits", n))),
+        "regen": lambda n: Defense(f"regen{n:g}", preprocess=Regen(_whole("regen", n))),
+        "diffpure": lambda n: Defense(f"diffpure{n:g}", preprocess=DiffPure(_whole("diffpure", n))),
+        "gridpure": lambda n: Defense(f"gridpure{n:g}", preprocess=GridPure(_whole("gridpure", n))),
+        "pdmpure": lambda n: Defense(f"pdmpure{n:g}", preprocess=PDMPure(_whole("pdmpure", n))),
         "rescale": lambda n: Defense(f"rescale{n:g}", preprocess=Rescale(n)),
         "crop": lambda n: Defense(f"crop{n:g}", preprocess=CentreCrop(n)),
     }

@@ -15,11 +15,21 @@ from safezone.defenses.filters import (
     Rescale,
 )
 from safezone.defenses.loss_masks import InputMask, LatentMask, LossInputMask, LossMask
+from safezone.defenses.pixel_purify import DiffPure, GridPure, PDMPure
 from safezone.defenses.preprocess import Jpeg
+from safezone.defenses.purify import Impress, Regen
 from safezone.defenses.timesteps import AtLeast
 
 _JPEG = Defense("jpeg", preprocess=Jpeg(25))
 _ADVCLEAN = Defense("advclean", preprocess=AdvClean())
+_REGEN = Defense("regen", preprocess=Regen())
+_PDMPURE = Defense("pdmpure", preprocess=PDMPure())
+_PDMPURE_IF = Defense(
+    "pdmpure-if",
+    preprocess=PDMPure(
+        model="DeepFloyd/IF-II-L-v1.0", upscaler="stabilityai/stable-diffusion-x4-upscaler"
+    ),
+)
 _T500 = Defense("t500", timesteps=AtLeast(0.5))
 _T600 = Defense("t600", timesteps=AtLeast(0.6))
 _LM = Defense("lm", loss_mask=LossMask())
@@ -38,7 +48,11 @@ DEFENSES: Mapping[str, Defense] = MappingProxyType(
             NOMINAL,
             # Tables 1 and 15 to 20: images
             _JPEG,
+            _REGEN,
+            _PDMPURE,
             _ADVCLEAN,
+            _JPEG + _REGEN,
+            _JPEG + _PDMPURE,
             _JPEG + _ADVCLEAN,
             # Tables 1, 9 and 12: timesteps and masks
             _T500,
@@ -58,6 +72,11 @@ DEFENSES: Mapping[str, Defense] = MappingProxyType(
             _T600 + _LM,
             _T600 + _LM_D16,
             _SZT,
+            # Purifiers that the paper does not list, and PDMPure as its authors run it
+            Defense("diffpure", preprocess=DiffPure()),
+            Defense("gridpure", preprocess=GridPure()),
+            Defense("impress", preprocess=Impress()),
+            _PDMPURE_IF,
             # Filters that the paper does not list
             Defense("random-jpeg", preprocess=RandomJpeg()),
             Defense("blur", preprocess=GaussianBlur()),

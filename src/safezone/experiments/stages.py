@@ -119,13 +119,16 @@ def poison_stage(
 
 
 def preprocess_stage(
-    concept: Concept, preprocess: Preprocess, seed: int, place: Path, key: str
+    model: Model, concept: Concept, preprocess: Preprocess, seed: int, place: Path, key: str
 ) -> None:
-    """Writes the concept as the trainer will see it, with ``manifest.json``."""
+    """Writes the concept as the trainer will see it, with ``manifest.json``.
+
+    ``model``: the one that is personalized, which purifiers work with.
+    """
     if done(place, MANIFEST, key):
         return
     with whole_folder(place) as temporary:
-        save_concept(preprocessed(concept, preprocess, seed), temporary)
+        save_concept(preprocessed(concept, preprocess, seed, model), temporary)
         write_json(temporary / MANIFEST, {"key": key, "preprocess": repr(preprocess), "seed": seed})
 
 

@@ -134,7 +134,7 @@ def training_data(
     weight_counts: list[int] = []
     for r, run in enumerate(runs):
         mask, name = run.defense.loss_mask, run.concept.name
-        defended = defend(run.concept, run.defense, run.seed)
+        defended = defend(run.concept, run.defense, run.seed, model)
         images, masks = defended.images.cpu(), defended.masks
         images = mask.mask_images(images, masks, model.factor, concept=name)
         for side in range(2):
