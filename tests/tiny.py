@@ -144,10 +144,10 @@ def write_tiny_folder(
     return folder
 
 
-def write_tiny_pixel_folder(folder: Path, *, size: int = 64) -> Path:
+def write_tiny_pixel_folder(folder: Path, *, size: int = 64, seed: int = 1) -> Path:
     """A random unconditional diffusion model of pixels, as ``mini-pixel`` is."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
+        torch.manual_seed(seed)
         unet = UNet2DModel(
             sample_size=size,
             block_out_channels=(8, 16),

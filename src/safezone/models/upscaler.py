@@ -33,7 +33,7 @@ class Upscaler:
         """[1, 3, h, w] in [0, 1] to [1, 3, 4 h, 4 w]; prompt "a picture"."""
         found: Tensor = self.pipeline(
             prompt="a picture",
-            image=images * 2 - 1,
+            image=images,
             num_inference_steps=self.steps,
             guidance_scale=self.guidance,
             noise_level=self.noise_level,
