@@ -108,7 +108,8 @@ def test_regen_with_a_network_that_is_right_is_the_autoencoder(tiny_model: Model
         def predict(self, noisy: Tensor, timesteps: Tensor, conditioning: object) -> Tensor:
             noise = tiny_model.process.to_noise(noisy, noisy, timesteps) * 0
             alpha = tiny_model.process.alphas_cumprod[timesteps]  # type: ignore[attr-defined]
-            return noise + (noisy - alpha.sqrt() * sample) / (1 - alpha).sqrt()
+            found: Tensor = noise + (noisy - alpha.sqrt() * sample) / (1 - alpha).sqrt()
+            return found
 
     found = Regen()._clean(Right(), image, stream("regen"))  # type: ignore[arg-type]
     torch.testing.assert_close(found, tiny_model.decode(sample), atol=1e-3, rtol=1e-3)
