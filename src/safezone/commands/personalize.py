@@ -24,7 +24,8 @@ pass through the model.
 
 Defenses: nominal (none), jpeg, t600 (train at timesteps from 600), lm (loss mask), szt (Safe-Zone
 Training: JPEG, timesteps from 500, a dilated loss mask), or parts joined by +, as in jpeg+t600.
-lm and szt need masks: `safezone mask FOLDER`.
+Further ones: advclean, regen, pdmpure, tanh5, power2, im, lim, zm and more (docs/defenses.md).
+lm, im, lim, zm and szt need masks: `safezone mask FOLDER`.
 
 Writes OUT/<folder>/<defense>/seed<k>/learned_embeds.safetensors, which diffusers, AUTOMATIC1111,
 ComfyUI and kohya's scripts read, with its log beside it. Killed and started again, it goes on.
