@@ -6,10 +6,12 @@ from pathlib import Path
 import torch
 from diffusers import (
     AutoencoderKL,
+    DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
+    UNet2DModel,
 )
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -139,4 +141,22 @@ def write_tiny_folder(
     """Writes ``tiny_pipeline`` as safetensors and returns ``folder``."""
     pipeline = tiny_pipeline(folder, prediction_type=prediction_type, length=length, seed=seed)
     pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def write_tiny_pixel_folder(folder: Path, *, size: int = 64, seed: int = 1) -> Path:
+    """A random unconditional diffusion model of pixels, as ``mini-pixel`` is."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DModel(
+            sample_size=size,
+            block_out_channels=(8, 16),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "DownBlock2D"),
+            up_block_types=("UpBlock2D", "UpBlock2D"),
+            norm_num_groups=4,
+            add_attention=False,
+        )
+    unet.save_pretrained(folder / "unet", safe_serialization=True)
+    DDIMScheduler(num_train_timesteps=1000).save_pretrained(folder / "scheduler")
     return folder

@@ -30,6 +30,21 @@ def _largest_filled(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     return np.asarray(ndimage.binary_fill_holes(labels == sizes.argmax()), dtype=np.bool_)
 
 
+def one_object(mask: NDArray[np.bool_], maker: str) -> NDArray[np.bool_]:
+    """The largest connected part of a made mask with its holes filled.
+
+    Raises UserError, naming the ``maker``, when it covers less than 1% or more than 95%.
+    """
+    found = _largest_filled(mask)
+    share = float(found.mean())
+    if not 0.01 <= share <= 0.95:
+        raise UserError(
+            f"{maker} found no clear object (it covers {share:.0%} of the image); "
+            "give a mask file instead"
+        )
+    return found
+
+
 def _centre_prior(height: int, width: int) -> NDArray[np.uint8]:
     """GrabCut's start: certain background at the rim, likely object in the centre ellipse."""
     import cv2
@@ -69,13 +84,7 @@ def grabcut(image: NDArray[np.uint8], iterations: int = 5) -> NDArray[np.bool_]:
         np.ascontiguousarray(small[..., ::-1]), prior, (0, 0, 1, 1), background, foreground,
         iterations, cv2.GC_INIT_WITH_MASK,
     )  # fmt: skip
-    found = _largest_filled((prior == cv2.GC_FGD) | (prior == cv2.GC_PR_FGD))
-    share = float(found.mean())
-    if not 0.01 <= share <= 0.95:
-        raise UserError(
-            f"GrabCut found no clear object (it covers {share:.0%} of the image); "
-            "give a mask file instead"
-        )
+    found = one_object((prior == cv2.GC_FGD) | (prior == cv2.GC_PR_FGD), "GrabCut")
     full = cv2.resize(found.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(full >= 0.5)
 

@@ -5,7 +5,15 @@ import torch
 from torch import Tensor
 
 from safezone.arrays import randn, stream
-from safezone.defenses.loss_masks import LossMask, NoMask, masked_loss
+from safezone.defenses.loss_masks import (
+    GREY,
+    InputMask,
+    LatentMask,
+    LossInputMask,
+    LossMask,
+    NoMask,
+    masked_loss,
+)
 from safezone.errors import UserError
 
 
@@ -140,3 +148,53 @@ def test_a_mask_empty_at_latent_size_names_the_concept() -> None:
 def test_dilations_that_make_no_sense_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(UserError, match="dilation"):
         LossMask(**settings)  # type: ignore[arg-type]
+
+
+def test_an_input_mask_leaves_the_object_and_greys_the_rest() -> None:
+    masks = square(64, 16, 40)
+    images = torch.randint(0, 256, (1, 3, 64, 64), generator=stream("pixels")).to(torch.uint8)
+    for mask in (InputMask(), LossInputMask()):
+        seen = mask.mask_images(images, masks, 8)
+        assert seen.dtype == torch.uint8
+        assert torch.equal(seen[:, :, 16:40, 16:40], images[:, :, 16:40, 16:40])
+        outside = seen.permute(0, 2, 3, 1)[~masks]
+        assert outside.unique().tolist() == [GREY]
+    wide = InputMask(dilation_cells=1).mask_images(images, masks, 8)
+    assert torch.equal(wide[:, :, 8:48, 8:48], images[:, :, 8:48, 8:48])
+    assert wide[0, 0, 7, 7] == GREY
+
+
+@pytest.mark.parametrize(
+    ("kind", "loss", "latent", "pixels"),
+    [
+        (LossMask, True, False, False),
+        (InputMask, False, False, True),
+        (LossInputMask, True, False, True),
+        (LatentMask, False, True, False),
+    ],
+)
+def test_every_mask_acts_where_its_equation_says(
+    kind: type[LossMask], loss: bool, latent: bool, pixels: bool
+) -> None:
+    masks, images = square(64, 16, 40), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
+    mask = kind()
+    assert (mask.weights(masks, 8) is not None) == loss
+    assert (mask.latent_weights(masks, 8) is not None) == latent
+    assert (not torch.equal(mask.mask_images(images, masks, 8), images)) == pixels
+    with pytest.raises(UserError, match="Teapot has no masks"):
+        mask.weights(None, 8, concept="Teapot")
+
+
+def test_a_mask_of_the_whole_image_is_told() -> None:
+    masks = torch.cat([square(64, 0, 64), square(64, 16, 40)])
+    with pytest.warns(UserWarning, match="1 of 2 masks of Teapot cover the whole image"):
+        weights = LossMask().weights(masks, 8, concept="Teapot")
+    assert weights is not None
+    assert weights[0].min() == 1
+
+
+def test_masks_of_another_size_than_the_images_are_refused() -> None:
+    with pytest.raises(UserError, match="make the masks again"):
+        InputMask().mask_images(
+            torch.zeros(1, 3, 128, 128, dtype=torch.uint8), square(64, 16, 40), 8
+        )

@@ -1,11 +1,13 @@
 """Every distribution: probabilities, their support, and samples that follow them."""
 
+import math
+
 import pytest
 import torch
 from scipy.stats import chisquare
 
 from safezone.arrays import stream
-from safezone.defenses.timesteps import AtLeast, Below, TimestepDistribution, Uniform
+from safezone.defenses.timesteps import AtLeast, Below, Power, Tanh, TimestepDistribution, Uniform
 from safezone.errors import UserError
 
 # Each with its first and last timestep for 1000 and for 25 steps.
@@ -19,6 +21,8 @@ DISTRIBUTIONS = [
     (Below(0.5), (0, 499), (0, 12)),
     (Below(0.3), (0, 299), (0, 7)),
     (Below(1.0), (0, 999), (0, 24)),
+    *((Power(rho), (0, 999), (0, 24)) for rho in (0.25, 0.5, 1, 2, 4)),
+    *((Tanh(rho), (0, 999), (0, 24)) for rho in (1, 3, 5, 10)),
 ]
 CASES = [
     pytest.param(distribution, steps, support, id=f"{distribution}-{steps}")
@@ -89,3 +93,36 @@ def test_fractions_out_of_range_are_refused(make: type[AtLeast], fraction: float
 def test_a_threshold_that_leaves_nothing_is_refused() -> None:
     with pytest.raises(UserError, match="none of the model's 25"):
         AtLeast(0.999).probabilities(25)
+
+
+@pytest.mark.parametrize("rho", [0.25, 0.5, 1, 2, 4])
+def test_power_curves_follow_appendix_h(rho: float) -> None:
+    """P(t < x) is x^(rho + 1) on [0, 1]."""
+    cumulative = Power(rho).probabilities(1000).cumsum(0)
+    for x in (0.1, 0.5, 0.9):
+        assert float(cumulative[round(1000 * x) - 1]) == pytest.approx(x ** (rho + 1), abs=1e-4)
+
+
+@pytest.mark.parametrize("rho", [1, 3, 5, 10])
+def test_tanh_curves_follow_appendix_h(rho: float) -> None:
+    """p(t) + p(1 - t) is the same everywhere, and p(t) / p(1 - t) is exp(2 rho (t - 1/2))."""
+    p = Tanh(rho).probabilities(1000)
+    torch.testing.assert_close(p + p.flip(0), torch.full_like(p, 2 / 1000))
+    for t in (600, 750, 999):
+        ratio = float(p[t] / p[999 - t])
+        assert ratio == pytest.approx(math.exp(2 * rho * ((t + 0.5) / 1000 - 0.5)), rel=1e-9)
+
+
+def test_a_larger_rho_favours_higher_timesteps() -> None:
+    times = torch.arange(1000, dtype=torch.float64)
+    for kind, values in ((Power, (0, 0.25, 0.5, 1, 2, 4)), (Tanh, (0, 1, 3, 5, 10))):
+        means = [float((kind(rho).probabilities(1000) * times).sum()) for rho in values]
+        assert means == sorted(means)
+        assert means[0] == pytest.approx(499.5)
+
+
+@pytest.mark.parametrize("make", [Power, Tanh])
+@pytest.mark.parametrize("rho", [-1.0, float("nan"), 1e9])
+def test_curves_out_of_range_are_refused(make: type[Power] | type[Tanh], rho: float) -> None:
+    with pytest.raises(UserError, match="rho"):
+        make(rho)

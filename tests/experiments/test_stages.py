@@ -34,8 +34,10 @@ from safezone.experiments.stages import EMBEDDING, MANIFEST, RUN_RECORD, Encoder
 from safezone.experiments.summary import effects
 from safezone.experiments.workspace import locked, weights_key, whole_folder
 from safezone.models import Model
+from safezone.models.pixel import MINI_PIXEL, load_pixel_model
 from safezone.personalize import Adapter, TrainingRun, save_embedding, train
-from safezone.scores import Row
+from safezone.scores import CLEAN, Row
+from tiny import write_tiny_pixel_folder
 
 RUN = Run("CatHeart", "adm+", "szt", "textual inversion", "tiny", 0)
 SETTINGS = Settings(
@@ -187,7 +189,37 @@ def test_one_poisoned_concept_serves_all_defenses_and_with_poison_seed_all_seeds
     assert len({own.poisoned(run) for run in runs}) == 3
 
 
+def test_the_key_of_purified_images_holds_the_weights_of_what_purifies(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pixel model's weights count, wherever they lie; a plain defense's key is as before."""
+    run = replace(RUN, concept="One")
+    keys = {}
+    for place, seed in (("a", 1), ("b", 2), ("c", 1)):
+        write_tiny_pixel_folder(tmp_path / place / MINI_PIXEL, seed=seed)
+        monkeypatch.setattr("safezone.models.pixel.WEIGHTS", tmp_path / place)
+        load_pixel_model.cache_clear()
+        keys[place] = [
+            lab.preprocessed(replace(run, defense=name)).key
+            for name in ("jpeg", "regen", "pdmpure", "jpeg+pdmpure")
+        ]
+    load_pixel_model.cache_clear()
+    assert len(set(keys["a"])) == 4
+    assert keys["a"] == keys["c"]
+    assert [x == y for x, y in zip(keys["a"], keys["b"], strict=True)] == [True, True, False, False]
+
+
 # Stages
+
+
+def test_a_purified_cell_goes_through_all_stages(lab: Lab, tmp_path: Path) -> None:
+    run = next(r for r in grid(lab) if r.poison == CLEAN and r.defense == "nominal")
+    cell = replace(lab, folder=tmp_path / "purified")
+    purified = replace(run, defense="jpeg+regen+zm")
+    results = run_grid(cell, Grid("one", (purified,)), progress=False)
+    assert not results.failed
+    assert {row.defense for row in results.rows} == {"jpeg+regen+zm"}
+    assert cell.preprocessed(purified).place.is_dir()
 
 
 def test_a_grid_is_made_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -376,6 +408,12 @@ def test_a_file_says_what_differs_from_the_preset_of_its_model(tmp_path: Path) -
     assert found.training == replace(PRESETS["sd15"].training, steps=7)
     assert found.poisoning.kappa == pytest.approx(8 / 255)
     assert read_settings(path, "mini").training == replace(PRESETS["mini"].training, steps=7)
+
+
+def test_a_defense_in_yaml_may_be_a_list_of_its_parts(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("cells:\n  defenses:\n  - nominal\n  - [jpeg, t600]\n  - szt\n")
+    assert read_settings(path, None).cells.defenses == ("nominal", "jpeg+t600", "szt")
 
 
 @pytest.mark.parametrize(

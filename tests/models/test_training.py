@@ -1,5 +1,6 @@
 """The training of the built-in models: resumable, its pieces as they claim to be."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from safezone import miniworld
+from safezone.errors import UserError
+from safezone.models.pixel import MINI_PIXEL, load_pixel_model
 from safezone.models.training.autoencoder import new_autoencoder
 from safezone.models.training.corpus import HELD_OUT_SEED, render_corpus
 from safezone.models.training.denoiser import new_unet
 from safezone.models.training.loop import train, trapezoid
+from safezone.models.training.pixels import export_pixels, train_pixels
 from safezone.models.training.text import LENGTH, WIDTH, build_tokenizer, new_text_encoder
 
 
@@ -98,3 +102,33 @@ def test_corpus_is_that_of_its_seed(tmp_path: Path) -> None:
     assert np.array_equal(corpus.images[4], miniworld.render(scene).image.transpose(2, 0, 1))
     assert corpus.column("shape")[4] == scene.spec.shape
     assert len(render_corpus(tmp_path / "c", HELD_OUT_SEED, 6)) == 6
+
+
+def test_the_pixel_model_trains_resumes_and_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = render_corpus(tmp_path / "c", HELD_OUT_SEED, 4, workers=1)
+    photos = [np.full((80, 90, 3), 90, np.uint8)]
+    train_pixels(tmp_path, corpus, photos, 1, batch=2)
+    train_pixels(tmp_path, corpus, photos, 2, batch=2)
+    log = (tmp_path / "pixel.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [1, 2]
+    export_pixels(tmp_path / MINI_PIXEL, tmp_path / "pixel.safetensors")
+    monkeypatch.setattr("safezone.models.pixel.WEIGHTS", tmp_path)
+    load_pixel_model.cache_clear()
+    model = load_pixel_model(MINI_PIXEL)
+    load_pixel_model.cache_clear()
+    assert model.image_size == 128
+    images = torch.rand(1, 3, 64, 64)
+    noise = model.denoiser(images, [])(images, torch.tensor([50]))
+    assert noise.shape == images.shape
+    assert noise.isfinite().all()
+
+
+def test_missing_pixel_weights_name_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safezone.models.pixel.WEIGHTS", tmp_path)
+    load_pixel_model.cache_clear()
+    with pytest.raises(UserError, match=r"safezone\.models\.train_builtin .*--stage pixel"):
+        load_pixel_model(MINI_PIXEL)

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from safezone.concepts import Concept
-from safezone.defenses import Defense, masked_loss
+from safezone.defenses import Defense, LossMask, masked_loss
 from safezone.errors import UserError
 from safezone.models import Model
 from safezone.personalize import Adapter, TextualInversion, TrainingRun, train
@@ -51,7 +51,7 @@ def test_chunks_do_not_matter(
         assert distance(one.vectors, other.vectors) < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["nominal", "szt"])
+@pytest.mark.parametrize("kind", ["nominal", "szt", "im", "lim", "zm", "tanh5"])
 def test_equals_the_loop_written_out(
     tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun], kind: str
 ) -> None:
@@ -72,6 +72,9 @@ def test_equals_the_loop_written_out(
             tiny_model.tokenize(prompts, "<duck>"), vectors.expand(2, -1, -1)
         )
         noisy = process.corrupt(clean, draws.noise, timesteps)
+        if kind == "zm":
+            assert data.latent_weights is not None
+            noisy = noisy * data.latent_weights[data.weight_rows[0, image, side]]
         prediction = tiny_model.predict(noisy, timesteps, conditioning)
         error = prediction - process.target(clean, draws.noise, timesteps)
         weights = None if data.weights is None else data.weights[data.weight_rows[0, image, side]]
@@ -229,10 +232,8 @@ def test_a_file_that_is_no_checkpoint_is_refused(
 
 
 @dataclass(frozen=True)
-class BrokenImage:
+class BrokenImage(LossMask):
     """A loss mask that is NaN on the last image."""
-
-    normalise: bool = False
 
     def weights(
         self, masks: torch.Tensor | None, factor: int, *, concept: str = "the concept"

@@ -6,7 +6,9 @@ import torch
 
 from safezone.concepts import Concept
 from safezone.defenses import Defense, LossMask, defend
+from safezone.defenses.loss_masks import GREY
 from safezone.errors import UserError
+from safezone.images import to_float
 from safezone.models import Model
 from safezone.personalize import TrainingRun
 from safezone.personalize.posteriors import training_data
@@ -111,3 +113,29 @@ def test_unfit_concepts_are_refused(
     ]
     with pytest.raises(UserError, match=words):
         training_data(tiny_model, runs, flip=True)
+
+
+def test_an_input_mask_changes_what_is_encoded_and_a_latent_mask_what_is_weighted(
+    tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun]
+) -> None:
+    kinds = ("nominal", "im", "lim", "zm")
+    data = training_data(tiny_model, [run_of(concept, kind) for kind in kinds], flip=True)
+    assert data.weights is not None
+    assert data.latent_weights is not None
+    rows = {kind: data.rows[r] for r, kind in enumerate(kinds)}
+    assert torch.equal(rows["im"], rows["lim"])
+    assert torch.equal(rows["nominal"], rows["zm"])
+    assert not set(rows["im"].flatten().tolist()) & set(rows["nominal"].flatten().tolist())
+    masks = concept.masks
+    assert masks is not None
+    grey = torch.where(masks[:, None], concept.images, torch.full_like(concept.images, GREY))
+    expected = tiny_model.encode(to_float(grey.flip(-1)))
+    torch.testing.assert_close(
+        data.posteriors.mean[rows["im"][:, 1]], expected.mean, atol=1e-5, rtol=1e-4
+    )
+    loss, latent = (
+        [bool((each[data.weight_rows[r]] != 1).any()) for r in range(len(kinds))]
+        for each in (data.weights, data.latent_weights)
+    )
+    assert loss == [False, False, True, False]
+    assert latent == [False, False, False, True]

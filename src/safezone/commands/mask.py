@@ -1,30 +1,41 @@
 """``safezone mask``."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+import numpy as np
 import tyro
 
 from safezone.commands.console import Answer, parse
 from safezone.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Maker: TypeAlias = "Callable[[NDArray[np.uint8]], NDArray[np.bool_]]"
 
 DESCRIPTION: Final = """\
 Checks the masks of a folder's images, or makes them where there are none.
 
 Masks lie in FOLDER/masks, one PNG for each image with the image's name and size, white on the
 object. Defenses with a loss mask (lm, szt) need them. GrabCut finds things in the middle that
-differ from what is behind them: look at the previews before you trust it.
+differ from what is behind them: look at the previews before you trust it. SAM and SAM 2 work
+where you have their weights. --compare makes masks beside the given ones, writes nothing and tells
+their intersection over union; of a folder of folders it tells that of each and their mean.
 
-Example:
+Examples:
     safezone mask my-toy --preview
+    safezone mask my-toy --source sam --sam facebook/sam-vit-base
+    safezone concepts export concepts && safezone mask concepts --compare
 
 Next:
     safezone personalize my-toy --defense szt --out runs/my-toy
 """
 
+MAKERS: Final = {"grabcut": "GrabCut", "sam": "SAM"}
 PREVIEW_FOLDER: Final = "mask-previews"
 PREVIEW_SIDE: Final = 512
 
@@ -35,8 +46,12 @@ class Options:
 
     folder: tyro.conf.Positional[Path]
     """Folder with the images of one object."""
-    source: Literal["given", "grabcut"] | None = None
-    """given: only check masks; grabcut: make them; by default check them if there are any."""
+    source: Literal["given", "grabcut", "sam"] | None = None
+    """given: only check masks; grabcut, sam: make them; by default check them if there are any."""
+    sam: str | None = None
+    """Folder or hub name of a SAM or SAM 2, for --source sam."""
+    compare: bool = False
+    """Only tell the intersection over union of made masks with the given ones."""
     overwrite: bool = False
     """Replace masks that are there."""
     preview: bool = False
@@ -55,27 +70,26 @@ def run(options: Options) -> Answer:
     """Makes all masks or none; tells the share of each image that its object covers."""
     from safezone.concepts import MASK_FOLDER, image_files, load_concept
     from safezone.experiments.workspace import whole_folder
-    from safezone.images import read_image, read_mask, write_png
-    from safezone.masks import grabcut
+    from safezone.images import read_mask, write_png
 
     if options.size < 64 or options.size % 64:
         raise UserError(f"--size is {options.size}; give a multiple of 64, such as 128 or 512")
+    if (options.source == "sam") != (options.sam is not None):
+        raise UserError("--source sam and --sam FOLDER need each other; give both or neither")
+    if options.compare:
+        return _compare(options)
     files, place = image_files(options.folder), options.folder / MASK_FOLDER
     given = place.is_dir() and any(place.iterdir())
-    make = options.source == "grabcut" or (options.source is None and not given)
+    make = options.source in MAKERS or (options.source is None and not given)
     if options.source == "given" and not given:
         raise UserError(
             f"{options.folder} has no masks; leave --source out to make them with GrabCut"
         )
     if make and given and not options.overwrite:
         raise UserError(f"{place} is there already; give --overwrite to replace its masks")
+    source = (options.source or "grabcut") if make else "given"
     if make:
-        made: dict[str, Any] = {}
-        for path in files:
-            try:
-                made[path.stem] = grabcut(read_image(path))
-            except UserError as error:
-                raise UserError(f"{path}: {error}") from error
+        made = _made(files, _maker(options))
         with whole_folder(place) as temporary:
             for stem, mask in made.items():
                 write_png(temporary / f"{stem}.png", mask)
@@ -84,12 +98,75 @@ def run(options: Options) -> Answer:
     shares = {path.stem: float(read_mask(place / f"{path.stem}.png").mean()) for path in files}
     if options.preview:
         _previews(options, concept)
-    lines = [f"{'made with GrabCut' if make else 'checked'}: {len(files)} masks in {place}"]
+    how = f"made with {MAKERS[source]}" if make else "checked"
+    lines = [f"{how}: {len(files)} masks in {place}"]
     lines += [f"  {stem}: {share:.0%} of the image" for stem, share in shares.items()]
     if options.preview:
         lines.append(f"previews in {options.folder / PREVIEW_FOLDER}")
-    data = {"masks": str(place), "source": "grabcut" if make else "given", "shares": shares}
+    data = {"masks": str(place), "source": source, "shares": shares}
     return Answer(data, "\n".join(lines))
+
+
+def _maker(options: Options) -> "Maker":
+    """What makes one image's mask."""
+    from safezone.masks import grabcut, one_object
+
+    if options.sam is None:
+        return grabcut
+    from safezone.models.segment import load_segmenter
+
+    segmenter = load_segmenter(options.sam)
+    return lambda image: one_object(segmenter(image), "SAM")
+
+
+def _made(files: Sequence[Path], maker: "Maker") -> "dict[str, NDArray[np.bool_]]":
+    """Each image's mask by its stem; UserError, naming the file, when one cannot be made."""
+    from safezone.images import read_image
+
+    made = {}
+    for path in files:
+        try:
+            made[path.stem] = maker(read_image(path))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+    return made
+
+
+def _compare(options: Options) -> Answer:
+    """Intersection over union with the given masks, of a folder or of each folder in it."""
+    from safezone.concepts import MASK_FOLDER, image_files
+    from safezone.images import read_image, read_mask
+    from safezone.masks import iou
+
+    inner = [path.parent for path in sorted(options.folder.glob(f"*/{MASK_FOLDER}"))]
+    folders = inner or [options.folder]
+    maker, maker_name = _maker(options), MAKERS[options.source or "grabcut"]
+    values: dict[str, list[float]] = {}
+    refused = []
+    for folder in folders:
+        if not (folder / MASK_FOLDER).is_dir():
+            raise UserError(f"{folder} has no masks to compare with; put them into its masks/")
+        found = values.setdefault(folder.name, [])
+        for path in image_files(folder):
+            given = read_mask(folder / MASK_FOLDER / f"{path.stem}.png")
+            try:
+                made = maker(read_image(path))
+            except UserError as error:
+                refused.append(f"{path}: {error}")
+                made = np.zeros_like(given)
+            if made.shape != given.shape:
+                raise UserError(f"the mask of {path} has another size than it; make it anew")
+            found.append(iou(made, given))
+    means = {name: sum(found) / len(found) for name, found in values.items()}
+    mean = sum(means.values()) / len(means)
+    count = sum(map(len, values.values()))
+    lines = [f"{maker_name} beside the given masks: mean IoU {mean:.3f} ({count} images)"]
+    lines += [
+        f"  {name}: {mean:.3f} ({min(values[name]):.3f} to {max(values[name]):.3f})"
+        for name, mean in means.items()
+    ]
+    lines += [f"  counted as 0: {reason}" for reason in refused]
+    return Answer({"mean_iou": mean, "folders": values, "refused": refused}, "\n".join(lines))
 
 
 def _previews(options: Options, concept: Any) -> None:

@@ -24,7 +24,8 @@ pass through the model.
 
 Defenses: nominal (none), jpeg, t600 (train at timesteps from 600), lm (loss mask), szt (Safe-Zone
 Training: JPEG, timesteps from 500, a dilated loss mask), or parts joined by +, as in jpeg+t600.
-lm and szt need masks: `safezone mask FOLDER`.
+Further ones: advclean, regen, pdmpure, tanh5, power2, im, lim, zm and more (docs/defenses.md).
+lm, im, lim, zm and szt need masks: `safezone mask FOLDER`.
 
 Writes OUT/<folder>/<defense>/seed<k>/learned_embeds.safetensors, which diffusers, AUTOMATIC1111,
 ComfyUI and kohya's scripts read, with its log beside it. Killed and started again, it goes on.
@@ -75,7 +76,7 @@ def run(options: Options) -> Answer:
         raise UserError(f"--seeds is {options.seeds}; give at least 1.")
     from safezone.commands.opening import open_model, require_out_folder, tell_limits
     from safezone.concepts import image_files
-    from safezone.defenses import defense
+    from safezone.defenses import defense, resolve
     from safezone.experiments.passes import personalize_stage
     from safezone.experiments.workspace import locked
     from safezone.personalize import check_placeholder
@@ -92,6 +93,8 @@ def run(options: Options) -> Answer:
             )
     model = open_model(options.model, options.machine)
     concepts = _concepts(options, model.image_size)
+    for name in options.defense:
+        resolve(defense(name).preprocess, model)
     for concept, _ in concepts.values():
         check_placeholder(model, concept.placeholder)
         for name in options.defense:
@@ -150,7 +153,7 @@ def _jobs(
     from safezone.defenses import defense
     from safezone.experiments.passes import TrainingJob
     from safezone.experiments.stages import stage_key
-    from safezone.experiments.workspace import weights_key
+    from safezone.experiments.workspace import network_keys, weights_key
     from safezone.personalize import TrainingRun
     from safezone.scores import CLEAN
 
@@ -175,7 +178,13 @@ def _jobs(
             for seed in range(options.seed, options.seed + options.seeds):
                 place = options.out / label / row.name / f"seed{seed}"
                 key = stage_key(
-                    "personalize", weights, concept.content_key(), row, seed, method.content()
+                    "personalize",
+                    weights,
+                    concept.content_key(),
+                    row,
+                    seed,
+                    method.content(),
+                    *network_keys(row.preprocess, model),
                 )
                 record: dict[str, Any] = {
                     "concept": concept.name,

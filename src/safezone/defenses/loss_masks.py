@@ -1,9 +1,10 @@
-"""Where the training loss counts."""
+"""What the object's masks do in training: to the loss, to the input, to the noisy latents."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Protocol
 
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from safezone.arrays import Latents, Masks, PerExample
@@ -11,43 +12,80 @@ from safezone.errors import UserError
 from safezone.masks import LatentMaskMode, dilate, latent_mask, scaled_radius
 
 Weights = Float[Tensor, "batch 1 latent_height latent_width"]
+Pixels = UInt8[Tensor, "batch 3 height width"]
+
+GREY = 128
+"""What stands outside an input mask: 0 in the encoder's [-1, 1], to the nearest of 256 levels."""
 
 
-class LatentWeights(Protocol):
-    """Masks at pixel size to weights at latent size; None stands for 1 everywhere."""
+class ObjectMask(Protocol):
+    """What a defense does with the object's masks; each of its three places may be left alone.
+
+    ``concept`` names the concept in errors. Every method raises UserError when masks are needed
+    and there are none, or one is empty at latent size.
+    """
 
     @property
-    def normalise(self) -> bool: ...
+    def normalise(self) -> bool:
+        """Whether the loss is divided by the mask's area (``masked_loss``)."""
+        ...
 
     def weights(
         self, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Weights | None: ...
+    ) -> Weights | None:
+        """What the error is multiplied with; None stands for 1 everywhere."""
+        ...
+
+    def latent_weights(
+        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
+    ) -> Weights | None:
+        """What the noisy latents are multiplied with; None stands for 1 everywhere."""
+        ...
+
+    def mask_images(
+        self, images: Pixels, masks: Masks | None, factor: int, *, concept: str = "the concept"
+    ) -> Pixels:
+        """What the encoder sees."""
+        ...
+
+
+class _Untouched:
+    """All three places left alone."""
+
+    def weights(
+        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
+    ) -> Weights | None:
+        return None
+
+    def latent_weights(
+        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
+    ) -> Weights | None:
+        return None
+
+    def mask_images(
+        self, images: Pixels, masks: Masks | None, factor: int, *, concept: str = "the concept"
+    ) -> Pixels:
+        return images
 
 
 @dataclass(frozen=True)
-class NoMask:
+class NoMask(_Untouched):
     """The loss counts everywhere; masks are not needed."""
 
     @property
     def normalise(self) -> bool:
         return False
 
-    def weights(
-        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Weights | None:
-        """None: all ones."""
-        return None
-
 
 @dataclass(frozen=True)
-class LossMask:
-    """The loss counts inside the concept's mask, dilated (LM, LM-D; Appendix J).
+class LossMask(_Untouched):
+    """The loss counts inside the concept's mask, dilated (LM, LM-D; Eq. 12, Appendices I and J).
 
     ``dilation_px_at_512``: pixels on each side for images of side 512, scaled with the side (the
     paper's 16 are 2 latent cells at 512 px and f = 8, 4 px at 128 px); or instead
     ``dilation_cells`` in latent cells, whatever the image's side. ``mode`` is how a mask comes to
     latent size (``safezone.masks.latent_mask``), ``threshold`` what share of a cell makes it
-    count. ``normalise``: see ``masked_loss``.
+    count. ``normalise``: see ``masked_loss``. Warns of a mask that covers its whole image.
     """
 
     dilation_px_at_512: float = 0.0
@@ -59,11 +97,11 @@ class LossMask:
     def __post_init__(self) -> None:
         if self.dilation_px_at_512 and self.dilation_cells is not None:
             raise UserError(
-                "The loss mask has its dilation both in pixels at 512 and in latent cells; "
+                "The mask has its dilation both in pixels at 512 and in latent cells; "
                 "give one of them."
             )
         if not (self.dilation_px_at_512 >= 0 and (self.dilation_cells or 0) >= 0):
-            raise UserError("The loss mask's dilation is negative; give 0 or more.")
+            raise UserError("The mask's dilation is negative; give 0 or more.")
 
     def radius(self, side: int, factor: int) -> int:
         """Dilation in pixels for images of this side."""
@@ -71,24 +109,81 @@ class LossMask:
             return round(self.dilation_cells * factor)
         return scaled_radius(self.dilation_px_at_512, side)
 
-    def weights(
-        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Weights | None:
-        """Float [batch, 1, side / factor, side / factor] in [0, 1].
-
-        Raises UserError when there are no masks, or one is empty at latent size.
-        """
+    def grown(self, masks: Masks | None, factor: int, concept: str) -> Masks:
+        """The dilated masks, bool [batch, side, side]; UserError when there are none."""
         if masks is None:
             raise UserError(
-                f"{concept} has no masks, which a loss mask needs; make them with "
+                f"{concept} has no masks, which this defense needs; make them with "
                 "`safezone mask`, put your own into its folder masks/ or choose a defense "
-                "without lm."
+                "without lm, im, lim or zm."
             )
-        grown = dilate(masks, self.radius(masks.shape[-1], factor))
+        whole = int(masks.flatten(1).all(dim=1).sum())
+        if whole:
+            warnings.warn(
+                f"{whole} of {len(masks)} masks of {concept} cover the whole image: there the "
+                "mask of the defense does nothing; look at them with `safezone mask --preview`.",
+                stacklevel=4,
+            )
+        return dilate(masks, self.radius(masks.shape[-1], factor))
+
+    def cells(self, masks: Masks | None, factor: int, concept: str) -> Weights:
+        """Float [batch, 1, side / factor, side / factor] in [0, 1]."""
+        grown = self.grown(masks, factor, concept)
         try:
             return latent_mask(grown, factor, mode=self.mode, threshold=self.threshold)
         except UserError as error:
             raise UserError(f"{concept}: {error}") from error
+
+    def weights(
+        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
+    ) -> Weights | None:
+        return self.cells(masks, factor, concept)
+
+
+@dataclass(frozen=True)
+class LossInputMask(LossMask):
+    """The loss counts inside the mask, and the encoder sees grey outside it (LIM; Eq. 14)."""
+
+    def mask_images(
+        self, images: Pixels, masks: Masks | None, factor: int, *, concept: str = "the concept"
+    ) -> Pixels:
+        grown = self.grown(masks, factor, concept)
+        if grown.shape[-2:] != images.shape[-2:] or len(grown) != len(images):
+            raise UserError(
+                f"{concept} has {len(images)} images of {tuple(images.shape[-2:])} pixels and "
+                f"{len(grown)} masks of {tuple(grown.shape[-2:])}; make the masks again."
+            )
+        return images.where(grown[:, None].to(images.device), GREY)
+
+
+@dataclass(frozen=True)
+class InputMask(LossInputMask):
+    """The encoder sees grey outside the mask; the loss counts everywhere (IM; Eq. 13).
+
+    An input x in [-1, 1] times the mask is 0 outside: the grey between black and white.
+    """
+
+    def weights(
+        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
+    ) -> Weights | None:
+        self.cells(masks, factor, concept)  # a mask that is missing or empty is told here too
+        return None
+
+
+@dataclass(frozen=True)
+class LatentMask(LossMask):
+    """The noisy latents are 0 outside the mask; the loss counts everywhere (ZM; Eq. 15)."""
+
+    def weights(
+        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
+    ) -> Weights | None:
+        self.cells(masks, factor, concept)  # as above
+        return None
+
+    def latent_weights(
+        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
+    ) -> Weights | None:
+        return self.cells(masks, factor, concept)
 
 
 def masked_loss(error: Latents, weights: Weights | None, normalise: bool = False) -> PerExample:

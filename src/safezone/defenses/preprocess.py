@@ -1,14 +1,22 @@
 """What is done to the images before training on them."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
+import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from safezone.arrays import stream_seed
+from safezone.arrays import Masks, stream_seed
 from safezone.errors import UserError
 from safezone.images import jpeg
+
+Pixels: TypeAlias = UInt8[Tensor, "batch 3 height width"]
+
+
+def to_levels(values: Tensor) -> Tensor:
+    """Floats in 0 .. 255 to uint8: rounded, clipped."""
+    return values.round().clamp(0, 255).to(torch.uint8)
 
 
 class Preprocess(Protocol):
@@ -17,18 +25,21 @@ class Preprocess(Protocol):
     Runs once, after the resize to training size and before any flip.
     """
 
-    def __call__(
-        self, images: UInt8[Tensor, "batch 3 height width"], seed: int
-    ) -> UInt8[Tensor, "batch 3 height width"]: ...
+    def __call__(self, images: Pixels, seed: int) -> Pixels: ...
+
+
+@runtime_checkable
+class MovesMasks(Protocol):
+    """A preprocess after which the object lies elsewhere, and with it its mask."""
+
+    def move_masks(self, masks: Masks, seed: int) -> Masks: ...
 
 
 @dataclass(frozen=True)
 class Identity:
     """Leaves the images alone."""
 
-    def __call__(
-        self, images: UInt8[Tensor, "batch 3 height width"], seed: int
-    ) -> UInt8[Tensor, "batch 3 height width"]:
+    def __call__(self, images: Pixels, seed: int) -> Pixels:
         return images
 
 
@@ -37,23 +48,22 @@ class Jpeg:
     """Compression as JPEG and back (Pillow): the paper's quality is 25.
 
     ``quality``: 1 to 100. ``subsampling`` of the colour planes: "4:2:0" (half the resolution on
-    both axes) or "4:4:4" (none), never left to the library's default. Ignores the seed.
+    both axes), "4:2:2" (on one) or "4:4:4" (none), never left to the library's
+    default. Ignores the seed.
     """
 
     quality: int = 25
-    subsampling: Literal["4:2:0", "4:4:4"] = "4:2:0"
+    subsampling: Literal["4:2:0", "4:2:2", "4:4:4"] = "4:2:0"
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
             raise UserError(f"The JPEG quality is {self.quality}; give 1 to 100.")
-        if self.subsampling not in ("4:2:0", "4:4:4"):
+        if self.subsampling not in ("4:2:0", "4:2:2", "4:4:4"):
             raise UserError(
-                f"The JPEG subsampling is {self.subsampling!r}; choose '4:2:0' or '4:4:4'."
+                f"The JPEG subsampling is {self.subsampling!r}; choose '4:2:0', '4:2:2' or '4:4:4'."
             )
 
-    def __call__(
-        self, images: UInt8[Tensor, "batch 3 height width"], seed: int
-    ) -> UInt8[Tensor, "batch 3 height width"]:
+    def __call__(self, images: Pixels, seed: int) -> Pixels:
         return jpeg(images, quality=self.quality, subsampling=self.subsampling)
 
 
@@ -63,12 +73,16 @@ class Chain:
 
     parts: tuple[Preprocess, ...]
 
-    def __call__(
-        self, images: UInt8[Tensor, "batch 3 height width"], seed: int
-    ) -> UInt8[Tensor, "batch 3 height width"]:
+    def __call__(self, images: Pixels, seed: int) -> Pixels:
         for index, part in enumerate(self.parts):
             images = part(images, stream_seed(seed, "preprocess", index))
         return images
+
+    def move_masks(self, masks: Masks, seed: int) -> Masks:
+        for index, part in enumerate(self.parts):
+            if isinstance(part, MovesMasks):
+                masks = part.move_masks(masks, stream_seed(seed, "preprocess", index))
+        return masks
 
 
 def _parts(preprocess: Preprocess) -> tuple[Preprocess, ...]:

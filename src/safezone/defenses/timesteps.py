@@ -90,3 +90,41 @@ class Below(TimestepDistribution):
 
     def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
         return _uniform_between(0, max(1, _first(self.fraction, steps)), steps)
+
+
+def _curve(density: Tensor) -> Tensor:
+    """A density at the middle of every timestep's cell of [0, 1], made to sum to 1."""
+    return density / density.sum()
+
+
+def _middles(steps: int) -> Tensor:
+    """float64 [steps]: (t + 1/2) / steps, the times in [0, 1] that become the integers."""
+    return (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
+
+
+@dataclass(frozen=True)
+class Power(TimestepDistribution):
+    """p(t) proportional to t^rho for t in [0, 1] (Appendix H; the paper's rho: 0.25 to 4)."""
+
+    rho: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rho <= 100:
+            raise UserError(f"The power curve's rho is {self.rho}; give 0 (uniform) to 100.")
+
+    def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
+        return _curve(_middles(steps) ** self.rho)
+
+
+@dataclass(frozen=True)
+class Tanh(TimestepDistribution):
+    """p(t) proportional to tanh(rho (t - 0.5)) / 2 + 0.5, t in [0, 1] (Appendix H; rho 1 to 10)."""
+
+    rho: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rho <= 100:
+            raise UserError(f"The tanh curve's rho is {self.rho}; give 0 (uniform) to 100.")
+
+    def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
+        return _curve(torch.tanh(self.rho * (_middles(steps) - 0.5)) / 2 + 0.5)

@@ -24,7 +24,13 @@ from safezone.experiments.outputs import INDEX, PROMPTS_SHOWN, write_results
 from safezone.experiments.run import Grid
 from safezone.experiments.settings import Settings
 from safezone.experiments.stages import Encoders
-from safezone.experiments.workspace import cannot_write, locked, weights_key, write_json
+from safezone.experiments.workspace import (
+    cannot_write,
+    locked,
+    network_keys,
+    weights_key,
+    write_json,
+)
 from safezone.models.base import Model
 from safezone.scores import CLEAN, Row
 from safezone.scores.rows import write_text
@@ -72,7 +78,7 @@ def claim_lab(folder: Path, model: Model, encoders: Encoders, settings: Settings
             f"give concepts as 1 to {len(available)}."
         )
     for name in cells.defenses:
-        defense(name)
+        network_keys(defense(name).preprocess, model)
     for name in cells.poisons:
         if name != CLEAN:
             settings.poisoning.poison(name)

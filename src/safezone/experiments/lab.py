@@ -30,7 +30,7 @@ from safezone.experiments.stages import (
     score_stage,
     stage_key,
 )
-from safezone.experiments.workspace import read_json
+from safezone.experiments.workspace import network_keys, read_json
 from safezone.images import read_image
 from safezone.models.base import Model
 from safezone.personalize import TrainingRun
@@ -90,7 +90,8 @@ class Lab:
         poisoned, row = self.poisoned(run), defense(run.defense)
         if row.preprocess == Defense("").preprocess:
             return poisoned
-        key = stage_key("preprocess", poisoned.key, row.preprocess, run.seed)
+        keys = network_keys(row.preprocess, self.model)
+        key = stage_key("preprocess", poisoned.key, row.preprocess, run.seed, *keys)
         return self._place("preprocess", f"{run.concept},{run.poison},{run.seed}", key)
 
     def adapter(self, run: Run) -> Artifact:
@@ -207,7 +208,9 @@ def _personalize(
         source, images, adapter = lab.poisoned(run), lab.preprocessed(run), lab.adapter(run)
         row = defense(run.defense)
         if images != source:
-            preprocess_stage(lab.load(source), row.preprocess, run.seed, images.place, images.key)
+            preprocess_stage(
+                lab.model, lab.load(source), row.preprocess, run.seed, images.place, images.key
+            )
         training = TrainingRun(run.label, lab.load(images), row, run.seed)
         record = {**asdict(run), "defense_parts": repr(row)}
         jobs[run] = TrainingJob(

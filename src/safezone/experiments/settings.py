@@ -48,6 +48,15 @@ Fraction: TypeAlias = Annotated[
         str_from_instance=lambda value: [_level(value)],
     ),
 ]
+
+
+def joined(value: Any) -> Any:
+    """``[["jpeg", "t600"], "szt"]``, as YAML may have it, to ``["jpeg+t600", "szt"]``."""
+    if not isinstance(value, list):
+        return value
+    return ["+".join(map(str, each)) if isinstance(each, list) and each else each for each in value]
+
+
 Names: TypeAlias = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 """A list that an option, given several times, makes."""
 
@@ -202,7 +211,7 @@ class Cells:
     poisons: Annotated[Names, tyro.conf.arg(name="poison")] = ("adm+", "ea")
     """Poison beside clean images; may be given repeatedly. By default adm+ and ea; in the demo
     adm+."""
-    defenses: Annotated[Names, tyro.conf.arg(name="defense")] = (
+    defenses: Annotated[Names, BeforeValidator(joined), tyro.conf.arg(name="defense")] = (
         *("nominal", "jpeg", "t600", "lm", "szt"),
     )
     """Defense; may be given repeatedly. By default nominal, jpeg, t600, lm and szt; in the demo

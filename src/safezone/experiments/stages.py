@@ -16,7 +16,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from safezone.concepts import Concept, save_concept
-from safezone.defenses.preprocess import Preprocess
+from safezone.defenses import Preprocess, preprocessed
 from safezone.errors import UserError
 from safezone.experiments.run import Run, content_key
 from safezone.experiments.settings import Sampling
@@ -119,13 +119,16 @@ def poison_stage(
 
 
 def preprocess_stage(
-    concept: Concept, preprocess: Preprocess, seed: int, place: Path, key: str
+    model: Model, concept: Concept, preprocess: Preprocess, seed: int, place: Path, key: str
 ) -> None:
-    """Writes the concept as the trainer will see it, with ``manifest.json``."""
+    """Writes the concept as the trainer will see it, with ``manifest.json``.
+
+    ``model``: the one that is personalized, which purifiers work with.
+    """
     if done(place, MANIFEST, key):
         return
     with whole_folder(place) as temporary:
-        save_concept(concept.with_images(preprocess(concept.images, seed)), temporary)
+        save_concept(preprocessed(concept, preprocess, seed, model), temporary)
         write_json(temporary / MANIFEST, {"key": key, "preprocess": repr(preprocess), "seed": seed})
 
 

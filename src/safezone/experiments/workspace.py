@@ -1,6 +1,7 @@
 """Folders that are whole or not there, one process at a time, and the keys of weights."""
 
 import fcntl
+import functools
 import glob
 import hashlib
 import json
@@ -15,7 +16,9 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from safezone.defenses import Preprocess, networks, resolve
 from safezone.errors import UserError
+from safezone.models.base import Model
 from safezone.scores.rows import write_text
 
 LOCK = ".lock"
@@ -135,6 +138,20 @@ def weights_key(owner: object) -> str:
             value = sorted(value.get_vocab().items())
         digest.update(f"{name} {value!r}".encode())
     return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=8)
+def _weights_key_once(owner: object) -> str:
+    """By identity: models are frozen."""
+    return weights_key(owner)
+
+
+def network_keys(preprocess: Preprocess, model: Model) -> list[str]:
+    """The keys of the networks that a preprocess works with; none but for purifiers.
+
+    Raises UserError when one of them cannot be opened.
+    """
+    return [_weights_key_once(network) for network in networks(resolve(preprocess, model))]
 
 
 def require_finite(owner: object, name: str) -> None:

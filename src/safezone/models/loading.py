@@ -23,6 +23,9 @@ WEIGHTS: Final = {
 HUB_FILES: Final = (
     "model_index.json",
     "scheduler/*.json",
+    # A pixel model of super-resolution and the four-fold upscaler.
+    "image_noising_scheduler/*.json",
+    "low_res_scheduler/*.json",
     "tokenizer/*",
     *(f"{part}/config.json" for part in WEIGHTS),
     *(f"{part}/{stem}.safetensors" for part, stem in WEIGHTS.items()),

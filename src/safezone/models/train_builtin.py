@@ -1,8 +1,8 @@
 """Trains the built-in models from the mini world: ``python -m safezone.models.train_builtin``.
 
 Every stage resumes from its last checkpoint below ``--work`` and is skipped when it is done;
-``export`` writes the pipeline's folder and ``encoders`` those of the scoring networks. Settings
-are in ``Recipe``; what the result is worth is told by
+``export`` writes the pipeline's folder, ``encoders`` and ``pixel`` those of the scoring networks
+and of the purifiers' model. Settings are in ``Recipe``; what the result is worth is told by
 ``python -m safezone.models.training.quality``.
 """
 
@@ -17,6 +17,7 @@ from transformers import CLIPTokenizer
 
 from safezone.errors import UserError
 from safezone.models.builtin import WEIGHTS
+from safezone.models.pixel import MINI_PIXEL
 from safezone.models.training import autoencoder as ae
 from safezone.models.training import encoders, export
 from safezone.models.training.corpus import (
@@ -32,9 +33,10 @@ from safezone.models.training.denoiser import (
     train_denoiser,
 )
 from safezone.models.training.parallel import launch
+from safezone.models.training.pixels import export_pixels, train_pixels
 from safezone.models.training.text import WIDTH, build_tokenizer, new_text_encoder
 
-STAGES = ("corpus", "autoencoder", "denoiser", "decoder", "export", "encoders")
+STAGES = ("corpus", "autoencoder", "denoiser", "decoder", "export", "encoders", "pixel")
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,7 @@ class Recipe:
     classifier: int = 2_200
     instance: int = 900
     clip: int = 900
+    pixel: int = 6_000
 
 
 def _autoencoder(work: Path, start: Path | None) -> AutoencoderKL:
@@ -173,6 +176,10 @@ def main(arguments: list[str] | None = None) -> None:
             photographs(options.photos),
             recipe.decoder,
         )
+    if "pixel" in stages:
+        photos = photographs(options.photos)
+        launch(options.workers, train_pixels, work, corpus, photos, recipe.pixel)
+        export_pixels(options.out / MINI_PIXEL, work / "pixel.safetensors")
     if "export" in stages:
         _export(work, options.out, options.start)
     if "encoders" in stages:

@@ -100,9 +100,12 @@ class _Training:
         timesteps = self.timesteps(active, draws.timestep).to(device)
         noisy = self.model.process.corrupt(clean, noise, timesteps)
         target = self.model.process.target(clean, noise, timesteps)
-        weights = self.data.weights
+        weights, latent_weights = self.data.weights, self.data.latent_weights
+        weight_rows = self.data.weight_rows[place].flatten().to(device)
         if weights is not None:
-            weights = weights[self.data.weight_rows[place].flatten().to(device)]
+            weights = weights[weight_rows]
+        if latent_weights is not None:
+            noisy = noisy * latent_weights[weight_rows]
         owners = active.repeat_interleave(size)
         templates = pick(draws.template, self.injection.templates).flatten()
         losses = []

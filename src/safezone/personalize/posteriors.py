@@ -34,13 +34,15 @@ class TrainingRun:
 class TrainingData:
     """The posteriors of all runs' images, each distinct image encoded once.
 
-    ``posteriors``: of [rows] images. ``weights``: float32 [weight rows, 1, h, w], or None when no
-    run masks its loss. ``rows`` and ``weight_rows``: int64 [runs, most images, 2] on the CPU, the
+    ``posteriors``: of [rows] images. ``weights``, ``latent_weights``: float32 [weight rows, 1, h,
+    w], what the error and the noisy latents are multiplied with, or None when no run masks them.
+    ``rows`` and ``weight_rows``: int64 [runs, most images, 2] on the CPU, the
     last axis 1 for the mirror image. ``counts``: int64 [runs], the number of images.
     """
 
     posteriors: Posterior
     weights: Float[Tensor, "weight_rows 1 h w"] | None
+    latent_weights: Float[Tensor, "weight_rows 1 h w"] | None
     rows: Int[Tensor, "runs images 2"]
     weight_rows: Int[Tensor, "runs images 2"]
     counts: Int[Tensor, " runs"]
@@ -113,10 +115,10 @@ def training_data(
 ) -> TrainingData:
     """Preprocesses, mirrors and encodes the images of all runs.
 
-    The preprocess runs once per concept, before mirroring; an image is mirrored before the
-    encoder sees it, its mask with it. Images with equal bytes share one posterior, so runs that
-    differ only in timesteps, mask or seed cost nothing more. Without ``flip`` the mirror image's
-    row is the image's own.
+    The preprocess runs once per concept, before mirroring, and an input mask after it; an image
+    is mirrored before the encoder sees it, its mask with it. Images with equal bytes share one
+    posterior, so runs that differ only in timesteps, loss mask or seed cost nothing more. Without
+    ``flip`` the mirror image's row is the image's own.
 
     Raises UserError for images of unequal or unfit sizes, and for a defense that needs masks
     which its concept does not have.
@@ -128,9 +130,13 @@ def training_data(
     row_of: dict[bytes, int] = {}
     distinct: list[Tensor] = []
     weights: list[Tensor | None] = []
+    latent_weights: list[Tensor | None] = []
     weight_counts: list[int] = []
     for r, run in enumerate(runs):
-        images, masks = defend(run.concept, run.defense, run.seed).images.cpu(), run.concept.masks
+        mask, name = run.defense.loss_mask, run.concept.name
+        defended = defend(run.concept, run.defense, run.seed, model)
+        images, masks = defended.images.cpu(), defended.masks
+        images = mask.mask_images(images, masks, model.factor, concept=name)
         for side in range(2):
             if side and flip:
                 images, masks = images.flip(-1), None if masks is None else masks.flip(-1)
@@ -142,11 +148,13 @@ def training_data(
                 rows[r, i, side] = row_of[digest]
                 weight_rows[r, i, side] = sum(weight_counts) + i
             weights.append(_weights(run, masks, model.factor))
+            latent_weights.append(mask.latent_weights(masks, model.factor, concept=name))
             weight_counts.append(len(images))
-    joined = _join(weights, weight_counts)
+    joined, joined_latent = _join(weights, weight_counts), _join(latent_weights, weight_counts)
     return TrainingData(
         posteriors=_encode(model, torch.stack(distinct), max_batch),
         weights=None if joined is None else joined.to(model.device),
+        latent_weights=None if joined_latent is None else joined_latent.to(model.device),
         rows=rows,
         weight_rows=weight_rows,
         counts=torch.tensor(counts),

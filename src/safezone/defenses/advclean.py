@@ -1,0 +1,132 @@
+"""AdvClean: 64 bilateral filters, then four guided ones (AdverseCleaner), without OpenCV.
+
+Both follow OpenCV's own filters on float32 values of 0 to 255, borders included.
+"""
+
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from safezone.defenses.preprocess import Pixels
+from safezone.errors import UserError
+
+Levels = Float[Tensor, "batch 3 height width"]
+Plane = NDArray[np.float64]
+
+
+def bilateral(
+    images: Levels, radius: int = 2, sigma_color: float = 8.0, sigma_space: float = 8.0
+) -> Levels:
+    """One bilateral filter of levels 0..255: ``cv2.bilateralFilter(x, 2 * radius + 1, ...)``.
+
+    The window is a disc; the distance of colours is the sum over channels of the absolute
+    differences; outside the image lies its mirror image without the rim (reflect-101).
+    """
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (radius,) * 4, mode="reflect")
+    total, weights = images.clone(), torch.ones_like(images[:, :1])
+    for dy, dx in product(range(-radius, radius + 1), repeat=2):
+        squared = dy * dy + dx * dx
+        if not 0 < squared <= radius * radius:
+            continue
+        other = padded[..., radius + dy : radius + dy + height, radius + dx : radius + dx + width]
+        distance = (other - images).abs_().sum(dim=1, keepdim=True)
+        weight = distance.square_().mul_(-0.5 / sigma_color**2)
+        weight.sub_(0.5 * squared / sigma_space**2).exp_()
+        total.addcmul_(other, weight)
+        weights.add_(weight)
+    return total.div_(weights)
+
+
+def _box(plane: Plane, radius: int) -> Plane:
+    """The mean over a square window; outside the image lies its mirror image with the rim."""
+    found: Plane = ndimage.uniform_filter(plane, 2 * radius + 1, mode="reflect")
+    return found
+
+
+def _inverse(matrix: list[list[Plane]]) -> list[list[Plane]]:
+    """Of symmetric 3 x 3 matrices, one for each pixel, by cofactors."""
+    (a, b, c), (_, d, e), (_, _, f) = matrix
+    cofactors = [
+        [d * f - e * e, c * e - b * f, b * e - c * d],
+        [c * e - b * f, a * f - c * c, b * c - a * e],
+        [b * e - c * d, b * c - a * e, a * d - b * b],
+    ]
+    determinant = a * cofactors[0][0] + b * cofactors[0][1] + c * cofactors[0][2]
+    return [[cofactor / determinant for cofactor in row] for row in cofactors]
+
+
+class Guide:
+    """What a guided filter (He et al., 2010) needs of its colour guide, made once.
+
+    ``cv2.ximgproc.guidedFilter(guide, x, radius, eps)``, levels 0..255, float64 inside.
+    """
+
+    def __init__(self, guide: NDArray[np.uint8], radius: int = 4, eps: float = 16.0):
+        self.radius = radius
+        self.planes = [channel.astype(np.float64) for channel in guide]
+        self.means = [_box(plane, radius) for plane in self.planes]
+        covariance = [
+            [
+                _box(p * q, radius) - mp * mq + (eps if i == j else 0.0)
+                for j, (q, mq) in enumerate(zip(self.planes, self.means, strict=True))
+            ]
+            for i, (p, mp) in enumerate(zip(self.planes, self.means, strict=True))
+        ]
+        self.inverse = _inverse(covariance)
+
+    def __call__(self, plane: Plane) -> Plane:
+        """One channel, [height, width], filtered."""
+        mean = _box(plane, self.radius)
+        covariance = [
+            _box(p * plane, self.radius) - m * mean
+            for p, m in zip(self.planes, self.means, strict=True)
+        ]
+        r, g, b = covariance
+        slopes = [of_r * r + of_g * g + of_b * b for of_r, of_g, of_b in self.inverse]
+        offset = mean
+        for slope, guide_mean in zip(slopes, self.means, strict=True):
+            offset = offset - slope * guide_mean
+        result = _box(offset, self.radius)
+        for slope, guide in zip(slopes, self.planes, strict=True):
+            result = result + _box(slope, self.radius) * guide
+        return np.asarray(result)
+
+
+@dataclass(frozen=True)
+class AdvClean:
+    """64 bilateral filters (d = 5, both sigmas 8), then 4 guided ones (radius 4, eps 16).
+
+    The guide is the image as it came, so that its edges come back. The result is clipped and
+    truncated to 8 bits, as the original does. At least 45 dB PSNR to the same filters of OpenCV.
+    Not scaled with the image's size: at 128 pixels the same windows cover four times as much of
+    the picture's side as at 512. Ignores the seed.
+    """
+
+    bilateral_passes: int = 64
+    guided_passes: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.bilateral_passes, self.guided_passes) < 0:
+            raise UserError("AdvClean's passes are negative; give 0 or more.")
+
+    def __call__(self, images: Pixels, seed: int) -> Pixels:
+        result = torch.empty_like(images)
+        for i, image in enumerate(images):  # one by one: a filter's planes stay in the cache
+            levels = image[None].float()
+            for _ in range(self.bilateral_passes):
+                levels = bilateral(levels)
+            planes = list(levels[0].cpu().numpy().astype(np.float64))
+            if self.guided_passes:
+                guide = Guide(image.cpu().numpy())
+            for _ in range(self.guided_passes):
+                planes = [guide(plane) for plane in planes]
+            result[i] = torch.from_numpy(np.stack(planes).clip(0, 255).astype(np.uint8))
+        return result

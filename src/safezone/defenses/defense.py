@@ -1,0 +1,58 @@
+"""What a defense is: a value of three parts, composed by ``+``."""
+
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from safezone.defenses.loss_masks import NoMask, ObjectMask
+from safezone.defenses.preprocess import Identity, Preprocess, chain
+from safezone.defenses.timesteps import TimestepDistribution, Uniform
+from safezone.errors import UserError
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Defense:
+    """Three parts, each of which may be the identity; ``a + b`` is both.
+
+    ``preprocess``: images to images, before training. ``timesteps``: the distribution over t.
+    ``loss_mask``: what the object's masks do to the loss, the input or the noisy latents.
+    """
+
+    name: str
+    preprocess: Preprocess = field(default_factory=Identity)
+    timesteps: TimestepDistribution = field(default_factory=Uniform)
+    loss_mask: ObjectMask = field(default_factory=NoMask)
+
+    @property
+    def parts(self) -> tuple[Preprocess, TimestepDistribution, ObjectMask]:
+        """What the defense does, without what it is called."""
+        return self.preprocess, self.timesteps, self.loss_mask
+
+    def __add__(self, other: "Defense") -> "Defense":
+        """Both defenses; preprocesses run in order, the identity's name vanishes.
+
+        Raises UserError when both choose timesteps, or both a mask.
+        """
+        if other.parts == NOMINAL.parts:
+            return self
+        if self.parts == NOMINAL.parts:
+            return other
+
+        def one(what: str, mine: Part, theirs: Part, identity: Part) -> Part:
+            if mine == identity or theirs == identity:
+                return theirs if mine == identity else mine
+            raise UserError(
+                f"The defenses {self.name!r} and {other.name!r} both choose {what}; leave one out."
+            )
+
+        return Defense(
+            f"{self.name}+{other.name}",
+            chain(self.preprocess, other.preprocess),
+            one("timesteps", self.timesteps, other.timesteps, NOMINAL.timesteps),
+            one("a loss mask", self.loss_mask, other.loss_mask, NOMINAL.loss_mask),
+        )
+
+
+NOMINAL = Defense("nominal")
+"""Plain training on the images as they are."""

@@ -1,0 +1,223 @@
+"""Purifiers by diffusion models of pixels: DiffPure, GrIDPure, PDMPure."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from safezone.arrays import Images, randn
+from safezone.defenses.purify import Bound, Purifier
+from safezone.errors import UserError
+from safezone.models.base import Model
+from safezone.models.pixel import MINI_PIXEL, PixelModel, load_pixel_model
+from safezone.models.upscaler import load_upscaler
+
+Clip = Callable[[Tensor], Tensor]
+
+
+def clip(clean: Tensor) -> Tensor:
+    """The predicted clean images, within [-1, 1]."""
+    return clean.clamp(-1, 1)
+
+
+def dynamic_threshold(share: float) -> Clip:
+    """Imagen's: each image divided by the ``share`` quantile of its absolute values, if above 1."""
+
+    def act(clean: Tensor) -> Tensor:
+        limit = clean.abs().flatten(1).quantile(share, dim=1).clamp(min=1).view(-1, 1, 1, 1)
+        return clean.clamp(-limit, limit) / limit
+
+    return act
+
+
+@torch.no_grad()
+def renew(
+    model: PixelModel,
+    images: Images,
+    timesteps: Sequence[int],
+    generators: Sequence[torch.Generator],
+    threshold: Clip = clip,
+) -> Images:
+    """Noises images to ``timesteps[0]`` and walks the reverse process down the list.
+
+    ``images``: [batch, 3, h, w] in [0, 1], each with its own generator. Ancestral sampling
+    (DDPM's posterior between any two timesteps, Song et al., 2021, eta = 1) with the predicted
+    clean image thresholded; the last timestep gives the clean image itself.
+    """
+    predict, process = model.denoiser(images, generators), model.process
+    alphas = process.alphas_cumprod.to(images.device)
+
+    def drawn() -> Tensor:
+        return randn(generators, images.shape[1:]).to(images)
+
+    def rows(t: int) -> Tensor:
+        return torch.full((len(images),), t, device=images.device)
+
+    noisy = process.corrupt(images * 2 - 1, drawn(), rows(timesteps[0]))
+    for t, following in pairwise([*timesteps, -1]):
+        clean = threshold(process.to_clean(noisy, predict(noisy, rows(t)), rows(t)))
+        if following < 0:
+            break
+        now, after = alphas[t], alphas[following]
+        noise = (noisy - now.sqrt() * clean) / (1 - now).sqrt()
+        variance = (1 - after) / (1 - now) * (1 - now / after)
+        noisy = after.sqrt() * clean + (1 - after - variance).sqrt() * noise
+        noisy = noisy + variance.sqrt() * drawn()
+    return (clean / 2 + 0.5).clamp(0, 1)
+
+
+def _every(start: int, stride: int) -> list[int]:
+    """start, start - stride, ... down to 0 or the last above it."""
+    return list(range(start, -1, -stride))
+
+
+def _resized(images: Images, side: int) -> Images:
+    if images.shape[-1] == side:
+        return images
+    sizes = {"size": side, "mode": "bicubic", "align_corners": False, "antialias": True}
+    return F.interpolate(images, **sizes).clamp(0, 1)  # type: ignore[arg-type]
+
+
+def _require_timesteps(name: str, start: int, stride: int) -> None:
+    if not (0 < start < 1000 and 0 < stride <= start):
+        raise UserError(
+            f"{name} starts at timestep {start} in strides of {stride}; give a start from 1 to "
+            "999 and a stride from 1 to the start."
+        )
+
+
+class _PixelPurifier(Purifier):
+    """What the three have in common: one pixel model, opened by its name."""
+
+    model: str
+
+    def bind(self, model: Model | None) -> Bound:
+        pixel = load_pixel_model(self.model, None if model is None else str(model.device))
+        return Bound((pixel,), lambda image, g: self.clean(pixel, image, g), pixel.device)
+
+    @abstractmethod
+    def clean(self, pixel: PixelModel, image: Images, generator: torch.Generator) -> Images:
+        """One image, [1, 3, h, w] in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class DiffPure(_PixelPurifier):
+    """DiffPure (Nie et al., 2022): noise to timestep ``start``, then the whole way back.
+
+    The image is brought to the model's size and back (bicubic) where it has another one.
+    """
+
+    start: int = 100
+    stride: int = 1
+    model: str = MINI_PIXEL
+
+    def __post_init__(self) -> None:
+        _require_timesteps("DiffPure", self.start, self.stride)
+
+    def clean(self, pixel: PixelModel, image: Images, generator: torch.Generator) -> Images:
+        small = _resized(image, pixel.image_size)
+        steps = _every(self.start, self.stride)
+        return _resized(renew(pixel, small, steps, [generator]), image.shape[-1])
+
+
+@dataclass(frozen=True)
+class GridPure(_PixelPurifier):
+    """GrIDPure (Zhao et al., 2024): many light passes over overlapping crops of the model's size.
+
+    Each of ``rounds``: every crop is noised to ``start`` and denoised step by step, overlaps are
+    averaged, and ``blend`` of the round's input is mixed back in. Crops lie half a crop apart; an
+    image that is not larger than the model is one crop at its own size.
+    """
+
+    start: int = 10
+    rounds: int = 20
+    blend: float = 0.1
+    model: str = MINI_PIXEL
+
+    def __post_init__(self) -> None:
+        _require_timesteps("GrIDPure", self.start, 1)
+        if self.rounds < 1 or not 0 <= self.blend < 1:
+            raise UserError(
+                f"GrIDPure has {self.rounds} rounds and blends {self.blend}; give at least 1 "
+                "round and a share from 0 to below 1."
+            )
+
+    def clean(self, pixel: PixelModel, image: Images, generator: torch.Generator) -> Images:
+        steps = _every(self.start, 1)
+        for _ in range(self.rounds):
+            fresh = _on_crops(
+                image, pixel.image_size, lambda part: renew(pixel, part, steps, [generator])
+            )
+            image = (1 - self.blend) * fresh + self.blend * image
+        return image
+
+
+def _starts(side: int, crop: int) -> list[int]:
+    """Where crops begin: half a crop apart, the last one at the end."""
+    return sorted({*range(0, side - crop, max(1, crop // 2)), side - crop})
+
+
+def _on_crops(image: Images, crop: int, act: Callable[[Images], Images]) -> Images:
+    """``act`` on overlapping crops, averaged where they overlap."""
+    side = image.shape[-1]
+    crop = min(crop, side)
+    total, count = torch.zeros_like(image), torch.zeros_like(image[:, :1])
+    places: Iterable[int] = _starts(side, crop)
+    for y in places:
+        for x in places:
+            total[..., y : y + crop, x : x + crop] += act(image[..., y : y + crop, x : x + crop])
+            count[..., y : y + crop, x : x + crop] += 1
+    return total / count
+
+
+@dataclass(frozen=True)
+class PDMPure(_PixelPurifier):
+    """PDMPure (Xue et al., 2024): SDEdit by a strong model of pixels, at the model's size.
+
+    ``start``: the timestep of 1000 to which the image is noised (the original's 44 to 99), walked
+    down in strides of ``stride``. ``threshold``: the quantile of dynamic thresholding. The image
+    is brought to the model's size; back comes ``upscaler``, a folder or hub name of Stable
+    Diffusion's four-fold one, and a resize, or the resize alone where it is None. With
+    ``model="DeepFloyd/IF-II-L-v1.0"`` and that upscaler this is the original; the built-in model
+    is a small one for 128 px.
+    """
+
+    start: int = 90
+    stride: int = 10
+    threshold: float = 0.95
+    model: str = MINI_PIXEL
+    upscaler: str | None = None
+
+    def __post_init__(self) -> None:
+        _require_timesteps("PDMPure", self.start, self.stride)
+        if not 0 < self.threshold <= 1:
+            raise UserError(f"PDMPure's threshold is {self.threshold}; give above 0 to 1.")
+
+    def bind(self, model: Model | None) -> Bound:
+        if self.upscaler is None:
+            return super().bind(model)
+        device = None if model is None else str(model.device)
+        pixel, upscaler = load_pixel_model(self.model, device), load_upscaler(self.upscaler, device)
+
+        def clean(image: Images, generator: torch.Generator) -> Images:
+            large = upscaler(self.small(pixel, image, generator), generator)
+            return _resized(large, image.shape[-1])
+
+        return Bound((pixel, upscaler), clean, pixel.device)
+
+    def small(self, pixel: PixelModel, image: Images, generator: torch.Generator) -> Images:
+        """The purified image at the model's size."""
+        return renew(
+            pixel,
+            _resized(image, pixel.image_size),
+            _every(self.start, self.stride),
+            [generator],
+            dynamic_threshold(self.threshold),
+        )
+
+    def clean(self, pixel: PixelModel, image: Images, generator: torch.Generator) -> Images:
+        return _resized(self.small(pixel, image, generator), image.shape[-1])

@@ -1,0 +1,184 @@
+"""Purifiers: preprocesses that need a model, and get it where the run's model is known.
+
+A purifier is a value, its settings; ``bind`` opens the networks that it works with. Stages take
+the settings and the networks' weights into their keys, so that keys stay keys of contents.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from safezone.arrays import Images, Masks, randn, stream
+from safezone.defenses.preprocess import Chain, Pixels, Preprocess
+from safezone.errors import UserError
+from safezone.images import to_float, to_uint8
+from safezone.models.base import Model
+from safezone.scores.metrics import ssim
+
+
+@dataclass(frozen=True, eq=False)
+class Bound:
+    """A purifier with its networks: a preprocess like any other.
+
+    ``clean``: one image, [1, 3, h, w] in [0, 1], and its stream to the purified image.
+    """
+
+    networks: tuple[object, ...]
+    clean: Callable[[Images, torch.Generator], Images]
+    device: torch.device
+
+    def __call__(self, images: Pixels, seed: int) -> Pixels:
+        """Every image alone, from a stream of its own: no image depends on its neighbours."""
+        purified = [
+            self.clean(to_float(image[None]).to(self.device), stream(seed, "purify", i)).cpu()
+            for i, image in enumerate(images)
+        ]
+        return to_uint8(torch.cat(purified)).to(images.device)
+
+
+class Purifier(ABC):
+    """Settings of a preprocess that needs a model."""
+
+    @abstractmethod
+    def bind(self, model: Model | None) -> Bound:
+        """With its networks; ``model`` is the one that is personalized, None where there is none.
+
+        Raises UserError for networks that cannot be opened, or a model that is needed and absent.
+        """
+
+    def __call__(self, images: Pixels, seed: int) -> Pixels:
+        raise UserError(
+            f"{type(self).__name__} needs a model; call defend(concept, defense, seed, model)."
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _BoundChain:
+    """A chain whose purifiers are bound."""
+
+    chain: Chain
+    networks: tuple[object, ...]
+
+    def __call__(self, images: Pixels, seed: int) -> Pixels:
+        return self.chain(images, seed)
+
+    def move_masks(self, masks: Masks, seed: int) -> Masks:
+        return self.chain.move_masks(masks, seed)
+
+
+def resolve(preprocess: Preprocess, model: Model | None) -> Preprocess:
+    """The preprocess ready to run: purifiers are given their networks, the rest stays.
+
+    Raises UserError as ``Purifier.bind`` does.
+    """
+    if isinstance(preprocess, Purifier):
+        return preprocess.bind(model)
+    if isinstance(preprocess, Chain):
+        parts = tuple(resolve(part, model) for part in preprocess.parts)
+        found = tuple(network for part in parts for network in networks(part))
+        return _BoundChain(Chain(parts), found) if found else preprocess
+    return preprocess
+
+
+def networks(resolved: Preprocess) -> tuple[object, ...]:
+    """What a resolved preprocess works with: models whose weights belong into its key."""
+    return resolved.networks if isinstance(resolved, Bound | _BoundChain) else ()
+
+
+def _latent_model(model: Model | None, name: str) -> Model:
+    if model is None:
+        raise UserError(f"{name} needs the latent diffusion model; give defend(..., model=model).")
+    return model
+
+
+@dataclass(frozen=True)
+class Regen(Purifier):
+    """Regeneration (Zhao et al.): encode, noise to ``start``, denoise without a prompt, decode.
+
+    On the model that is personalized, at the images' own size. ``start`` and ``stride`` are
+    timesteps of 1000: DDIM without noise at 60, 40, 20, 0, which is what a schedule of 50 steps
+    has from 60 down (diffusers' steps_offset would say 61, 41, 21, 1); models with another number
+    of steps, and rectified flow, take the same fractions. The latents are one posterior sample.
+    The empty prompt stands on both sides of guidance, which therefore cancels.
+    """
+
+    start: int = 60
+    stride: int = 20
+
+    def __post_init__(self) -> None:
+        if not (0 < self.start < 1000 and 0 < self.stride <= 1000):
+            raise UserError(
+                f"Regen starts at {self.start} in strides of {self.stride}; give a start from 1 "
+                "to 999 and a stride from 1 (of 1000 timesteps)."
+            )
+
+    def bind(self, model: Model | None) -> Bound:
+        latent = _latent_model(model, "regen")
+        return Bound((latent,), lambda image, g: self._clean(latent, image, g), latent.device)
+
+    def timesteps(self, steps: int) -> list[int]:
+        """From the start down, as integers of a process with so many steps."""
+        return [round(t * steps / 1000) for t in range(self.start, -1, -self.stride)]
+
+    @torch.no_grad()
+    def _clean(self, model: Model, image: Images, generator: torch.Generator) -> Images:
+        posterior = model.encode(image)
+        shape, process = posterior.mean.shape[1:], model.process
+        clean = posterior.sample(randn([generator], shape).to(image))
+        noise = randn([generator], shape).to(image)
+        conditioning = model.embed_text(model.tokenize([""]))
+        for t in self.timesteps(process.steps):
+            timesteps = torch.tensor([t], device=image.device)
+            noisy = process.corrupt(clean, noise, timesteps)
+            prediction = model.predict(noisy, timesteps, conditioning)
+            clean = process.to_clean(noisy, prediction, timesteps)
+            noise = process.to_noise(noisy, prediction, timesteps)
+        return model.decode(clean)
+
+
+@dataclass(frozen=True)
+class Impress(Purifier):
+    """IMPRESS (Cao et al.): the image nearby that the autoencoder gives back unchanged.
+
+    Minimises |decode(encode(x)) - x|^2 + ``weight`` max(0, (1 - SSIM(x, x0)) / 2 - ``bound``) over
+    x by Adam, with the posterior's mean, for ``steps`` steps. The original bounds LPIPS, whose
+    weights this package does not have: structural dissimilarity stands in its place, so its
+    numbers are not the original's.
+    """
+
+    steps: int = 300
+    learning_rate: float = 0.01
+    weight: float = 0.5
+    bound: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or not 0 < self.learning_rate <= 1 or not 0 <= self.bound <= 1:
+            raise UserError(
+                f"IMPRESS has {self.steps} steps at rate {self.learning_rate} and bound "
+                f"{self.bound}; give at least 1 step, a rate above 0 to 1 and a bound in [0, 1]."
+            )
+
+    def bind(self, model: Model | None) -> Bound:
+        latent = _latent_model(model, "impress")
+        return Bound((latent,), lambda image, g: self._clean(latent, image), latent.device)
+
+    def loss(self, model: Model, image: Images, original: Images) -> Tensor:
+        """What is minimised, a scalar."""
+        inconsistency = (model.decode(model.encode(image).mean) - image).square().mean()
+        dissimilarity = (1 - ssim(image.cpu(), original.cpu()).sum()) / 2
+        excess = (dissimilarity - self.bound).clamp(min=0).to(inconsistency)
+        return inconsistency + self.weight * excess
+
+    @torch.enable_grad()
+    def _clean(self, model: Model, original: Images) -> Images:
+        image = original.clone().requires_grad_(True)
+        optimiser = torch.optim.Adam([image], lr=self.learning_rate)
+        for _ in range(self.steps):
+            (image.grad,) = torch.autograd.grad(self.loss(model, image, original), image)
+            optimiser.step()
+            with torch.no_grad():
+                image.clamp_(0, 1)
+        return image.detach()

@@ -1,0 +1,229 @@
+"""Diffusion models of pixels behind one protocol: the built-in one, UNet2DModels, DeepFloyd IF-II.
+
+Purifiers run on them. ``load_pixel_model`` opens one.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final, Protocol, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from safezone.arrays import Images, Timesteps, randn
+from safezone.errors import UserError
+from safezone.models.builtin import WEIGHTS
+from safezone.models.loading import _device, _fetch, _quiet, _read_json, _read_part
+from safezone.models.process import Epsilon
+
+MINI_PIXEL: Final = "mini-pixel"
+TRAIN_COMMAND: Final = (
+    "python -m safezone.models.train_builtin --stage corpus --stage pixel --work work-train"
+)
+PROMPT_FILE: Final = "prompt_embeds.safetensors"
+PROMPT: Final = "a picture"
+
+Denoiser: TypeAlias = Callable[[Images, Timesteps], Images]
+"""Noisy images in [-1, 1] (as ``process.corrupt`` makes them) to their noise."""
+
+
+class PixelModel(Protocol):
+    """A frozen diffusion model of pixels that predicts noise, on images scaled to [-1, 1]."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def image_size(self) -> int:
+        """Side of the images that it was trained on; others may work."""
+        ...
+
+    @property
+    def process(self) -> Epsilon: ...
+    @property
+    def device(self) -> torch.device: ...
+
+    def denoiser(self, images: Images, generators: Sequence[torch.Generator]) -> Denoiser:
+        """The network for these images, [batch, 3, h, w] in [0, 1], whose noisy versions follow.
+
+        A model of super-resolution looks at them shrunk; others ignore them.
+        """
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class PixelUNet:
+    """An unconditional model: diffusers' UNet2DModel with three channels."""
+
+    name: str
+    unet: Any
+    process: Epsilon
+    device: torch.device
+
+    @property
+    def image_size(self) -> int:
+        return int(self.unet.config.sample_size)
+
+    def denoiser(self, images: Images, generators: Sequence[torch.Generator]) -> Denoiser:
+        """The network itself; ``images`` are ignored."""
+
+        def predict(noisy: Images, timesteps: Timesteps) -> Images:
+            found: Tensor = self.unet(noisy.to(self.unet.dtype), timesteps).sample
+            return found[:, :3].to(noisy.dtype)  # some learn the variance beside it
+
+        return predict
+
+
+@dataclass(frozen=True, eq=False)
+class SuperResolution:
+    """DeepFloyd IF, stage II: denoises under guidance with the shrunk image in view (PDMPure).
+
+    ``prompt``: [2, length, width], the text embeddings of the empty prompt and of "a picture".
+    ``guidance``: classifier-free guidance, 7 in PDMPure. ``level``: the timestep of the noise on
+    the shrunk image (0.25 of the steps).
+    """
+
+    name: str
+    unet: Any
+    process: Epsilon
+    low_process: Epsilon
+    prompt: Tensor
+    device: torch.device
+    guidance: float = 7.0
+    level: float = 0.25
+    low_side: float = 0.25
+
+    @property
+    def image_size(self) -> int:
+        return int(self.unet.config.sample_size)
+
+    def denoiser(self, images: Images, generators: Sequence[torch.Generator]) -> Denoiser:
+        """The guided network; the shrunk images are noised once, from ``generators``."""
+        size = images.shape[-2:]
+        small = F.interpolate(images * 2 - 1, scale_factor=self.low_side, mode="area")
+        low = F.interpolate(small, size=size, mode="bilinear", align_corners=True)
+        level = torch.full((len(images),), int(self.level * self.low_process.steps))
+        noise = randn(generators, low.shape[1:]).to(low.device)
+        low = self.low_process.corrupt(low, noise, level.to(low.device))
+        states = self.prompt.repeat_interleave(len(images), dim=0)
+
+        def predict(noisy: Images, timesteps: Timesteps) -> Images:
+            rows = torch.cat([noisy, low], dim=1).repeat(2, 1, 1, 1).to(self.unet.dtype)
+            found = self.unet(
+                rows,
+                timesteps.repeat(2),
+                encoder_hidden_states=states.to(self.unet.dtype),
+                class_labels=level.repeat(2).to(rows.device),
+            ).sample[:, :3]
+            empty, told = found.to(noisy.dtype).chunk(2)
+            guided: Tensor = empty + self.guidance * (told - empty)
+            return guided
+
+        return predict
+
+
+@lru_cache(maxsize=4)
+def load_pixel_model(name_or_folder: str, device: str | None = None) -> PixelModel:
+    """The built-in ``mini-pixel``, a diffusers folder or a hub name; opened once in a process.
+
+    A folder holds ``unet`` (a UNet2DModel of three channels, or DeepFloyd IF-II's conditional one
+    of six) and ``scheduler``; IF-II also ``image_noising_scheduler``, and its T5 encoder or the
+    file that ``cache_prompt`` wrote. Raises UserError for what cannot be opened, and names the
+    command that makes the built-in weights where they are missing.
+    """
+    folder = _folder(name_or_folder)
+    chosen = _device(device)
+    from diffusers import UNet2DConditionModel, UNet2DModel
+
+    process = _process(folder / "scheduler")
+    config = _read_json(folder / "unet" / "config.json")
+    channels = config.get("in_channels")
+    if channels == 3:
+        with _quiet():
+            unet = _read_part(UNet2DModel, folder, "unet")
+        unet.requires_grad_(False).eval().to(chosen)
+        return PixelUNet(name_or_folder, unet, process, chosen)
+    if channels != 6 or config.get("_class_name") != "UNet2DConditionModel":
+        raise UserError(
+            f"{folder / 'unet'} is a {config.get('_class_name')} of {channels} channels; give an "
+            "unconditional model of pixels, or stage II of DeepFloyd IF"
+        )
+    with _quiet():
+        unet = _read_part(UNet2DConditionModel, folder, "unet")
+        prompt = _prompt(folder)
+    unet.requires_grad_(False).eval().to(chosen)
+    low_process = _process(folder / "image_noising_scheduler")
+    return SuperResolution(name_or_folder, unet, process, low_process, prompt.to(chosen), chosen)
+
+
+def _folder(name_or_folder: str) -> Path:
+    if name_or_folder == MINI_PIXEL:
+        folder = WEIGHTS / MINI_PIXEL
+        if not (folder / "unet" / "config.json").is_file():
+            raise UserError(
+                f"the weights of the built-in pixel model are missing at {folder}; "
+                f"make them with `{TRAIN_COMMAND}`"
+            )
+        return folder
+    path = Path(name_or_folder).expanduser()
+    if not path.is_dir() and name_or_folder.count("/") == 1:
+        path = _fetch(name_or_folder)
+    for part in ("unet", "scheduler"):
+        if not (path / part).is_dir():
+            raise UserError(
+                f"{path} has no folder {part}; give a diffusers folder of a pixel model, a hub "
+                f"name owner/name, or {MINI_PIXEL}"
+            )
+    return path
+
+
+def _process(folder: Path) -> Epsilon:
+    from safezone.models.schedulers import process_of
+
+    process = process_of(_read_json(folder / "scheduler_config.json"))
+    if not isinstance(process, Epsilon):
+        raise UserError(f"{folder} is not of a model that predicts noise; purifiers need one")
+    return process
+
+
+def _prompt(folder: Path) -> Tensor:
+    """[2, length, width], from the cache file or else from the T5 encoder of the folder."""
+    if (folder / PROMPT_FILE).is_file():
+        embeds = load_file(folder / PROMPT_FILE).get("prompt_embeds")
+        if embeds is None or embeds.ndim != 3 or len(embeds) != 2:
+            raise UserError(f"{folder / PROMPT_FILE} holds no prompt_embeds [2, length, width]")
+        return embeds
+    if not (folder / "text_encoder").is_dir():
+        raise UserError(
+            f"{folder} has neither a text_encoder nor {PROMPT_FILE}; download the first or make "
+            "the second with safezone.models.pixel.cache_prompt on another machine"
+        )
+    from transformers import AutoTokenizer, T5EncoderModel
+
+    try:
+        untyped: Any = AutoTokenizer
+        tokenizer = untyped.from_pretrained(folder / "tokenizer", local_files_only=True)
+    except Exception as error:  # each library has its own family of errors for a damaged file
+        raise UserError(f"{folder / 'tokenizer'} cannot be opened as T5's tokenizer") from error
+    encoder = _read_part(T5EncoderModel, folder, "text_encoder", dtype=torch.float32).eval()
+    tokens = tokenizer(
+        ["", PROMPT], padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        states = encoder(tokens.input_ids, attention_mask=tokens.attention_mask)
+    found: Tensor = states.last_hidden_state
+    return found
+
+
+def cache_prompt(folder: Path) -> Path:
+    """Writes the two prompt embeddings of an IF-II folder beside its parts; the file.
+
+    With it the T5-XXL encoder (some 10 GB) is never loaded again, nor needed in the folder.
+    """
+    with _quiet():
+        embeds = _prompt(folder)
+    save_file({"prompt_embeds": embeds.contiguous()}, folder / PROMPT_FILE)
+    return folder / PROMPT_FILE

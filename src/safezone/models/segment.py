@@ -1,0 +1,101 @@
+"""SAM and SAM 2 through transformers, where the user has weights: the thing in the middle."""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from safezone.errors import UserError
+from safezone.models.loading import _device, _quiet
+
+_MEAN: Final = (0.485, 0.456, 0.406)
+_STD: Final = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, eq=False)
+class Segmenter:
+    """A SAM or SAM 2 with a single point as its prompt.
+
+    ``side``: of its square input. ``keeps_aspect``: SAM shrinks the longer side and pads with
+    zeros; SAM 2 squeezes the image into the square.
+    """
+
+    network: Any
+    side: int
+    keeps_aspect: bool
+    device: torch.device
+
+    def _fitted(self, height: int, width: int) -> tuple[int, int]:
+        if not self.keeps_aspect:
+            return self.side, self.side
+        scale = self.side / max(height, width)
+        return round(height * scale), round(width * scale)
+
+    @torch.no_grad()
+    def __call__(
+        self, image: NDArray[np.uint8], point: tuple[float, float] = (0.5, 0.5)
+    ) -> NDArray[np.bool_]:
+        """The mask that the network thinks best of, of three: uint8 [h, w, 3] to bool [h, w].
+
+        ``point``: a place on the object, as shares of the width and of the height.
+        """
+        height, width = image.shape[:2]
+        fitted = self._fitted(height, width)
+        pixels = torch.from_numpy(image.astype(np.float32) / 255).permute(2, 0, 1)[None]
+        small = F.interpolate(pixels, fitted, mode="bilinear", antialias=True, align_corners=False)
+        small = (small - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
+        padded = F.pad(small, (0, self.side - fitted[1], 0, self.side - fitted[0]))
+        at = [point[0] * fitted[1], point[1] * fitted[0]]
+        found = self.network(
+            pixel_values=padded.to(self.device),
+            input_points=torch.tensor([[[at]]], device=self.device),
+            input_labels=torch.ones(1, 1, 1, dtype=torch.int64, device=self.device),
+        )
+        best = int(found.iou_scores.flatten().argmax())
+        logits: Tensor = found.pred_masks.flatten(0, 2)[best][None, None].float().cpu()
+        square = F.interpolate(logits, (self.side,) * 2, mode="bilinear", align_corners=False)
+        square = square[..., : fitted[0], : fitted[1]]
+        full = F.interpolate(square, (height, width), mode="bilinear", align_corners=False)
+        return np.asarray(full[0, 0].numpy() > 0)
+
+
+def load_segmenter(name_or_folder: str, device: str | None = None) -> Segmenter:
+    """A folder or hub name, such as facebook/sam-vit-base or facebook/sam2.1-hiera-small.
+
+    Only safetensors are read. Raises UserError for anything else than a SAM or SAM 2.
+    """
+    from transformers import AutoConfig, Sam2Model, SamModel
+
+    kinds: dict[str, Any] = {"sam": SamModel, "sam2": Sam2Model, "sam2_video": Sam2Model}
+    try:
+        with _quiet():
+            config: Any = AutoConfig.from_pretrained(name_or_folder)
+            if config.model_type not in kinds:
+                raise UserError(
+                    f"{name_or_folder} is a {config.model_type}; give a SAM or a SAM 2, such as "
+                    "facebook/sam-vit-base"
+                )
+            network, report = kinds[config.model_type].from_pretrained(
+                name_or_folder,
+                use_safetensors=True,
+                output_loading_info=True,
+                dtype=torch.float32,
+            )
+    except UserError:
+        raise
+    except Exception as error:  # each library has its own family of errors for a damaged file
+        reason = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+        raise UserError(
+            f"{name_or_folder} cannot be opened as SAM or SAM 2 ({reason}); give a folder with "
+            "config.json and model.safetensors, or a hub name"
+        ) from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(f"{name_or_folder} lacks {len(missing)} weights, the first is {missing[0]}")
+    chosen = _device(device)
+    network.requires_grad_(False).eval().to(chosen)
+    side = int(network.config.prompt_encoder_config.image_size)
+    return Segmenter(network, side, config.model_type == "sam", chosen)
