@@ -149,7 +149,11 @@ CASES: dict[str, tuple[Callable[[Place], object], Callable[[Place], list[str]], 
     "target is no file": (_nothing, _poison("--poison", "ea", "--target", "blue.png"), "blue.png"),
     "unknown transform": (_nothing, _poison("--transform", "jpeg+swirl"), "swirl"),
     "l2 without a step": (_nothing, _poison("--norm", "l2", "--kappa", "3"), "eta"),
-    "no masks for a masked poison": (_nothing, _poison("--poison", "adm+@szt"), "safezone mask"),
+    "no masks for a masked poison": (
+        lambda p: shutil.rmtree(p.images / "masks"),
+        _poison("--poison", "adm+@szt"),
+        "safezone mask",
+    ),
     "learning rate of NaN": (_nothing, _personalize("--learning-rate", "nan"), "learning_rate"),
     "negative seed": (_nothing, _poison("--seed", "-1"), "seed"),
     "output is a picture": (
