@@ -16,7 +16,8 @@ from safezone.defenses import defense
 from safezone.errors import UserError
 from safezone.experiments import passes
 from safezone.experiments.config import read_settings, settings_yaml
-from safezone.experiments.lab import Lab, plan, run_grid
+from safezone.experiments.execution import run_grid
+from safezone.experiments.lab import Lab, plan
 from safezone.experiments.outputs import MINI_LIMITS
 from safezone.experiments.passes import TrainingJob, personalize_stage
 from safezone.experiments.run import Grid, Run, content_key
@@ -205,9 +206,9 @@ def test_a_grid_is_made_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("done already")
 
     for name in (
-        "lab.poison_stage",
-        "lab.generate_stage",
-        "lab.score_stage",
+        "perform.poison_stage",
+        "perform.generate_stage",
+        "perform.score_stage",
         "stages.save_concept",
     ):
         monkeypatch.setattr(f"safezone.experiments.{name}", never)
@@ -242,7 +243,10 @@ def test_a_run_that_becomes_nan_is_told_and_the_others_go_on(
     results = run_grid(lab, grid(lab, ("clean",)), progress=False)
     assert {run.concept for run in results.failed} == {"Two"}
     assert set(results.failed.values()) == {"the training became NaN at step 2"}
-    assert {row.concept for row in results.rows} == {"One"}
+    assert {row.concept for row in results.rows if not row.reason} == {"One"}
+    assert {row.reason for row in results.rows if row.concept == "Two"} == {
+        "the training became NaN at step 2"
+    }
     again = run_grid(lab, grid(lab, ("clean",)), progress=False)
     assert again.failed == results.failed
 
@@ -256,7 +260,7 @@ def test_a_poison_that_breaks_fails_its_runs_alone(
     monkeypatch.setattr("safezone.experiments.stages.poison_concept", broken)
     results = run_grid(lab, grid(lab), progress=False)
     assert {run.poison for run in results.failed} == {"adm+"}
-    assert {row.poison for row in results.rows} == {"clean"}
+    assert {row.poison for row in results.rows if not row.reason} == {"clean"}
 
 
 def jobs(folder: Path, count: int) -> list[TrainingJob]:

@@ -19,7 +19,8 @@ from safezone.concepts import Concept
 from safezone.datasets import miniworld_concepts
 from safezone.errors import UserError
 from safezone.experiments.config import settings_yaml
-from safezone.experiments.lab import Lab, plan, run_grid
+from safezone.experiments.execution import run_grid
+from safezone.experiments.lab import Lab, plan
 from safezone.experiments.outputs import INDEX, PROMPTS_SHOWN, write_results
 from safezone.experiments.run import Grid
 from safezone.experiments.settings import Settings
