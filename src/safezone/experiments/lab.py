@@ -37,8 +37,8 @@ class Lab:
 
     ``folder``: the workspace. ``model_key``: the hash of the model's weights. ``concepts``: the
     clean concepts by name, at the model's size. ``unreadable``: why other concepts of the data set
-    could not be read; their runs fail with that reason. Random streams: a poison's seed is the run's, or
-    ``settings.cells.poison_seed`` for all seeds; training and generation have the run's.
+    could not be read; their runs fail with that reason. Random streams: a poison's seed is the
+    run's, or ``settings.cells.poison_seed`` for all seeds; training and generation have the run's.
     """
 
     folder: Path

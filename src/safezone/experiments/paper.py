@@ -1,8 +1,8 @@
 """The tables of the paper as grids: 1, 2 and 4 to 40. Tables 3 and those without runs are no grids.
 
-A table is a function of its scope (model, concepts, seeds). What it costs, what the paper found and
-the command are in its docstring, which ``safezone grid show`` prints. Tables of other metrics of the
-same runs cost nothing more. The built-in model takes the concepts of its own world for every data
+A table is a function of its scope (model, concepts, seeds). What it costs, what the paper found
+and the command are in its docstring, which ``safezone grid show`` prints. Tables of other metrics
+of the same runs cost nothing more. The built-in model takes the concepts of its own world for every data
 set of the paper.
 """
 

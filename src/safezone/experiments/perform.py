@@ -1,4 +1,4 @@
-"""One task: a stage of some runs, done by whoever is given it; and the whole grid, stage by stage."""
+"""One task: a stage of some runs, done by whoever is given it."""
 
 import os
 from collections.abc import Callable, Iterable, Mapping
