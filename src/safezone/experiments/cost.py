@@ -1,7 +1,7 @@
 """How long a grid will take and how much disk, before it is run.
 
-Time is an estimate: floating-point operations of the model's parts are counted (multiply and add are
-two), one pass of the denoiser is timed on this machine, and all operations are taken to run as fast.
+Time is an estimate: floating-point operations of the model's parts are counted (multiply and add
+are two), one pass of the denoiser is timed here, and all operations are taken to run as fast.
 """
 
 import time
@@ -19,7 +19,7 @@ from safezone.models.base import Model
 from safezone.scores import CLEAN
 
 BACKWARD: Final = 2.0
-"""Forward and backward of a frozen network, in forwards: gradients of activations, not of weights."""
+"""Forward and backward of a frozen network, in forwards: activations alone have gradients."""
 
 
 @dataclass(frozen=True)

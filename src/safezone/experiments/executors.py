@@ -38,6 +38,10 @@ class Executor(Protocol):
         """The failures of every task as it ends; raises what a task raised."""
         ...
 
+    def close(self) -> None:
+        """Lets the workers go; ``run`` may be called again."""
+        ...
+
 
 @dataclass(frozen=True)
 class InProcess:
@@ -52,6 +56,9 @@ class InProcess:
         for task in tasks:
             yield perform(lab, task, progress=progress, note=note)
 
+    def close(self) -> None:
+        """As the protocol says: there is nobody to let go."""
+
 
 @lru_cache(maxsize=1)
 def _opened(pickled: bytes) -> Lab:
@@ -60,39 +67,56 @@ def _opened(pickled: bytes) -> Lab:
     return open_lab()
 
 
-def work(pickled: bytes, task: Task) -> Failures:
-    """What a worker does with a task."""
-    return perform(_opened(pickled), task)
+def work(pickled: bytes, tasks: Sequence[Task]) -> Failures:
+    """What a worker does with the tasks that it is given."""
+    failed: Failures = {}
+    for task in tasks:
+        failed |= perform(_opened(pickled), task)
+    return failed
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Processes on this machine. A pool that lost a process is made anew for what is left."""
+    """Processes on this machine, which stay from stage to stage.
+
+    A pool that lost a process is made anew for what is left.
+    """
 
     open_lab: OpenLab
     workers: int = 2
+    _alive: list[ProcessPoolExecutor] = field(default_factory=list, repr=False)
+
+    def _pool(self) -> ProcessPoolExecutor:
+        if not self._alive:
+            spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+            self._alive.append(ProcessPoolExecutor(self.workers, spawn))
+        return self._alive[0]
 
     def run(
         self, lab: Lab, tasks: Sequence[Task], *, progress: bool, note: Note
     ) -> Iterator[Failures]:
         """As the protocol says; UserError when processes are lost again and again."""
         left, pickled = list(tasks), pickle.dumps(self.open_lab)
-        spawn = multiprocessing.get_context("spawn")  # threads of torch do not survive a fork
         for _ in range(RETRIES + 1):
-            with ProcessPoolExecutor(min(self.workers, max(1, len(left))), spawn) as pool:
-                futures = {pool.submit(work, pickled, task): task for task in left}
-                try:
-                    for count, future in enumerate(as_completed(futures), 1):
-                        yield future.result()
-                        left.remove(futures[future])
-                        note(f"{futures[future].stage}: {count} of {len(futures)} tasks done")
-                    return
-                except BrokenProcessPool:
-                    note("a worker process was lost; its tasks are done again")
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+            futures = {self._pool().submit(work, pickled, [task]): task for task in left}
+            try:
+                for count, future in enumerate(as_completed(futures), 1):
+                    yield future.result()
+                    left.remove(futures[future])
+                    note(f"{futures[future].stage}: {count} of {len(futures)} tasks done")
+                return
+            except BrokenProcessPool:
+                self.close()
+                note("a worker process was lost; its tasks are done again")
+            except BaseException:
+                self.close()
+                raise
         raise _lost()
+
+    def close(self) -> None:
+        """As the protocol says."""
+        while self._alive:
+            self._alive.pop().shutdown(wait=False, cancel_futures=True)
 
 
 def _lost() -> UserError:
@@ -124,7 +148,7 @@ class Ray:
             ray.init(address=self.address, include_dashboard=False, log_to_driver=False, **local)
         remote = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=RETRIES)(work)
         pickled = pickle.dumps(self.open_lab)
-        waiting = {remote.remote(pickled, task): task for task in tasks}
+        waiting = {remote.remote(pickled, [task]): task for task in tasks}
         count = 0
         try:
             while waiting:
@@ -140,6 +164,10 @@ class Ray:
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)
+
+    def close(self) -> None:
+        """As the protocol says; a cluster with an address goes on."""
+        _library("ray").shutdown()
 
 
 @dataclass(frozen=True)
@@ -169,27 +197,30 @@ class Slurm:
         )
         pickled, left = pickle.dumps(self.open_lab), list(tasks)
         for _ in range(RETRIES + 1):
+            bundles = [b for i in range(self.workers) if (b := left[i :: self.workers])]
+            with executor.batch():  # a job opens the model once for all tasks of its bundle
+                jobs = [executor.submit(work, pickled, bundle) for bundle in bundles]
             lost: list[Task] = []
-            for start in range(0, len(left), self.workers):
-                chunk = left[start : start + self.workers]
-                with executor.batch():
-                    jobs = [executor.submit(work, pickled, task) for task in chunk]
-                for task, job in zip(chunk, jobs, strict=True):
-                    error = job.exception()
-                    if error is None:
-                        yield job.result()
-                    elif isinstance(error, submitit.core.utils.UncompletedJobError):
-                        lost.append(task)
-                    else:
-                        raise _cause(job, error)
-                note(f"{chunk[0].stage}: {start + len(chunk)} of {len(left)} tasks ended")
+            for bundle, job in zip(bundles, jobs, strict=True):
+                error = job.exception()
+                if error is None:
+                    yield job.result()
+                elif isinstance(error, submitit.core.utils.UncompletedJobError):
+                    lost += bundle
+                else:
+                    raise _cause(error)
             left = lost
             if not left:
+                note(f"{tasks[0].stage}: {len(tasks)} tasks done")
                 return
+            note(f"{len(left)} tasks were lost with their jobs and are done again")
         raise _lost()
 
+    def close(self) -> None:
+        """As the protocol says: jobs end with their tasks."""
 
-def _cause(job: Any, error: Exception) -> Exception:
+
+def _cause(error: Exception) -> Exception:
     """A user error in a job is told as one; of others submitit gives the trace as text."""
     last = str(error).strip().splitlines()[-1] if str(error).strip() else ""
     name, colon, sentence = last.partition("UserError: ")

@@ -10,8 +10,8 @@
     exclude:
       - {poison: clean, defense: jpeg}
 
-``concepts``, ``methods`` and ``seeds`` may be left out: all concepts of the data, textual inversion,
-the seeds of the command line.
+``concepts``, ``methods`` and ``seeds`` may be left out: all concepts of the data, textual
+inversion, the seeds of the command line.
 """
 
 from collections.abc import Mapping, Sequence
@@ -116,7 +116,8 @@ def read_grid_file(path: Path) -> GridFile:
             raise UserError(f"{path}, line 1: give name, axes and, if needed, include and exclude")
         read = TypeAdapter(GridFile).validate_python(told)
     except ValidationError as error:
-        first = error.errors()[0]
+        found = error.errors()  # a misspelt key is also a missing one: the former says more
+        first = min(found, key=lambda each: each["type"] != "unexpected_keyword_argument")
         location = tuple(first["loc"])
         what = ".".join(map(str, location))
         reason = first["msg"][0].lower() + first["msg"][1:]

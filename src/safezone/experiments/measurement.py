@@ -63,7 +63,11 @@ def measure(
         _write_settings(lab.settings, folder)
         write_needs(lab, grid, folder)
         whole = not any(finished for finished, _ in plan(lab, grid).values())
-        results = run_grid(lab, grid, executor=executor, progress=progress, note=note)
+        try:
+            results = run_grid(lab, grid, executor=executor, progress=progress, note=note)
+        finally:
+            if executor is not None:
+                executor.close()
         failed = {run.label: reason for run, reason in results.failed.items()}
         seeds = [run.seed for run in grid]
         first = [r for r in grid if r not in results.failed and r.seed == min(seeds)]

@@ -2,8 +2,8 @@
 
 A table is a function of its scope (model, concepts, seeds). What it costs, what the paper found
 and the command are in its docstring, which ``safezone grid show`` prints. Tables of other metrics
-of the same runs cost nothing more. The built-in model takes the concepts of its own world for every data
-set of the paper.
+of the same runs cost nothing more. The built-in model takes the concepts of its own world for
+every data set of the paper.
 """
 
 import difflib

@@ -11,6 +11,7 @@ from safetensors import SafetensorError
 
 from safezone.concepts import Concept
 from safezone.defenses.preprocess import Identity
+from safezone.errors import UserError
 from safezone.experiments.run import content_key
 from safezone.experiments.settings import Training
 from safezone.experiments.stages import EMBEDDING, RUN_RECORD, done
@@ -55,6 +56,16 @@ class Keyed(Protocol):
 Job = TypeVar("Job", bound=Keyed)
 
 
+def _members(record: Path) -> list[str]:
+    """The keys of a begun training; none when another worker has just finished it."""
+    try:
+        return list(read_json(record)["members"])
+    except UserError:
+        if record.exists():
+            raise
+        return []
+
+
 def _groups(
     jobs: Sequence[Job], scratch: Path, runs_per_pass: int
 ) -> Iterable[tuple[Path, list[Job]]]:
@@ -62,11 +73,11 @@ def _groups(
     wanted = {job.key: job for job in jobs}
     missing = {job.key for job in jobs if not job.done}
     for record in sorted(scratch.glob(f"*/{MEMBERS}")):
-        members = read_json(record)["members"]
+        members = _members(record)
         if missing & set(members) and set(members) <= wanted.keys():
             yield record.parent, [wanted[key] for key in members]
             missing -= set(members)
-        elif not missing & set(members) and set(members) <= wanted.keys():
+        elif members and not missing & set(members) and set(members) <= wanted.keys():
             shutil.rmtree(record.parent)  # killed after its last adapter was written
     rest = [job for job in jobs if job.key in missing]
     for start in range(0, len(rest), runs_per_pass):
@@ -86,7 +97,7 @@ def dissolve(scratch: Path, jobs: Iterable[TrainingJob], most: int) -> None:
     """Forgets begun trainings of these jobs with more than ``most`` runs: they do not fit."""
     keys = {job.key for job in jobs}
     for record in scratch.glob(f"*/{MEMBERS}"):
-        members = read_json(record)["members"]
+        members = _members(record)
         if len(members) > most and set(members) <= keys:
             shutil.rmtree(record.parent)
 

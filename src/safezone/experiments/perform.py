@@ -250,13 +250,15 @@ def perform(
 
 def missing(lab: Lab, stage: str, run: Run) -> bool:
     """Whether the stage has something to do for the run."""
-    artifact, record = {
-        "poison": lambda: (lab.poisoned(run), MANIFEST),
-        "preprocess": lambda: (lab.preprocessed(run), MANIFEST),
-        "personalize": lambda: (lab.adapter(run), RUN_RECORD),
-        "generate": lambda: (lab.images(run), IMAGES_RECORD),
-        "score": lambda: (lab.score(run), KEY_FILE),
-    }[stage]()
+    places: Mapping[str, tuple[Callable[[Run], Artifact], str]] = {
+        "poison": (lab.poisoned, MANIFEST),
+        "preprocess": (lab.preprocessed, MANIFEST),
+        "personalize": (lab.adapter, RUN_RECORD),
+        "generate": (lab.images, IMAGES_RECORD),
+        "score": (lab.score, KEY_FILE),
+    }
+    of, record = places[stage]
+    artifact = of(run)
     if artifact == lab.clean(run) or (stage == "preprocess" and artifact == lab.poisoned(run)):
         return False
     return not done(artifact.place, record, artifact.key)

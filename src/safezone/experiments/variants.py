@@ -8,7 +8,7 @@ learning rate.
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
-from typing import Final
+from typing import Final, Literal, TypeAlias, cast
 
 from safezone.errors import UserError
 from safezone.experiments.run import TEXTUAL_INVERSION
@@ -20,6 +20,7 @@ METHODS: Final = (TEXTUAL_INVERSION,)
 PAPER_STEPS: Final = 5000
 PAPER_LEARNING_RATE: Final = 5e-4
 _NAMES: Final = ("schedule", "lr", "steps")
+Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
 _SCHEDULES: Final = ("constant", "linear", "cosine")
 
 
@@ -69,10 +70,12 @@ def training_of(base: Training, method: str) -> Training:
     name, settings = split_method(method)
     if name not in METHODS:
         raise UserError(f"There is no method {name!r}; choose from {', '.join(METHODS)}.")
-    schedule = settings.get("schedule", base.schedule)
-    if schedule not in _SCHEDULES:
-        raise UserError(f"The method {method!r} has no such schedule; choose {_SCHEDULES}.")
-    result = replace(base, schedule=schedule)
+    result = base
+    if "schedule" in settings:
+        if settings["schedule"] not in _SCHEDULES:
+            known = ", ".join(_SCHEDULES)
+            raise UserError(f"The method {method!r} has an unknown schedule; choose from {known}.")
+        result = replace(result, schedule=cast(Schedule, settings["schedule"]))
     if "lr" in settings:
         factor = _number(settings["lr"], method) / PAPER_LEARNING_RATE
         result = replace(result, learning_rate=base.learning_rate * factor)
