@@ -18,6 +18,8 @@ from safezone.models import Model
 from small_lab import SETTINGS, grid, small_lab
 
 KILLS = 20
+_COMPARED = (".png", ".safetensors", ".csv", ".tex", ".jsonl")
+_RECORDS = ("needs.json", "images.json", "key.json", "run.json", "manifest.json")
 
 
 def _lab(workspace: Path, model: Model) -> Lab:
@@ -52,7 +54,7 @@ def _killed(lab: Lab, runs: Grid, workspace: Path, seconds: float) -> bool:
 def _files(workspace: Path) -> Iterator[tuple[str, bytes]]:
     for path in sorted(workspace.rglob("*")):
         name = str(path.relative_to(workspace))
-        if (path.is_file() and path.suffix in (".png", ".safetensors", ".csv", ".tex", ".jsonl")) or path.name in ("needs.json", "images.json", "key.json", "run.json", "manifest.json"):
+        if path.suffix in _COMPARED or path.name in _RECORDS:
             yield name, path.read_bytes()
 
 

@@ -36,7 +36,7 @@ from safezone.experiments.stages import (
     read_adapter,
     score_stage,
 )
-from safezone.experiments.workspace import read_json
+from safezone.experiments.workspace import read_json, whole_folder
 from safezone.images import read_image
 from safezone.personalize import TrainingRun
 from safezone.scores import CLEAN
@@ -62,7 +62,8 @@ def save_clean(lab: Lab, runs: Iterable[Run]) -> None:
     for run in {run.concept: run for run in runs}.values():
         clean = lab.clean(run)
         if not done(clean.place, "concept.json", clean.key):
-            save_concept(lab.concepts[run.concept], clean.place, extra={"key": clean.key})
+            with whole_folder(clean.place) as temporary:
+                save_concept(lab.concepts[run.concept], temporary, extra={"key": clean.key})
 
 
 def _poison(lab: Lab, runs: Iterable[Run], progress: bool, note: Note) -> Failures:
