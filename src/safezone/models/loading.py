@@ -49,7 +49,7 @@ def load_model(
     """
     name, source, folder = _find(name_or_folder)
     _check_parts(folder)
-    chosen = _device(device)
+    chosen = pick_device(device)
     # Imported here because it takes seconds, and a wrong name should be told at once.
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel
@@ -57,12 +57,12 @@ def load_model(
     from safezone.models.schedulers import process_of
     from safezone.models.stable import StableDiffusion
 
-    scheduler_config = _read_json(folder / "scheduler" / "scheduler_config.json")
+    scheduler_config = read_config(folder / "scheduler" / "scheduler_config.json")
     process = process_of(scheduler_config)
-    with _quiet():
-        unet = _read_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
-        vae = _read_part(AutoencoderKL, folder, "vae", torch_dtype=dtype)
-        text_encoder = _read_part(CLIPTextModel, folder, "text_encoder", dtype=dtype)
+    with quiet():
+        unet = read_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
+        vae = read_part(AutoencoderKL, folder, "vae", torch_dtype=dtype)
+        text_encoder = read_part(CLIPTextModel, folder, "text_encoder", dtype=dtype)
         tokenizer = _read_tokenizer(folder, text_encoder.config.vocab_size)
     return StableDiffusion(
         name=name,
@@ -91,14 +91,14 @@ def _find(name_or_folder: str | Path) -> tuple[str, Path | str, Path]:
             "(StableDiffusionPipeline.from_single_file, then save_pretrained)"
         )
     if isinstance(name_or_folder, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name_or_folder):
-        return name_or_folder, name_or_folder, _fetch(name_or_folder)
+        return name_or_folder, name_or_folder, fetch_folder(name_or_folder)
     raise UserError(
         f"there is no model folder {str(name_or_folder)!r}; give a diffusers folder, "
         f"a hub name owner/name, or a built-in model ({', '.join(BUILTIN)})"
     )
 
 
-def _fetch(name: str) -> Path:
+def fetch_folder(name: str) -> Path:
     """The hub's snapshot of ``name`` in the local cache, without pickled weights."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
@@ -122,7 +122,7 @@ def _check_parts(folder: Path) -> None:
     """Raises UserError unless ``folder`` is a text-to-image pipeline with one CLIP text encoder."""
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{folder} is not a diffusers folder: it has no model_index.json")
-    index = _read_json(folder / "model_index.json")
+    index = read_config(folder / "model_index.json")
     if "text_encoder_2" in index or "transformer" in index:
         raise UserError(
             f"{folder} holds a {index.get('_class_name')}; "
@@ -139,7 +139,7 @@ def _check_parts(folder: Path) -> None:
                     "convert them with save_pretrained(..., safe_serialization=True)"
                 )
             raise UserError(f"{folder / part} has no {stem}.safetensors")
-    config = _read_json(folder / "unet" / "config.json")
+    config = read_config(folder / "unet" / "config.json")
     if config.get("in_channels", 4) != config.get("out_channels", 4):
         raise UserError(
             f"{folder / 'unet'} takes {config['in_channels']} channels for "
@@ -148,7 +148,8 @@ def _check_parts(folder: Path) -> None:
         )
 
 
-def _read_json(file: Path) -> Mapping[str, Any]:
+def read_config(file: Path) -> Mapping[str, Any]:
+    """The JSON object in a configuration file; UserError when it is none."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -158,7 +159,7 @@ def _read_json(file: Path) -> Mapping[str, Any]:
     return value
 
 
-def _read_part(kind: Any, folder: Path, part: str, **options: Any) -> Any:
+def read_part(kind: Any, folder: Path, part: str, **options: Any) -> Any:
     """One module with all its weights; from_pretrained alone would fill gaps with random values."""
     try:
         module, report = kind.from_pretrained(
@@ -199,7 +200,8 @@ def _read_tokenizer(folder: Path, vocabulary: int) -> Any:
     return tokenizer
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name, by default CUDA where there is one; UserError if it is none."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -211,7 +213,7 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars of the loading libraries, whose state is put back afterwards."""
     from transformers.utils import logging as untyped
 

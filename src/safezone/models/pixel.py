@@ -17,7 +17,7 @@ from torch import Tensor
 from safezone.arrays import Images, Timesteps, randn
 from safezone.errors import UserError
 from safezone.models.builtin import WEIGHTS
-from safezone.models.loading import _device, _fetch, _quiet, _read_json, _read_part
+from safezone.models.loading import fetch_folder, pick_device, quiet, read_config, read_part
 from safezone.models.process import Epsilon
 
 MINI_PIXEL: Final = "mini-pixel"
@@ -135,15 +135,15 @@ def load_pixel_model(name_or_folder: str, device: str | None = None) -> PixelMod
     command that makes the built-in weights where they are missing.
     """
     folder = _folder(name_or_folder)
-    chosen = _device(device)
+    chosen = pick_device(device)
     from diffusers import UNet2DConditionModel, UNet2DModel
 
     process = _process(folder / "scheduler")
-    config = _read_json(folder / "unet" / "config.json")
+    config = read_config(folder / "unet" / "config.json")
     channels = config.get("in_channels")
     if channels == 3:
-        with _quiet():
-            unet = _read_part(UNet2DModel, folder, "unet")
+        with quiet():
+            unet = read_part(UNet2DModel, folder, "unet")
         unet.requires_grad_(False).eval().to(chosen)
         return PixelUNet(name_or_folder, unet, process, chosen)
     if channels != 6 or config.get("_class_name") != "UNet2DConditionModel":
@@ -151,8 +151,8 @@ def load_pixel_model(name_or_folder: str, device: str | None = None) -> PixelMod
             f"{folder / 'unet'} is a {config.get('_class_name')} of {channels} channels; give an "
             "unconditional model of pixels, or stage II of DeepFloyd IF"
         )
-    with _quiet():
-        unet = _read_part(UNet2DConditionModel, folder, "unet")
+    with quiet():
+        unet = read_part(UNet2DConditionModel, folder, "unet")
         prompt = _prompt(folder)
     unet.requires_grad_(False).eval().to(chosen)
     low_process = _process(folder / "image_noising_scheduler")
@@ -170,7 +170,7 @@ def _folder(name_or_folder: str) -> Path:
         return folder
     path = Path(name_or_folder).expanduser()
     if not path.is_dir() and name_or_folder.count("/") == 1:
-        path = _fetch(name_or_folder)
+        path = fetch_folder(name_or_folder)
     for part in ("unet", "scheduler"):
         if not (path / part).is_dir():
             raise UserError(
@@ -183,7 +183,7 @@ def _folder(name_or_folder: str) -> Path:
 def _process(folder: Path) -> Epsilon:
     from safezone.models.schedulers import process_of
 
-    process = process_of(_read_json(folder / "scheduler_config.json"))
+    process = process_of(read_config(folder / "scheduler_config.json"))
     if not isinstance(process, Epsilon):
         raise UserError(f"{folder} is not of a model that predicts noise; purifiers need one")
     return process
@@ -208,7 +208,7 @@ def _prompt(folder: Path) -> Tensor:
         tokenizer = untyped.from_pretrained(folder / "tokenizer", local_files_only=True)
     except Exception as error:  # each library has its own family of errors for a damaged file
         raise UserError(f"{folder / 'tokenizer'} cannot be opened as T5's tokenizer") from error
-    encoder = _read_part(T5EncoderModel, folder, "text_encoder", dtype=torch.float32).eval()
+    encoder = read_part(T5EncoderModel, folder, "text_encoder", dtype=torch.float32).eval()
     tokens = tokenizer(
         ["", PROMPT], padding="max_length", max_length=77, truncation=True, return_tensors="pt"
     )
@@ -223,7 +223,7 @@ def cache_prompt(folder: Path) -> Path:
 
     With it the T5-XXL encoder (some 10 GB) is never loaded again, nor needed in the folder.
     """
-    with _quiet():
+    with quiet():
         embeds = _prompt(folder)
     save_file({"prompt_embeds": embeds.contiguous()}, folder / PROMPT_FILE)
     return folder / PROMPT_FILE

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from safezone.errors import UserError
-from safezone.models.loading import _device, _quiet
+from safezone.models.loading import pick_device, quiet
 
 _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
@@ -72,7 +72,7 @@ def load_segmenter(name_or_folder: str, device: str | None = None) -> Segmenter:
 
     kinds: dict[str, Any] = {"sam": SamModel, "sam2": Sam2Model, "sam2_video": Sam2Model}
     try:
-        with _quiet():
+        with quiet():
             config: Any = AutoConfig.from_pretrained(name_or_folder)
             if config.model_type not in kinds:
                 raise UserError(
@@ -95,7 +95,7 @@ def load_segmenter(name_or_folder: str, device: str | None = None) -> Segmenter:
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{name_or_folder} lacks {len(missing)} weights, the first is {missing[0]}")
-    chosen = _device(device)
+    chosen = pick_device(device)
     network.requires_grad_(False).eval().to(chosen)
     side = int(network.config.prompt_encoder_config.image_size)
     return Segmenter(network, side, config.model_type == "sam", chosen)

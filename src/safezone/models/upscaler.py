@@ -10,7 +10,7 @@ from torch import Tensor
 
 from safezone.arrays import Images
 from safezone.errors import UserError
-from safezone.models.loading import _device, _fetch, _quiet
+from safezone.models.loading import fetch_folder, pick_device, quiet
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,11 +53,11 @@ def load_upscaler(name_or_folder: str, device: str | None = None) -> Upscaler:
     if not path.is_dir():
         if name_or_folder.count("/") != 1:
             raise UserError(f"there is no upscaler's folder {name_or_folder}; give a diffusers one")
-        path = _fetch(name_or_folder)
+        path = fetch_folder(name_or_folder)
     from diffusers import StableDiffusionUpscalePipeline
 
     try:
-        with _quiet():
+        with quiet():
             pipeline = StableDiffusionUpscalePipeline.from_pretrained(
                 str(path), use_safetensors=True, local_files_only=True
             )
@@ -65,5 +65,5 @@ def load_upscaler(name_or_folder: str, device: str | None = None) -> Upscaler:
         reason = (str(error).strip() or repr(error)).splitlines()[0]
         raise UserError(f"{path} cannot be opened as a four-fold upscaler: {reason}") from error
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(_device(device))
+    pipeline.to(pick_device(device))
     return Upscaler(pipeline, pipeline.unet, pipeline.vae, pipeline.text_encoder)

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from safezone.models.training.corpus import Corpus, crops
-from safezone.models.training.loop import train
+from safezone.models.training.loop import train, zero_residual_branches
 from safezone.models.training.parallel import rank, world
 
 CHANNELS = (12, 24, 64, 128)
@@ -33,9 +33,7 @@ def new_autoencoder() -> AutoencoderKL:
         sample_size=128,
         mid_block_add_attention=False,
     )
-    for name, module in model.named_modules():
-        if name.endswith("conv2") and isinstance(module, nn.Conv2d):
-            nn.init.zeros_(module.weight)
+    zero_residual_branches(model)
     with torch.no_grad():
         _pass_through(model.encoder.conv_in, 3)
         signal = 3

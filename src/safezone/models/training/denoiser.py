@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from safezone import miniworld
 from safezone.models.training.corpus import TRAIN_SEED, Corpus
-from safezone.models.training.loop import save_atomic, train
+from safezone.models.training.loop import save_atomic, train, zero_residual_branches
 from safezone.models.training.parallel import rank, world
 
 CHANNELS = (64, 96, 128)
@@ -35,9 +35,7 @@ def new_unet(text_width: int) -> UNet2DConditionModel:
         attention_head_dim=4,  # the number of heads: diffusers swaps the two names
         norm_num_groups=16,
     )
-    for name, module in model.named_modules():
-        if name.endswith("conv2") and isinstance(module, nn.Conv2d):
-            nn.init.zeros_(module.weight)
+    zero_residual_branches(model)
     nn.init.zeros_(model.conv_out.weight)
     return model
 

@@ -29,6 +29,13 @@ def trapezoid(
     return peak * max(floor, min(1.0, left))
 
 
+def zero_residual_branches(model: nn.Module) -> None:
+    """Lets every ResnetBlock2D start as its shortcut, by zeros in its second convolution."""
+    for name, module in model.named_modules():
+        if name.endswith("conv2") and isinstance(module, nn.Conv2d):
+            nn.init.zeros_(module.weight)
+
+
 def save_atomic(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
     """Writes safetensors under a temporary name and renames it: never half a file."""
     temporary = path.with_suffix(".partial")

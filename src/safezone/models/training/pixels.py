@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from safezone.models.training.corpus import Corpus, crops
 from safezone.models.training.export import averaged, replace_folder
-from safezone.models.training.loop import train
+from safezone.models.training.loop import train, zero_residual_branches
 from safezone.models.training.parallel import rank, world
 
 CROP = 64
@@ -33,9 +33,7 @@ def new_pixel_unet() -> UNet2DModel:
         norm_num_groups=16,
         add_attention=False,
     )
-    for name, module in model.named_modules():
-        if name.endswith("conv2") and isinstance(module, nn.Conv2d):
-            nn.init.zeros_(module.weight)
+    zero_residual_branches(model)
     nn.init.zeros_(model.conv_out.weight)
     return model
 
