@@ -49,9 +49,10 @@ def read(arguments: Sequence[str]) -> Options:
 
 def run(options: Options) -> Answer:
     """Writes the page from what is there; scores what has not been scored."""
-    from safezone.experiments.claim import flat
+    from safezone.experiments.measurement import flat
     from safezone.experiments.outputs import INDEX, image_folders, write_results
     from safezone.experiments.stages import IMAGES_RECORD, ROWS
+    from safezone.experiments.summary import METRIC
     from safezone.experiments.workspace import read_json
     from safezone.scores import read_rows
 
@@ -73,6 +74,8 @@ def run(options: Options) -> Answer:
             command=str(index.get("command", "")),
             failed=index.get("failed"),
             most_prompts=index.get("most_prompts"),
+            table=index.get("table"),
+            metric=index.get("metric", METRIC),
         )
     else:
         rows = _rows(options, folders)

@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from safetensors import SafetensorError
 
 from safezone.concepts import Concept
 from safezone.defenses.preprocess import Identity
+from safezone.errors import UserError
 from safezone.experiments.run import content_key
 from safezone.experiments.settings import Training
 from safezone.experiments.stages import EMBEDDING, RUN_RECORD, done
@@ -43,18 +44,40 @@ class TrainingJob:
         return value if isinstance(value, int) else None
 
 
+class Keyed(Protocol):
+    """What can be grouped into passes."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def done(self) -> bool: ...
+
+
+Job = TypeVar("Job", bound=Keyed)
+
+
+def _members(record: Path) -> list[str]:
+    """The keys of a begun training; none when another worker has just finished it."""
+    try:
+        return list(read_json(record)["members"])
+    except UserError:
+        if record.exists():
+            raise
+        return []
+
+
 def _groups(
-    jobs: Sequence[TrainingJob], scratch: Path, runs_per_pass: int
-) -> Iterable[tuple[Path, list[TrainingJob]]]:
+    jobs: Sequence[Job], scratch: Path, runs_per_pass: int
+) -> Iterable[tuple[Path, list[Job]]]:
     """Trainings that were begun before, with the runs that they had; then new ones of the rest."""
     wanted = {job.key: job for job in jobs}
     missing = {job.key for job in jobs if not job.done}
     for record in sorted(scratch.glob(f"*/{MEMBERS}")):
-        members = read_json(record)["members"]
+        members = _members(record)
         if missing & set(members) and set(members) <= wanted.keys():
             yield record.parent, [wanted[key] for key in members]
             missing -= set(members)
-        elif not missing & set(members) and set(members) <= wanted.keys():
+        elif members and not missing & set(members) and set(members) <= wanted.keys():
             shutil.rmtree(record.parent)  # killed after its last adapter was written
     rest = [job for job in jobs if job.key in missing]
     for start in range(0, len(rest), runs_per_pass):
@@ -65,16 +88,31 @@ def _groups(
         yield folder, group
 
 
+def passes(jobs: Sequence[Job], scratch: Path, runs_per_pass: int) -> list[list[Job]]:
+    """The jobs of every pass that is still to do, for those who share them among workers."""
+    return [group for _, group in _groups(jobs, scratch, runs_per_pass)]
+
+
+def dissolve(scratch: Path, jobs: Iterable[TrainingJob], most: int) -> None:
+    """Forgets begun trainings of these jobs with more than ``most`` runs: they do not fit."""
+    keys = {job.key for job in jobs}
+    for record in scratch.glob(f"*/{MEMBERS}"):
+        members = _members(record)
+        if len(members) > most and set(members) <= keys:
+            shutil.rmtree(record.parent)
+
+
 def personalize_stage(
     model: Model,
     jobs: Sequence[TrainingJob],
     training: Training,
     scratch: Path,
     *,
+    most: int | None = None,
     progress: bool = True,
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Trains what is missing, ``training.runs_per_pass`` runs in one pass.
+    """Trains what is missing, ``training.runs_per_pass`` runs in one pass, or ``most``.
 
     ``scratch`` holds the checkpoints: a killed training goes on from its last one. A run that
     became NaN is written as well; its record tells the step.
@@ -84,7 +122,7 @@ def personalize_stage(
     if not todo:
         return
     finished, started = 0, time.monotonic()
-    for folder, group in _groups(jobs, scratch, training.runs_per_pass):
+    for folder, group in _groups(jobs, scratch, most or training.runs_per_pass):
         try:
             adapters = train(model, [job.run for job in group], method, folder, progress=progress)
         except (OSError, SafetensorError) as error:

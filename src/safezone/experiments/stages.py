@@ -80,6 +80,7 @@ def poison_stage(
     key: str,
     *,
     record: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
     progress: bool = True,
 ) -> None:
     """Writes the poisoned concept: PNGs with their provenance, masks, words, ``manifest.json``.
@@ -95,7 +96,13 @@ def poison_stage(
         return
     unfinished = place.absolute().with_name(f".unfinished-{place.name}")
     poisoned = poison_concept(
-        model, concept, poison, seed, progress=progress, checkpoints=Checkpoints(unfinished, key)
+        model,
+        concept,
+        poison,
+        seed,
+        batch_size=batch_size,
+        progress=progress,
+        checkpoints=Checkpoints(unfinished, key),
     )
     provenance = {**poison.record(), "seed": seed, "model": model.name, "key": key}
     measured = imperceptibility(concept.images, poisoned.images)
@@ -148,15 +155,22 @@ class GenerationJob:
         return done(self.place, IMAGES_RECORD, self.key)
 
 
-def _pass_size(images: int, most: int = 32) -> int:
+def _pass_size(images: int, most: int) -> int:
     """The largest divisor up to ``most``: adapters never share a pass, so each is as if alone."""
     return max(size for size in range(1, min(images, most) + 1) if images % size == 0)
 
 
 def generate_stage(
-    model: Model, jobs: Sequence[GenerationJob], sampling: Sampling, *, progress: bool = True
+    model: Model,
+    jobs: Sequence[GenerationJob],
+    sampling: Sampling,
+    *,
+    images_per_pass: int = 32,
+    progress: bool = True,
 ) -> dict[str, str]:
     """Writes the images of all jobs that are missing: PNGs and ``images.json``.
+
+    ``images_per_pass``: at most so many in one pass through the model.
 
     Returns, by key, why images could not be made (the model made NaN).
     """
@@ -177,7 +191,7 @@ def generate_stage(
                     steps=sampling.steps,
                     guidance=sampling.guidance,
                     scheduler=sampling.scheduler,
-                    batch_size=_pass_size(len(prompts) * count),
+                    batch_size=_pass_size(len(prompts) * count, images_per_pass),
                     progress=False,
                 )
             except UserError as error:

@@ -55,6 +55,8 @@ def _remove_left(place: Path) -> None:
         number = left.name.removeprefix(_PARTIAL).split("-")[0]
         if number.isdecimal() and (int(number) == os.getpid() or not _alive(int(number))):
             shutil.rmtree(left, ignore_errors=True)
+            for inner in place.parent.glob(f".{glob.escape(left.name)}.*.tmp"):
+                shutil.rmtree(inner, ignore_errors=True)  # a concept on its way into ``left``
 
 
 def _alive(process: int) -> bool:

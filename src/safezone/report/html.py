@@ -19,6 +19,7 @@ from torch import Tensor
 
 from safezone.report.figures import Chart, interval_charts
 from safezone.report.meaning import meaning_sentences
+from safezone.report.published import Published
 from safezone.report.tables import (
     METRICS,
     ScoreTable,
@@ -66,7 +67,10 @@ class ConceptPanel:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """All that the page shows. ``summary_sentences``: three; ``duration``: seconds."""
+    """All that the page shows. ``summary_sentences``: three; ``duration``: seconds.
+
+    ``paper``: the table of the paper whose numbers stand beside ours; ``headline``: its metric.
+    """
 
     title: str
     summary_sentences: Sequence[str]
@@ -77,6 +81,8 @@ class Report:
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     duration: float | None = None
+    paper: Published | None = None
+    headline: str = HEADLINE
 
 
 def amplified_difference(clean: Pictures, poisoned: Pictures, gain: int = 8) -> Pictures:
@@ -193,10 +199,15 @@ class _Result:
         return next((table for table in self.tables if table.metric == metric), None)
 
 
-def _result(rows: Sequence[Row], model: str, method: str) -> _Result:
-    ours = tuple(row for row in rows if (row.model, row.method) == (model, method))
-    metrics = _ordered(tuple(METRICS), [row.metric for row in ours])
-    tables = tuple(score_table(ours, metric) for metric in metrics)
+def _result(report: Report, model: str, method: str) -> _Result:
+    ours = tuple(row for row in report.rows if (row.model, row.method) == (model, method))
+    metrics = _ordered((report.headline, *METRICS), [row.metric for row in ours])
+
+    def paper(metric: str) -> Mapping[tuple[str, str], float] | None:
+        same = report.paper is not None and report.paper.metric == metric
+        return report.paper.values if same and report.paper is not None else None
+
+    tables = tuple(score_table(ours, metric, paper(metric)) for metric in metrics)
     main = next((table for table in tables if table.metric == HEADLINE), None)
     return _Result(model, method, ours, tables, () if main is None else interval_charts(main))
 
@@ -242,7 +253,7 @@ def _asset(name: str) -> Markup:
 
 def render_html(report: Report) -> str:
     """The page as text. Raises ValueError for pictures that do not fit together."""
-    results = [_result(report.rows, *settings) for settings in settings_of(report.rows)]
+    results = [_result(report, *settings) for settings in settings_of(report.rows)]
     main = results[0].table(HEADLINE) if results else None
     rows = results[0].rows if results else ()
     rows_uri = base64.b64encode(csv_text(report.rows).encode()).decode()

@@ -1,0 +1,132 @@
+"""One grid, measured: what is missing is run, then rows, tables, summary and page are written."""
+
+import os
+import shlex
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from safezone.experiments.config import settings_yaml
+from safezone.experiments.execution import run_grid
+from safezone.experiments.executors import Executor
+from safezone.experiments.lab import Lab, artifacts, plan
+from safezone.experiments.outputs import INDEX, PROMPTS_SHOWN, write_results
+from safezone.experiments.run import Grid
+from safezone.experiments.settings import Settings
+from safezone.experiments.workspace import cannot_write, locked, write_json
+from safezone.scores import Row
+from safezone.scores.rows import write_text
+
+WORK: Final = "work"
+"""The folder of all artifacts in a workspace."""
+SETTINGS: Final = "settings.yaml"
+"""With ``--config`` it repeats the measurement."""
+NEEDS: Final = "needs.json"
+"""Beside a result: the artifacts that it rests on, which ``safezone grid gc`` keeps."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured. ``rows``: with those of failed runs; ``failed``: reasons by run."""
+
+    rows: list[Row]
+    failed: dict[str, str]
+    page: Path
+
+    @property
+    def scored(self) -> list[Row]:
+        """The rows with a value."""
+        return [row for row in self.rows if not row.reason]
+
+
+def measure(
+    lab: Lab,
+    grid: Grid,
+    workspace: Path,
+    folder: Path,
+    *,
+    title: str,
+    command: str,
+    executor: Executor | None = None,
+    progress: bool = True,
+    note: Callable[[str], None] = lambda text: None,
+) -> Measured:
+    """Runs what is missing and writes the results to ``folder``, inside ``workspace`` or itself.
+
+    A run that fails is a row with its reason; the others go on. Raises UserError when another
+    process works in the workspace or it cannot be written.
+    """
+    started = time.monotonic()
+    with locked(workspace):
+        _write_settings(lab.settings, folder)
+        write_needs(lab, grid, folder)
+        whole = not any(finished for finished, _ in plan(lab, grid).values())
+        try:
+            results = run_grid(lab, grid, executor=executor, progress=progress, note=note)
+        finally:
+            if executor is not None:
+                executor.close()
+        failed = {run.label: reason for run, reason in results.failed.items()}
+        seeds = [run.seed for run in grid]
+        first = [r for r in grid if r not in results.failed and r.seed == min(seeds)]
+        about: dict[str, Any] = {
+            "title": title,
+            "command": command,
+            "settings": asdict(lab.settings),
+            "failed": failed,
+            "most_prompts": None if len(first) <= 60 else PROMPTS_SHOWN if len(first) <= 300 else 2,
+            "table": grid.table,
+            "metric": grid.metric,
+        }
+        folders = [lab.images(run).place for run in first]
+        write_json(
+            folder / INDEX, {**about, "images": [os.path.relpath(f, folder) for f in folders]}
+        )
+        page = write_results(
+            folder,
+            results.rows,
+            title=title,
+            folders=folders,
+            settings=flat(about["settings"]),
+            command=command,
+            failed=failed,
+            duration=time.monotonic() - started if whole else None,
+            most_prompts=about["most_prompts"],
+            table=grid.table,
+            metric=grid.metric,
+        )
+    return Measured(results.rows, failed, page)
+
+
+def write_needs(lab: Lab, grid: Grid, folder: Path) -> None:
+    """Records which artifacts the grid rests on, relative to the workspace's work folder."""
+    runs = [run for run in grid if run.concept not in lab.unreadable]
+    places = {a.place for made, _ in artifacts(lab, grid).values() for a in made}
+    places |= {lab.clean(run).place for run in runs}
+    names = sorted(str(place.relative_to(lab.folder)) for place in places)
+    write_json(folder / NEEDS, {"grid": grid.name, "runs": len(grid), "artifacts": names})
+
+
+def grid_command(arguments: list[str]) -> str:
+    """The command that was given, to be given again."""
+    return shlex.join(["safezone", "grid", "run", *arguments])
+
+
+def _write_settings(settings: Settings, folder: Path) -> None:
+    try:
+        write_text(folder / SETTINGS, settings_yaml(settings))
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def flat(settings: dict[str, Any]) -> dict[str, object]:
+    """{"training": {"steps": 400}} to {"training.steps": 400}, for a table of settings."""
+    result: dict[str, object] = {}
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            result |= {f"{key}.{inner}": v for inner, v in value.items()}
+        else:
+            result[key] = value
+    return result
