@@ -13,7 +13,7 @@ import pytest
 
 from safezone.errors import UserError
 from safezone.experiments.execution import run_grid, split
-from safezone.experiments.executors import Executor, Pool, Ray, Slurm
+from safezone.experiments.executors import Executor, Processes, Ray, Slurm
 from safezone.experiments.lab import STAGES, Lab
 from safezone.models import Model
 from safezone.scores import Row
@@ -58,7 +58,7 @@ def test_a_pool_gives_the_same_rows(
     tmp_path: Path, tiny_model: Model, tiny_model_folder: Path, expected: list[Row]
 ) -> None:
     folder = tmp_path / "pool"
-    pool = Pool(partial(open_small_lab, folder, tiny_model_folder), workers=2)
+    pool = Processes(partial(open_small_lab, folder, tiny_model_folder), workers=2)
     try:
         assert _rows(pool, folder, tiny_model) == expected
     finally:
@@ -129,7 +129,7 @@ def test_a_wrong_thing_in_a_worker_is_told_as_one_here(
     lab = small_lab(folder, tiny_model)
     wanted = lab.poisoned(grid(lab, ("adm+",)).runs[0]).place
     wanted.mkdir(parents=True)
-    pool = Pool(partial(open_small_lab, folder, tiny_model_folder), workers=1)
+    pool = Processes(partial(open_small_lab, folder, tiny_model_folder), workers=1)
     (wanted / "something else").touch()
     with pytest.raises(UserError, match="is not empty"):
         list(

@@ -40,10 +40,10 @@ Next:
 class Workers:
     """Who does the work."""
 
-    executor: Literal["here", "pool", "ray", "slurm"] = "here"
-    """This process, processes, Ray, or Slurm; all but the first two need a shared OUT."""
+    executor: Literal["here", "processes", "ray", "slurm"] = "here"
+    """This process, others on this machine, Ray, or Slurm; the last two need a shared OUT."""
     workers: int = 2
-    """Tasks at a time, of pool, ray without --address, and slurm."""
+    """Tasks at a time, of processes, ray without --address, and slurm."""
     address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """Of a Ray cluster, or auto."""
     gpus: float = 0.0
@@ -158,11 +158,11 @@ def without(grid: "Grid", names: Sequence[str]) -> "Grid":
 
 
 def _executor(options: Options, open_again: Any) -> "Executor":
-    from safezone.experiments.executors import InProcess, Pool, Ray, Slurm
+    from safezone.experiments.executors import InProcess, Processes, Ray, Slurm
 
     told = options.workers
-    if told.executor == "pool":
-        return Pool(open_again, told.workers)
+    if told.executor == "processes":
+        return Processes(open_again, told.workers)
     if told.executor == "ray":
         return Ray(open_again, told.workers, told.address, told.gpus)
     if told.executor == "slurm":

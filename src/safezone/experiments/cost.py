@@ -75,7 +75,7 @@ def stage_flops(lab: Lab, grid: Grid, passes: Passes) -> dict[str, float]:
     drawn = passes.predict * sampling.steps * (1 if sampling.guidance == 1 else 2) + passes.decode
     seen = set()
     for run in grid:
-        if run.concept in lab.unreadable:
+        if lab.refused(run) is not None:
             continue
         poisoned, adapter, made = lab.poisoned(run), lab.adapter(run), lab.images(run)
         if run.poison != CLEAN and poisoned not in seen:

@@ -36,7 +36,7 @@ def run_grid(
 ) -> Results:
     """Does what is missing of the grid; a run that fails does not stop the others."""
     executor = InProcess() if executor is None else executor
-    failed = {r: lab.unreadable[r.concept] for r in grid if r.concept in lab.unreadable}
+    failed = {run: reason for run in grid if (reason := lab.refused(run)) is not None}
     save_clean(lab, (run for run in grid if run not in failed))
     for stage in STAGES:
         left = [run for run in grid if run not in failed]
@@ -94,16 +94,14 @@ class _Wanted:
 def split(lab: Lab, stage: str, runs: Sequence[Run], workers: int) -> list[Task]:
     """Tasks that can be done at the same time: no two make the same artifact.
 
-    A single worker gets one task; its training passes are those that several workers would share.
+    A training task is one pass, so that only its images are in memory; of the other stages a
+    single worker gets one task.
     """
     todo = [run for run in runs if missing(lab, stage, run)]
     if not todo:
         return []
     if stage == "personalize":
-        whole = [run for group in _trained_together(lab, runs) for run in group]
-        return [
-            Task(stage, tuple(group)) for group in ([whole] if workers == 1 else _passes(lab, runs))
-        ]
+        return [Task(stage, tuple(group)) for group in _passes(lab, runs)]
     if stage in ("poison", "preprocess"):
         shared: Any = lab.poisoned if stage == "poison" else lab.preprocessed
         todo = list({shared(run): run for run in reversed(todo)}.values())[::-1]

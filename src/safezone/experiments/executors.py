@@ -7,6 +7,7 @@ passed over, and a training goes on from its last checkpoint.
 
 import multiprocessing
 import pickle
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -53,8 +54,13 @@ class InProcess:
         self, lab: Lab, tasks: Sequence[Task], *, progress: bool, note: Note
     ) -> Iterator[Failures]:
         """As the protocol says."""
-        for task in tasks:
+        started = time.monotonic()
+        for count, task in enumerate(tasks, 1):
             yield perform(lab, task, progress=progress, note=note)
+            if count < len(tasks):
+                minutes = (time.monotonic() - started) / count * (len(tasks) - count) / 60
+                left = f"about {max(1, round(minutes))} min left"
+                note(f"{task.stage}: {count} of {len(tasks)} passes done, {left}")
 
     def close(self) -> None:
         """As the protocol says: there is nobody to let go."""
@@ -76,7 +82,7 @@ def work(pickled: bytes, tasks: Sequence[Task]) -> Failures:
 
 
 @dataclass(frozen=True)
-class Pool:
+class Processes:
     """Processes on this machine, which stay from stage to stage.
 
     A pool that lost a process is made anew for what is left.

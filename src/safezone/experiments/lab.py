@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from safezone.concepts import Concept, load_concept
 from safezone.defenses import Defense, defense
+from safezone.errors import UserError
 from safezone.experiments.run import Grid, Run
 from safezone.experiments.settings import Settings, Training
 from safezone.experiments.stages import (
@@ -32,6 +34,16 @@ class Artifact:
     place: Path
 
 
+@lru_cache(maxsize=256)
+def _unopened(name: str, model: Model) -> str | None:
+    """Why the networks that the defense needs cannot be opened."""
+    try:
+        network_keys(defense(name).preprocess, model)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 @dataclass(frozen=True, eq=False)
 class Lab:
     """Everything that the keys of a grid's stages depend on.
@@ -52,6 +64,12 @@ class Lab:
 
     def _place(self, stage: str, label: str, key: str) -> Artifact:
         return Artifact(key, self.folder / stage / f"{label}-{key[:16]}")
+
+    def refused(self, run: Run) -> str | None:
+        """Why the run cannot begin: its concept, or a network of its defense, cannot be read."""
+        if run.concept in self.unreadable:
+            return self.unreadable[run.concept]
+        return _unopened(run.defense, self.model)
 
     def poison_settings(self, run: Run) -> Poison:
         return self.settings.poisoning.poison(run.poison)
@@ -123,7 +141,7 @@ STAGES = ("poison", "preprocess", "personalize", "generate", "score")
 
 def artifacts(lab: Lab, grid: Grid) -> dict[str, tuple[set[Artifact], str]]:
     """What every stage of the grid makes, and the file that says that it is made."""
-    runs = [run for run in grid if run.concept not in lab.unreadable]
+    runs = [run for run in grid if lab.refused(run) is None]
     changed = {a for r in runs if (a := lab.preprocessed(r)) != lab.poisoned(r)}
     return {
         "poison": ({lab.poisoned(r) for r in runs if r.poison != CLEAN}, MANIFEST),

@@ -23,6 +23,8 @@ WORK: Final = "work"
 """The folder of all artifacts in a workspace."""
 SETTINGS: Final = "settings.yaml"
 """With ``--config`` it repeats the measurement."""
+RESULT_LOCK: Final = ".results.lock"
+"""In a result's folder, while a process makes it."""
 NEEDS: Final = "needs.json"
 """Beside a result: the artifacts that it rests on, which ``safezone grid gc`` keeps."""
 
@@ -55,11 +57,12 @@ def measure(
 ) -> Measured:
     """Runs what is missing and writes the results to ``folder``, inside ``workspace`` or itself.
 
-    A run that fails is a row with its reason; the others go on. Raises UserError when another
-    process works in the workspace or it cannot be written.
+    A run that fails is a row with its reason; the others go on. Other processes may run other
+    grids in the same workspace: what they have in common is made by one of them. Raises UserError
+    when another process writes to ``folder`` or it cannot be written.
     """
     started = time.monotonic()
-    with locked(workspace):
+    with locked(workspace, shared=True), locked(folder, file=RESULT_LOCK):
         _write_settings(lab.settings, folder)
         write_needs(lab, grid, folder)
         whole = not any(finished for finished, _ in plan(lab, grid).values())
@@ -102,7 +105,7 @@ def measure(
 
 def write_needs(lab: Lab, grid: Grid, folder: Path) -> None:
     """Records which artifacts the grid rests on, relative to the workspace's work folder."""
-    runs = [run for run in grid if run.concept not in lab.unreadable]
+    runs = [run for run in grid if lab.refused(run) is None]
     places = {a.place for made, _ in artifacts(lab, grid).values() for a in made}
     places |= {lab.clean(run).place for run in runs}
     names = sorted(str(place.relative_to(lab.folder)) for place in places)

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -10,7 +11,7 @@ from typing import Any, Final, TypeAlias
 import torch
 from tqdm.auto import tqdm
 
-from safezone.concepts import save_concept
+from safezone.concepts import Concept, save_concept
 from safezone.defenses import defense
 from safezone.errors import UserError
 from safezone.experiments.lab import Artifact, Lab
@@ -29,6 +30,7 @@ from safezone.experiments.stages import (
     MANIFEST,
     RUN_RECORD,
     GenerationJob,
+    artifact_folder,
     done,
     generate_stage,
     poison_stage,
@@ -36,7 +38,8 @@ from safezone.experiments.stages import (
     read_adapter,
     score_stage,
 )
-from safezone.experiments.workspace import read_json, whole_folder
+from safezone.experiments.turns import in_turn
+from safezone.experiments.workspace import WorkspaceError, read_json
 from safezone.images import read_image
 from safezone.personalize import TrainingRun
 from safezone.scores import CLEAN
@@ -62,75 +65,89 @@ def save_clean(lab: Lab, runs: Iterable[Run]) -> None:
     for run in {run.concept: run for run in runs}.values():
         clean = lab.clean(run)
         if not done(clean.place, "concept.json", clean.key):
-            with whole_folder(clean.place) as temporary:
+            with artifact_folder(clean.place, "concept.json", clean.key) as temporary:
                 save_concept(lab.concepts[run.concept], temporary, extra={"key": clean.key})
 
 
 def _poison(lab: Lab, runs: Iterable[Run], progress: bool, note: Note) -> Failures:
     distinct = {lab.poisoned(run): run for run in runs if run.poison != CLEAN}
-    todo = [a for a in distinct if not done(a.place, MANIFEST, a.key)]
+    todo = {a.place: (a, run) for a, run in distinct.items() if not done(a.place, MANIFEST, a.key)}
     failed: Failures = {}
     capacity = Capacity(lab.folder)
-    for artifact in tqdm(todo, desc="poisoning", unit="concept", disable=not progress or not todo):
-        run = distinct[artifact]
+    bar = tqdm(total=len(todo), desc="poisoning", unit="concept", disable=not progress or not todo)
+    with bar, closing(in_turn(todo)) as turns:
+        for place in turns:
+            artifact, run = todo[place]
 
-        def attempt(size: int, run: Run = run, artifact: Artifact = artifact) -> None:
-            poison_stage(
-                lab.model,
-                lab.concepts[run.concept],
-                lab.poison_settings(run),
-                lab.poison_seed(run),
-                artifact.place,
-                artifact.key,
-                batch_size=size,
-                progress=False,
-            )
+            def attempt(size: int, run: Run = run, artifact: Artifact = artifact) -> None:
+                poison_stage(
+                    lab.model,
+                    lab.concepts[run.concept],
+                    lab.poison_settings(run),
+                    lab.poison_seed(run),
+                    artifact.place,
+                    artifact.key,
+                    batch_size=size,
+                    progress=False,
+                )
 
-        try:
-            capacity.fit("poison", 16, attempt)
-        except (FloatingPointError, OutOfMemory) as error:
-            failed[run] = str(error)
+            try:
+                capacity.fit("poison", 16, attempt)
+            except _OF_ONE_RUN as error:
+                failed[run] = _reason(error)
+            bar.update()
     if todo:
         note(f"{len(todo) - len(failed)} of {len(todo)} concepts poisoned")
     return failed
 
 
+_OF_ONE_RUN: Final = (UserError, FloatingPointError, OutOfMemory)
+
+
+def _reason(error: Exception) -> str:
+    """Why one run failed; raises what concerns all of them, such as a full disk."""
+    if isinstance(error, WorkspaceError):
+        raise error
+    return str(error)
+
+
 def _preprocess(lab: Lab, runs: Iterable[Run], progress: bool, note: Note) -> Failures:
-    distinct = {lab.preprocessed(run): run for run in runs}
+    changed = {a.place: (a, run) for run in runs if (a := lab.preprocessed(run)) is not None}
+    todo = {place: each for place, each in changed.items() if missing(lab, "preprocess", each[1])}
     failed: Failures = {}
-    for images, run in tqdm(distinct.items(), desc="preprocessing", disable=not progress):
-        source = lab.poisoned(run)
-        if images == source or done(images.place, MANIFEST, images.key):
-            continue
-        try:
-            preprocess = defense(run.defense).preprocess
-            preprocess_stage(
-                lab.model, lab.load(source), preprocess, run.seed, images.place, images.key
-            )
-        except (UserError, FloatingPointError, OutOfMemory) as error:
-            if not _damaged(error, source):
-                raise
-            failed[run] = str(error)
+    bar = tqdm(total=len(todo), desc="preprocessing", disable=not progress or not todo)
+    with bar, closing(in_turn(todo)) as turns:
+        for place in turns:
+            images, run = todo[place]
+            try:
+                preprocess_stage(
+                    lab.model,
+                    lab.load(lab.poisoned(run)),
+                    defense(run.defense).preprocess,
+                    run.seed,
+                    images.place,
+                    images.key,
+                )
+            except _OF_ONE_RUN as error:
+                failed[run] = _reason(error)
+            bar.update()
     return failed
-
-
-def _damaged(error: Exception, artifact: Artifact) -> bool:
-    """Whether the error is about the images of this artifact, not about what the user gave."""
-    return not isinstance(error, UserError) or str(artifact.place) in str(error)
 
 
 def _personalize(lab: Lab, runs: Iterable[Run], progress: bool, note: Note) -> Failures:
     failed: Failures = {}
     by_training: dict[Training, dict[Run, TrainingJob]] = {}
+    loaded: dict[Artifact, Concept] = {}
     for run in runs:
         images, adapter = lab.preprocessed(run), lab.adapter(run)
         row = defense(run.defense)
         try:
-            training = TrainingRun(run.label, lab.load(images), row, run.seed)
+            if images not in loaded:
+                loaded[images] = lab.load(images)
+            training = TrainingRun(run.label, loaded[images], row, run.seed)
+            _require_masks(lab, training)
         except UserError as error:
-            if not _damaged(error, images):
-                raise
-            failed[run] = str(error)
+            failed[run] = _reason(error)
             continue
         record = {**asdict(run), "defense_parts": repr(row)}
         job = TrainingJob(
@@ -140,6 +157,14 @@ def _personalize(lab: Lab, runs: Iterable[Run], progress: bool, note: Note) -> F
     for settings, jobs in by_training.items():
         failed |= _train(lab, settings, jobs, progress, note)
     return failed
+
+
+def _require_masks(lab: Lab, training: TrainingRun) -> None:
+    """UserError for a run whose masks are missing or empty, before it shares a pass with others."""
+    concept, mask, factor = training.concept, training.defense.loss_mask, lab.model.factor
+    mask.mask_images(concept.images, concept.masks, factor, concept=concept.name)
+    mask.weights(concept.masks, factor, concept=concept.name)
+    mask.latent_weights(concept.masks, factor, concept=concept.name)
 
 
 def _train(
@@ -217,7 +242,7 @@ def _score(lab: Lab, runs: Iterable[Run], progress: bool, note: Note) -> Failure
         try:
             made = read_images(images.place)
         except UserError as error:
-            failed[run] = str(error)
+            failed[run] = _reason(error)
             continue
         clean = lab.concepts[run.concept]
         score_stage(lab.encoders, clean, *made, run, artifact.place, artifact.key)
