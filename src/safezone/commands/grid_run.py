@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -216,11 +216,22 @@ def run_run(options: Options) -> Answer:
     except KeyboardInterrupt:
         note(f"\nstopped; what is finished is in {work}. Go on with:\n    {command}")
         raise
-    lines = [f"failed: {name}: {reason}" for name, reason in made.failed.items()]
+    lines = _failures(made.failed)
     lines += [f"{len(grid) - len(made.failed)} of {len(grid)} runs went well"]
     lines += [f"report: {made.page}"]
     data_out = {"page": str(made.page), "runs": len(grid), "failed": made.failed}
     return Answer(data_out, "\n".join(lines), status=1 if made.failed else 0)
+
+
+def _failures(failed: Mapping[str, str]) -> list[str]:
+    """One line a reason, with the runs that it stopped."""
+    runs: dict[str, list[str]] = {}
+    for name, reason in failed.items():
+        runs.setdefault(reason, []).append(name)
+    return [
+        f"failed: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {reason}"
+        for reason, names in runs.items()
+    ]
 
 
 def _title(grid: "Grid", model: str) -> str:

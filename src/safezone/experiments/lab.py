@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from safezone.concepts import Concept, load_concept
 from safezone.defenses import Defense, defense
@@ -35,7 +36,7 @@ class Artifact:
 
 
 @lru_cache(maxsize=256)
-def _unopened(name: str, model: Model) -> str | None:
+def _unopened(name: str, model: Any) -> str | None:
     """Why the networks that the defense needs cannot be opened."""
     try:
         network_keys(defense(name).preprocess, model)

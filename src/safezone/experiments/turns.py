@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -56,7 +56,7 @@ def _held(lock: Path, wait: bool) -> int | None:
         os.close(handle)
 
 
-def in_turn(places: Iterable[Path]) -> Iterator[Path]:
+def in_turn(places: Iterable[Path]) -> Generator[Path]:
     """Every place, held while the caller works on it; those that others make come last."""
     waiting = []
     for place in places:
