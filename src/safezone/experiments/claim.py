@@ -83,5 +83,13 @@ def claim(
         ["safezone", "claim", "--config", str(folder / SETTINGS), "--out", str(folder)]
     )
     return measure(
-        lab, grid, folder, folder, title=title, command=command, progress=progress, note=note
+        lab,
+        grid,
+        folder,
+        folder,
+        title=title,
+        command=command,
+        kind="claim",
+        progress=progress,
+        note=note,
     )

@@ -1,22 +1,23 @@
 """One grid, measured: what is missing is run, then rows, tables, summary and page are written."""
 
 import os
-import shlex
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from safezone.experiments.config import settings_yaml
+from safezone.experiments.config import flat, settings_yaml
 from safezone.experiments.execution import run_grid
 from safezone.experiments.executors import Executor
+from safezone.experiments.grid_results import write_grid_results
 from safezone.experiments.lab import Lab, artifacts, plan
-from safezone.experiments.outputs import INDEX, PROMPTS_SHOWN, write_results
+from safezone.experiments.outputs import INDEX, PROMPTS_SHOWN, image_folders, write_results
 from safezone.experiments.run import Grid
 from safezone.experiments.settings import Settings
-from safezone.experiments.workspace import cannot_write, locked, write_json
-from safezone.scores import Row
+from safezone.experiments.stages import ROWS
+from safezone.experiments.workspace import cannot_write, locked, read_json, write_json
+from safezone.scores import Row, read_rows, write_rows
 from safezone.scores.rows import write_text
 
 WORK: Final = "work"
@@ -51,6 +52,7 @@ def measure(
     *,
     title: str,
     command: str,
+    kind: Literal["grid", "claim"] = "grid",
     executor: Executor | None = None,
     progress: bool = True,
     note: Callable[[str], None] = lambda text: None,
@@ -74,33 +76,52 @@ def measure(
         failed = {run.label: reason for run, reason in results.failed.items()}
         seeds = [run.seed for run in grid]
         first = [r for r in grid if r not in results.failed and r.seed == min(seeds)]
-        about: dict[str, Any] = {
+        images = [lab.images(run).place for run in first]
+        adapters = [lab.adapter(run).place for run in first]
+        index: dict[str, Any] = {
             "title": title,
             "command": command,
             "settings": asdict(lab.settings),
             "failed": failed,
-            "most_prompts": None if len(first) <= 60 else PROMPTS_SHOWN if len(first) <= 300 else 2,
+            "most_prompts": None if len(lab.concepts) <= 3 else PROMPTS_SHOWN,
+            "duration": time.monotonic() - started if whole else None,
+            "grid": grid.name if kind == "grid" else None,
             "table": grid.table,
             "metric": grid.metric,
+            "images": [os.path.relpath(place, folder) for place in images],
+            "adapters": {
+                os.path.relpath(i, folder): os.path.relpath(a, folder)
+                for i, a in zip(images, adapters, strict=True)
+            },
         }
-        folders = [lab.images(run).place for run in first]
-        write_json(
-            folder / INDEX, {**about, "images": [os.path.relpath(f, folder) for f in folders]}
-        )
-        page = write_results(
-            folder,
-            results.rows,
-            title=title,
-            folders=folders,
-            settings=flat(about["settings"]),
-            command=command,
-            failed=failed,
-            duration=time.monotonic() - started if whole else None,
-            most_prompts=about["most_prompts"],
-            table=grid.table,
-            metric=grid.metric,
-        )
+        write_json(folder / INDEX, index)
+        try:
+            write_rows(folder / ROWS, results.rows)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        page = write_page(folder)
     return Measured(results.rows, failed, page)
+
+
+def write_page(folder: Path, title: str | None = None) -> Path:
+    """Files and page of what was measured in ``folder``, from its index, rows and artifacts."""
+    index = read_json(folder / INDEX)
+    if title is not None:
+        index["title"] = title
+        write_json(folder / INDEX, index)
+    if index.get("grid"):
+        return write_grid_results(folder)
+    return write_results(
+        folder,
+        read_rows(folder / ROWS),
+        title=str(index.get("title")),
+        folders=image_folders(folder),
+        settings=flat(index.get("settings", {})),
+        command=str(index.get("command", "")),
+        failed=index.get("failed"),
+        duration=index.get("duration"),
+        most_prompts=index.get("most_prompts"),
+    )
 
 
 def write_needs(lab: Lab, grid: Grid, folder: Path) -> None:
@@ -112,24 +133,8 @@ def write_needs(lab: Lab, grid: Grid, folder: Path) -> None:
     write_json(folder / NEEDS, {"grid": grid.name, "runs": len(grid), "artifacts": names})
 
 
-def grid_command(arguments: list[str]) -> str:
-    """The command that was given, to be given again."""
-    return shlex.join(["safezone", "grid", "run", *arguments])
-
-
 def _write_settings(settings: Settings, folder: Path) -> None:
     try:
         write_text(folder / SETTINGS, settings_yaml(settings))
     except OSError as error:
         raise cannot_write(folder, error) from error
-
-
-def flat(settings: dict[str, Any]) -> dict[str, object]:
-    """{"training": {"steps": 400}} to {"training.steps": 400}, for a table of settings."""
-    result: dict[str, object] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            result |= {f"{key}.{inner}": v for inner, v in value.items()}
-        else:
-            result[key] = value
-    return result

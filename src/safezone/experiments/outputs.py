@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
@@ -16,14 +16,12 @@ from safezone.errors import UserError
 from safezone.experiments.run import Run
 from safezone.experiments.stages import IMAGES_RECORD, ROWS
 from safezone.experiments.summary import METRIC, summary_json, summary_markdown
-from safezone.experiments.variants import setting_of, split_method
 from safezone.experiments.workspace import cannot_write, read_json, write_json
 from safezone.images import read_image
 from safezone.report import ConceptPanel, Generated, Report, meaning_sentences, render_report
-from safezone.report.published import Published, published
 from safezone.report.tables import score_table, settings_of, write_table
 from safezone.scores import CLEAN, Row, write_rows
-from safezone.scores.rows import NOMINAL, write_text
+from safezone.scores.rows import write_text
 
 INDEX: Final = "index.json"
 """Names the image folders that belong to a result, and what its page says beside them."""
@@ -68,8 +66,11 @@ def _path(place: Path, value: Any) -> Path | None:
     return Path(os.path.normpath(place / value)) if isinstance(value, str) and value else None
 
 
-def read_made(place: Path, *, with_images: bool = True) -> Made:
-    """Reads what ``stages.generate_stage`` wrote; UserError when it is damaged."""
+def read_made(place: Path, *, with_images: bool = True, most: int | None = None) -> Made:
+    """Reads what ``stages.generate_stage`` wrote, or ``most`` images of it.
+
+    Raises UserError when it is damaged.
+    """
     record = read_json(place / IMAGES_RECORD)
     try:
         cell = [record[k] for k in ("concept", "poison", "defense", "method", "model", "seed")]
@@ -79,7 +80,7 @@ def read_made(place: Path, *, with_images: bool = True) -> Made:
     except (KeyError, TypeError) as error:
         record_path = place / IMAGES_RECORD
         raise UserError(f"{record_path} lacks {error}; generate the images again") from error
-    arrays = [torch.from_numpy(read_image(file)) for file in files] if with_images else []
+    arrays = [torch.from_numpy(read_image(file)) for file in files[:most]] if with_images else []
     images = torch.stack(arrays).permute(0, 3, 1, 2).contiguous() if arrays else torch.empty(0)
     clean, training = _path(place, record.get("clean")), _path(place, record.get("training"))
     return Made(Run(*cell), *words, images, prompts, place, clean, training)
@@ -162,35 +163,6 @@ def caveats(rows: Sequence[Row], failed: Mapping[str, str], photographs: bool) -
     return found
 
 
-def columns_of(rows: Sequence[Row]) -> list[Row]:
-    """Variants of a method as columns: what its name says of settings takes the defense's place."""
-    moved = []
-    for row in rows:
-        setting = setting_of(row.method)
-        if setting:
-            name = setting if row.defense == NOMINAL else f"{row.defense}; {setting}"
-            row = replace(row, method=split_method(row.method)[0], defense=name)
-        moved.append(row)
-    return moved
-
-
-def paper_caveats(paper: Published | None) -> list[str]:
-    """What has to be known before the paper's numbers are compared with ours."""
-    if paper is None:
-        return []
-    found = [
-        f"The paper's numbers are {paper.printed_metric} of {paper.method} on {paper.model} and "
-        f"{paper.dataset}, without error bars or seeds; cells that it ran twice differ by up to "
-        "0.03 DINOv2 similarity, 16 FID and 0.04 CLIP score."
-    ]
-    if paper.metric == "frechet":
-        found.append(
-            "The Fréchet distance here is of the instance encoder's features, not of Inception's: "
-            "compare the order of its values with that of the paper's FID, not the values."
-        )
-    return [*found, paper.note] if paper.note else found
-
-
 def write_results(
     folder: Path,
     rows: Sequence[Row],
@@ -203,30 +175,23 @@ def write_results(
     photographs: bool = False,
     duration: float | None = None,
     most_prompts: int | None = None,
-    table: int | None = None,
-    metric: str = METRIC,
 ) -> Path:
     """Writes rows, tables (CSV, Markdown, LaTeX), summary.json and the page; returns its path.
 
-    ``folders``: the image folders shown. ``failed``: reasons by run. ``table``: the paper's number
-    of the table, whose values are put beside ours. ``metric``: the one of the table files. Raises
-    UserError when the folder cannot be written.
+    ``folders``: the image folders shown. ``failed``: reasons by run. Raises UserError when the
+    folder cannot be written.
     """
     reasons = dict(failed or {})
-    measured, rows = rows, columns_of(rows)
-    paper = None if table is None else published(table)
     report = Report(
         title=title,
         summary_sentences=meaning_sentences(rows) if rows else ["No scores were measured."],
         concepts=panels(folders, most_prompts),
         rows=rows,
-        caveats=caveats(rows, reasons, photographs) + paper_caveats(paper),
+        caveats=caveats(rows, reasons, photographs),
         settings=settings,
         command=command,
         versions=versions(),
         duration=duration,
-        paper=paper,
-        headline=metric,
     )
     summary = {
         "settings": settings,
@@ -238,17 +203,14 @@ def write_results(
     }
     try:
         if rows:
-            write_rows(folder / ROWS, measured)
-            write_rows(folder / "rows.csv", measured)
+            write_rows(folder / ROWS, rows)
+            write_rows(folder / "rows.csv", rows)
             write_text(folder / "table.md", summary_markdown(rows))
         for index, (model, method) in enumerate(settings_of(rows)):
             ours = [row for row in rows if (row.model, row.method) == (model, method)]
             suffix = "" if index == 0 else f"-{index + 1}"
-            values = paper.values if paper is not None and paper.metric == metric else None
             for form in ("csv", "tex"):
-                write_table(score_table(ours, metric, values), folder / f"table{suffix}.{form}")
-            if paper is not None:
-                write_table(score_table(ours, metric, values), folder / f"table{suffix}.md")
+                write_table(score_table(ours, METRIC), folder / f"table{suffix}.{form}")
         write_json(folder / "summary.json", summary)
         render_report(report, folder / PAGE)
     except OSError as error:

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from safezone.report.figures import Chart, interval_charts
 from safezone.report.meaning import meaning_sentences
-from safezone.report.published import Published
 from safezone.report.tables import (
     METRICS,
     ScoreTable,
@@ -67,10 +66,7 @@ class ConceptPanel:
 
 @dataclass(frozen=True, eq=False)
 class Report:
-    """All that the page shows. ``summary_sentences``: three; ``duration``: seconds.
-
-    ``paper``: the table of the paper whose numbers stand beside ours; ``headline``: its metric.
-    """
+    """All that the page shows. ``summary_sentences``: three; ``duration``: seconds."""
 
     title: str
     summary_sentences: Sequence[str]
@@ -81,8 +77,6 @@ class Report:
     command: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     duration: float | None = None
-    paper: Published | None = None
-    headline: str = HEADLINE
 
 
 def amplified_difference(clean: Pictures, poisoned: Pictures, gain: int = 8) -> Pictures:
@@ -199,15 +193,10 @@ class _Result:
         return next((table for table in self.tables if table.metric == metric), None)
 
 
-def _result(report: Report, model: str, method: str) -> _Result:
-    ours = tuple(row for row in report.rows if (row.model, row.method) == (model, method))
-    metrics = _ordered((report.headline, *METRICS), [row.metric for row in ours])
-
-    def paper(metric: str) -> Mapping[tuple[str, str], float] | None:
-        same = report.paper is not None and report.paper.metric == metric
-        return report.paper.values if same and report.paper is not None else None
-
-    tables = tuple(score_table(ours, metric, paper(metric)) for metric in metrics)
+def _result(rows: Sequence[Row], model: str, method: str) -> _Result:
+    ours = tuple(row for row in rows if (row.model, row.method) == (model, method))
+    metrics = _ordered(tuple(METRICS), [row.metric for row in ours])
+    tables = tuple(score_table(ours, metric) for metric in metrics)
     main = next((table for table in tables if table.metric == HEADLINE), None)
     return _Result(model, method, ours, tables, () if main is None else interval_charts(main))
 
@@ -234,26 +223,28 @@ def _shade(table: ScoreTable, value: float) -> int:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """The templates of all pages."""
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("safezone.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"label": label, "number": number, "duration": duration_text}
-    environment.globals |= {"metric_of": metric_of, "shade": _shade, "gain": PERTURBATION_GAIN}
-    return environment
+    made.filters |= {"label": label, "number": number, "duration": duration_text}
+    made.globals |= {"metric_of": metric_of, "shade": _shade, "gain": PERTURBATION_GAIN}
+    return made
 
 
-def _asset(name: str) -> Markup:
+def asset(name: str) -> Markup:
+    """A style or script of the package, to stand in a page."""
     return Markup(files("safezone.report").joinpath(name).read_text(encoding="utf-8"))
 
 
 def render_html(report: Report) -> str:
     """The page as text. Raises ValueError for pictures that do not fit together."""
-    results = [_result(report, *settings) for settings in settings_of(report.rows)]
+    results = [_result(report.rows, *settings) for settings in settings_of(report.rows)]
     main = results[0].table(HEADLINE) if results else None
     rows = results[0].rows if results else ()
     rows_uri = base64.b64encode(csv_text(report.rows).encode()).decode()
@@ -263,11 +254,11 @@ def render_html(report: Report) -> str:
         "meanings": [meaning_sentences(result.rows) for result in results],
         "matrices": [_matrix(panel, main, rows) for panel in report.concepts],
         "rows_uri": f"data:text/csv;charset=utf-8;base64,{rows_uri}",
-        "style": _asset("style.css"),
-        "script": _asset("page.js"),
+        "style": asset("style.css"),
+        "script": asset("page.js"),
         "nan": math.isnan,
     }
-    return _environment().get_template("template.html.j2").render(context)
+    return environment().get_template("template.html.j2").render(context)
 
 
 def render_report(report: Report, path: Path) -> None:

@@ -104,3 +104,21 @@ def published(number: int) -> Published:
         MappingProxyType(values),
         _note(number),
     )
+
+
+def same_runs(number: int) -> dict[str, Published]:
+    """{metric: table} of the paper's tables of the same runs, whose number that of ``number`` is.
+
+    Of textual inversion on NovelConcepts10 these are 17, 18 and 19: similarity, FID, CLIP score.
+    """
+    own = published(number)
+
+    def kind(table: Published) -> tuple[object, ...]:
+        return table.dataset, table.model, table.method, table.columns, table.poisons
+
+    others = [published(int(name)) for name in _tables()]
+    return {own.metric: own} | {
+        other.metric: other
+        for other in others
+        if kind(other) == kind(own) and other.metric != own.metric
+    }
