@@ -29,6 +29,7 @@ Example:
     safezone grid run table17 --model mini --concepts 10 --seeds 3 --dry-run
     safezone grid run table17 --model mini --concepts 10 --seeds 3
     safezone grid run table17 --without regen --without pdmpure
+    safezone grid run table17 --only adm+ --only szt --name adm-szt
     safezone grid run table1 --model sd15 --data CustomConcept101 --executor ray --address auto
 
 Next:
@@ -76,6 +77,10 @@ class Options:
     """Seeds 0, 1, ... of training and generation."""
     without: Annotated[Names, tyro.conf.arg(metavar="NAME")] = ()
     """Leave a poison, defense or method out; repeatedly."""
+    only: Annotated[Names, tyro.conf.arg(metavar="NAME")] = ()
+    """Run this concept, poison, defense or method only; repeatedly."""
+    name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Folder of the results in OUT; by default the grid's name."""
     dry_run: bool = False
     """Say what is done and to do, how long and how much disk; write nothing."""
     training: Flat[Training] = field(default_factory=Training)
@@ -125,7 +130,7 @@ def make_grid(options: Options, lab: "Lab") -> "Grid":
         grid = file_grid(read_grid_file(Path(options.grid)), scope, lab.settings)
     else:
         grid = paper_grid(options.grid).build(scope)
-    return without(grid, options.without)
+    return only(without(grid, options.without), options.only)
 
 
 def _require_known(options: Options, settings: Settings) -> None:
@@ -136,7 +141,8 @@ def _require_known(options: Options, settings: Settings) -> None:
 
     if not options.grid.endswith((".yaml", ".yml")):
         grid = paper_grid(options.grid).build(Scope(settings.model, ("any",), (0,)))
-        require_names(without(grid, options.without), settings)
+        known = tuple(name for name in options.only if _names(grid, name))
+        require_names(only(without(grid, options.without), known), settings)
 
 
 def without(grid: "Grid", names: Sequence[str]) -> "Grid":
@@ -155,6 +161,32 @@ def without(grid: "Grid", names: Sequence[str]) -> "Grid":
     if not left:
         raise UserError(f"no run of {grid.name} is left; give --without less often")
     return replace(grid, runs=left)
+
+
+_AXES: Final = ("concept", "poison", "defense", "method")
+
+
+def _names(grid: "Grid", name: str) -> set[str]:
+    """Which axes of the grid have something of this name."""
+    return {a for a in _AXES for run in grid if getattr(run, a).lower() == name.lower()}
+
+
+def only(grid: "Grid", names: Sequence[str]) -> "Grid":
+    """The grid's runs of these concepts, poisons, defenses and methods; names of one axis add up.
+
+    Raises UserError for a name that no run has, and where no run is left.
+    """
+    chosen: dict[str, set[str]] = {}
+    for name in names:
+        axes = _names(grid, name)
+        if not axes:
+            raise UserError(f"{grid.name} has no run of {name!r}; take that --only away")
+        for axis in axes:
+            chosen.setdefault(axis, set()).add(name.lower())
+    left = [r for r in grid if all(getattr(r, a).lower() in v for a, v in chosen.items())]
+    if not left:
+        raise UserError(f"no run of {grid.name} is of all of {', '.join(names)}; give --only less")
+    return replace(grid, runs=tuple(left))
 
 
 def _executor(options: Options, open_again: Any) -> "Executor":
@@ -191,6 +223,8 @@ def run_run(options: Options) -> Answer:
     from safezone.experiments.measurement import WORK, measure
 
     require_out_folder(options.out)
+    if options.name is not None and (Path(options.name).name != options.name or not options.name):
+        raise UserError(f"name is {options.name!r}; give one folder's name without /")
     settings = _settings(options)
     _require_known(options, settings)
     work = options.out.absolute() / WORK
@@ -206,7 +240,7 @@ def run_run(options: Options) -> Answer:
             lab,
             grid,
             options.out.absolute(),
-            options.out.absolute() / grid.name,
+            options.out.absolute() / (options.name or grid.name),
             title=_title(grid, settings.model),
             command=command,
             executor=_executor(options, again),

@@ -98,6 +98,13 @@ def _training(made: Made, known: dict[Path, tuple[str, ...]]) -> tuple[str, ...]
     return known[given]
 
 
+def _level(value: Any) -> str:
+    """Budgets as the field writes them: 16/255."""
+    if isinstance(value, float) and abs(255 * value - round(255 * value)) < 1e-6:
+        return f"{255 * value:.0f}/255"
+    return str(value)
+
+
 def _facts(made: Made, adapter: Path | None) -> dict[str, str]:
     """The settings behind a cell, of the first concept's run."""
     facts = {}
@@ -110,7 +117,7 @@ def _facts(made: Made, adapter: Path | None) -> dict[str, str]:
     if made.run.poison != CLEAN and made.training is not None:
         manifest = made.training / MANIFEST
         record = read_json(manifest) if manifest.is_file() else {}
-        told = [f"{k} {record[k]}" for k in _POISON_FACTS if record.get(k) not in (None, "")]
+        told = [f"{k} {_level(record[k])}" for k in _POISON_FACTS if record.get(k)]
         facts["poison"] = ", ".join(told)
     return {name: text for name, text in facts.items() if text}
 

@@ -175,6 +175,12 @@ def _uri(text: str, kind: str) -> str:
     return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
 
 
+def _ordered(ours: Sequence[str], papers: Sequence[str]) -> tuple[str, ...]:
+    own = [name for name in ours if name not in papers]
+    names = tuple(dict.fromkeys([*papers, *own]))
+    return tuple(sorted(names, key=lambda name: name == AVERAGE))  # sorted is stable
+
+
 def _shown(section: Section, table: ScoreTable, prefix: str) -> _Shown:
     shades = _shades(table)
     names = [*table.poisons], [*table.defenses]
