@@ -95,6 +95,27 @@ def load_dataset(
     )
 
 
+def load_readable(root: Path, size: int) -> tuple[tuple[Concept, ...], dict[str, str]]:
+    """The concepts of ``load_dataset`` that can be read, and why others cannot, by folder name.
+
+    Raises UserError when the root is missing or none of its concepts can be read.
+    """
+    concepts, refused = [], {}
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder; give the folder that holds the data set")
+    for folder, word in _concept_folders(root):
+        if not folder.is_dir():
+            continue
+        try:
+            concepts.append(load_concept(folder, size, class_word=word))
+        except UserError as error:
+            refused[folder.name] = str(error)
+    if not concepts:
+        reason = next(iter(refused.values()), "it holds no concept folders")
+        raise UserError(f"{root}: no concept can be read ({reason}); mend or replace it")
+    return tuple(concepts), refused
+
+
 def _rendered(novel: NovelConcept, size: int | None) -> Concept:
     pictures = [render(scene) for scene in novel.scenes]
     side = size or pictures[0].image.shape[0]

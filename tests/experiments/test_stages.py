@@ -10,83 +10,36 @@ import torch
 
 from safezone.cli import main
 from safezone.commands.opening import tell_limits
-from safezone.concepts import Concept, load_concept, save_concept
+from safezone.concepts import load_concept, save_concept
 from safezone.datasets import export_concepts
 from safezone.defenses import defense
 from safezone.errors import UserError
 from safezone.experiments import passes
 from safezone.experiments.config import read_settings, settings_yaml
-from safezone.experiments.lab import Lab, plan, run_grid
+from safezone.experiments.execution import run_grid
+from safezone.experiments.lab import Lab, plan
 from safezone.experiments.outputs import MINI_LIMITS
 from safezone.experiments.passes import TrainingJob, personalize_stage
 from safezone.experiments.run import Grid, Run, content_key
 from safezone.experiments.settings import (
     DEMO,
     PRESETS,
-    Cells,
     Poisoning,
-    Sampling,
     Settings,
     Training,
     fraction,
 )
-from safezone.experiments.stages import EMBEDDING, MANIFEST, RUN_RECORD, Encoders, done
+from safezone.experiments.stages import EMBEDDING, MANIFEST, RUN_RECORD, done
 from safezone.experiments.summary import effects
 from safezone.experiments.workspace import locked, weights_key, whole_folder
 from safezone.models import Model
 from safezone.models.pixel import MINI_PIXEL, load_pixel_model
 from safezone.personalize import Adapter, TrainingRun, save_embedding, train
 from safezone.scores import CLEAN, Row
+from small_lab import SETTINGS, concept, grid
 from tiny import write_tiny_pixel_folder
 
 RUN = Run("CatHeart", "adm+", "szt", "textual inversion", "tiny", 0)
-SETTINGS = Settings(
-    model="tiny",
-    poisoning=Poisoning(steps=1),
-    training=Training(steps=2, batch_size=1, learning_rate=1e-2, runs_per_pass=2),
-    sampling=Sampling(("a {}",), steps=2),
-    cells=Cells(1, 1, ("adm+",), ("nominal", "szt"), poison_seed=0),
-)
-
-
-class MeanColour:
-    """An encoder of three numbers."""
-
-    name = "mean colour"
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        return images.float().mean(dim=(2, 3))
-
-
-def concept(name: str, shade: int = 90) -> Concept:
-    generator = torch.Generator().manual_seed(shade)
-    images = torch.randint(0, 256, (3, 3, 64, 64), dtype=torch.uint8, generator=generator)
-    masks = torch.zeros(3, 64, 64, dtype=torch.bool)
-    masks[:, 16:48, 16:48] = True
-    return Concept(
-        name=name, class_word="toy", images=images, masks=masks, image_names=("a", "b", "c")
-    )
-
-
-@pytest.fixture
-def lab(tmp_path: Path, tiny_model: Model) -> Lab:
-    concepts = {name: concept(name, i) for i, name in enumerate(("One", "Two"))}
-    encoders = Encoders(MeanColour(), None, "mean colour")
-    folder = tmp_path / "work"
-    return Lab(folder, tiny_model, weights_key(tiny_model), encoders, SETTINGS, concepts)
-
-
-def grid(lab: Lab, poisons: tuple[str, ...] = ("clean", "adm+"), seeds: int = 1) -> Grid:
-    return Grid.product(
-        "test",
-        concepts=list(lab.concepts),
-        poisons=poisons,
-        defenses=("nominal", "szt"),
-        seeds=range(seeds),
-        model="tiny",
-    )
-
-
 # Runs, grids and keys
 
 
@@ -237,9 +190,9 @@ def test_a_grid_is_made_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("done already")
 
     for name in (
-        "lab.poison_stage",
-        "lab.generate_stage",
-        "lab.score_stage",
+        "perform.poison_stage",
+        "perform.generate_stage",
+        "perform.score_stage",
         "stages.save_concept",
     ):
         monkeypatch.setattr(f"safezone.experiments.{name}", never)
@@ -274,7 +227,10 @@ def test_a_run_that_becomes_nan_is_told_and_the_others_go_on(
     results = run_grid(lab, grid(lab, ("clean",)), progress=False)
     assert {run.concept for run in results.failed} == {"Two"}
     assert set(results.failed.values()) == {"the training became NaN at step 2"}
-    assert {row.concept for row in results.rows} == {"One"}
+    assert {row.concept for row in results.rows if not row.reason} == {"One"}
+    assert {row.reason for row in results.rows if row.concept == "Two"} == {
+        "the training became NaN at step 2"
+    }
     again = run_grid(lab, grid(lab, ("clean",)), progress=False)
     assert again.failed == results.failed
 
@@ -288,7 +244,7 @@ def test_a_poison_that_breaks_fails_its_runs_alone(
     monkeypatch.setattr("safezone.experiments.stages.poison_concept", broken)
     results = run_grid(lab, grid(lab), progress=False)
     assert {run.poison for run in results.failed} == {"adm+"}
-    assert {row.poison for row in results.rows} == {"clean"}
+    assert {row.poison for row in results.rows if not row.reason} == {"clean"}
 
 
 def jobs(folder: Path, count: int) -> list[TrainingJob]:

@@ -93,13 +93,13 @@ def measure(
     note("; ".join(lines))
     made = claim(lab, out, title=title, progress=progress(), note=note)
     minutes = (time.monotonic() - started) / 60
-    parts = [summary_markdown(made.rows) if made.rows else "no run went well"]
-    parts += meaning_sentences(made.rows) if made.rows else []
+    parts = [summary_markdown(made.scored) if made.scored else "no run went well"]
+    parts += meaning_sentences(made.scored) if made.scored else []
     parts += [f"failed: {name}: {reason}" for name, reason in made.failed.items()]
     parts.append(f"\nreport: {made.page} (after {minutes:.1f} min)")
     data = {
         "page": str(made.page),
-        "results": summary_json(made.rows) if made.rows else [],
+        "results": summary_json(made.scored) if made.scored else [],
         "failed": made.failed,
     }
     return Answer(data, "\n".join(parts), status=1 if made.failed else 0)

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 DESCRIPTION: Final = """\
 Writes DIR/report.html: pictures side by side, scores with intervals, and what they mean.
 
-DIR is what `safezone generate`, `safezone claim` or `safezone demo` wrote. The page needs no
-network and no other file. The numbers are also written as rows.csv, table.csv, table.md and
-summary.json.
+DIR is what `safezone generate`, `safezone claim` or `safezone demo` wrote, or the --out of
+`safezone grid run`: then all its tables stand on one page. The page needs no network and no other
+file. The numbers of one result are also written as rows.csv, table.csv, table.md and summary.json.
 
 Example:
     safezone report runs/my-toy
@@ -49,7 +49,9 @@ def read(arguments: Sequence[str]) -> Options:
 
 def run(options: Options) -> Answer:
     """Writes the page from what is there; scores what has not been scored."""
-    from safezone.experiments.claim import flat
+    from safezone.experiments.config import flat
+    from safezone.experiments.grid_results import grids_in, write_workspace_page
+    from safezone.experiments.measurement import write_page
     from safezone.experiments.outputs import INDEX, image_folders, write_results
     from safezone.experiments.stages import IMAGES_RECORD, ROWS
     from safezone.experiments.workspace import read_json
@@ -58,38 +60,31 @@ def run(options: Options) -> Answer:
     folder = options.folder
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder of `safezone generate`")
+    if (folder / INDEX).is_file():
+        rows = read_rows(folder / ROWS)
+        page = write_page(folder, options.title)
+        return Answer({"page": str(page), "rows": len(rows)}, f"report: {page}")
+    if grids := grids_in(folder):
+        page = write_workspace_page(folder, options.title or "The paper's tables, measured")
+        return Answer({"page": str(page), "grids": [g.name for g in grids]}, f"report: {page}")
     folders = image_folders(folder)
     if not folders:
         raise UserError(f"{folder} holds no generated images; make them with `safezone generate`")
-    if (folder / INDEX).is_file():
-        index = read_json(folder / INDEX)
-        rows = read_rows(folder / ROWS)
-        page = write_results(
-            folder,
-            rows,
-            title=options.title or str(index.get("title")),
-            folders=folders,
-            settings=flat(index.get("settings", {})),
-            command=str(index.get("command", "")),
-            failed=index.get("failed"),
-            most_prompts=index.get("most_prompts"),
-        )
-    else:
-        rows = _rows(options, folders)
-        records = [read_json(each / IMAGES_RECORD) for each in folders]
-        photographs = any(record.get("photographs") for record in records)
-        if photographs:
-            from safezone.experiments.outputs import MINI_LIMITS
+    rows = _rows(options, folders)
+    records = [read_json(each / IMAGES_RECORD) for each in folders]
+    photographs = any(record.get("photographs") for record in records)
+    if photographs:
+        from safezone.experiments.outputs import MINI_LIMITS
 
-            note(f"note: {MINI_LIMITS}.")
-        page = write_results(
-            folder,
-            rows,
-            title=options.title or f"What was learned in {folder.resolve().name}",
-            folders=folders,
-            settings=flat({"sampling": records[0].get("settings", {})}),
-            photographs=photographs,
-        )
+        note(f"note: {MINI_LIMITS}.")
+    page = write_results(
+        folder,
+        rows,
+        title=options.title or f"What was learned in {folder.resolve().name}",
+        folders=folders,
+        settings=flat({"sampling": records[0].get("settings", {})}),
+        photographs=photographs,
+    )
     return Answer({"page": str(page), "rows": len(rows)}, f"report: {page}")
 
 

@@ -7,47 +7,21 @@ By default each poison is made once for all seeds of a concept on the built-in m
 seed has its own poison, and the intervals hold the poison's chance too.
 """
 
-import os
 import shlex
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from safezone.concepts import Concept
 from safezone.datasets import miniworld_concepts
 from safezone.errors import UserError
-from safezone.experiments.config import settings_yaml
-from safezone.experiments.lab import Lab, plan, run_grid
-from safezone.experiments.outputs import INDEX, PROMPTS_SHOWN, write_results
+from safezone.experiments.lab import Lab, plan
+from safezone.experiments.measurement import SETTINGS, WORK, Measured, measure
 from safezone.experiments.run import Grid
 from safezone.experiments.settings import Settings
 from safezone.experiments.stages import Encoders
-from safezone.experiments.workspace import (
-    cannot_write,
-    locked,
-    network_keys,
-    weights_key,
-    write_json,
-)
+from safezone.experiments.workspace import network_keys, weights_key
 from safezone.models.base import Model
-from safezone.scores import CLEAN, Row
-from safezone.scores.rows import write_text
-
-WORK = "work"
-"""The folder of all artifacts, beside the results."""
-SETTINGS = "settings.yaml"
-"""With ``safezone claim --config`` it repeats the measurement."""
-
-
-@dataclass(frozen=True, eq=False)
-class Claim:
-    """What was measured. ``failed``: reasons by run; ``page``: the HTML report."""
-
-    rows: list[Row]
-    failed: dict[str, str]
-    page: Path
+from safezone.scores import CLEAN
 
 
 def claim_grid(settings: Settings, concepts: Sequence[Concept], model_name: str) -> Grid:
@@ -99,63 +73,23 @@ def claim(
     title: str,
     progress: bool = True,
     note: Callable[[str], None] = lambda text: None,
-) -> Claim:
+) -> Measured:
     """Runs what is missing of the grid and writes rows, tables, summary and page to ``folder``.
 
-    A run that fails is left out of the rows and told in ``failed``; the others go on. Raises
-    UserError when another process works there or the folder cannot be written.
+    Raises UserError when another process works there or the folder cannot be written.
     """
-    started = time.monotonic()
     grid = claim_grid(lab.settings, list(lab.concepts.values()), lab.model.name)
-    with locked(folder):
-        _write_settings(lab.settings, folder)
-        whole = not any(finished for finished, _ in plan(lab, grid).values())
-        results = run_grid(lab, grid, progress=progress, note=note)
-        failed = {run.label: reason for run, reason in results.failed.items()}
-        well = [run for run in grid if run not in results.failed]
-        first = [run for run in well if run.seed == 0]
-        most = None if len(lab.concepts) <= 3 else PROMPTS_SHOWN
-        command = shlex.join(
-            ["safezone", "claim", "--config", str(folder / SETTINGS), "--out", str(folder)]
-        )
-        about: dict[str, Any] = {
-            "title": title,
-            "command": command,
-            "settings": asdict(lab.settings),
-            "failed": failed,
-            "most_prompts": most,
-        }
-        folders = [lab.images(run).place for run in first]
-        write_json(
-            folder / INDEX, {**about, "images": [os.path.relpath(f, folder) for f in folders]}
-        )
-        page = write_results(
-            folder,
-            results.rows,
-            title=title,
-            folders=folders,
-            settings=flat(asdict(lab.settings)),
-            command=command,
-            failed=failed,
-            duration=time.monotonic() - started if whole else None,
-            most_prompts=most,
-        )
-    return Claim(results.rows, failed, page)
-
-
-def _write_settings(settings: Settings, folder: Path) -> None:
-    try:
-        write_text(folder / SETTINGS, settings_yaml(settings))
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-
-
-def flat(settings: dict[str, Any]) -> dict[str, object]:
-    """{"training": {"steps": 400}} to {"training.steps": 400}, for a table of settings."""
-    result: dict[str, object] = {}
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            result |= {f"{key}.{inner}": v for inner, v in value.items()}
-        else:
-            result[key] = value
-    return result
+    command = shlex.join(
+        ["safezone", "claim", "--config", str(folder / SETTINGS), "--out", str(folder)]
+    )
+    return measure(
+        lab,
+        grid,
+        folder,
+        folder,
+        title=title,
+        command=command,
+        kind="claim",
+        progress=progress,
+        note=note,
+    )

@@ -70,3 +70,14 @@ def settings_yaml(settings: Settings) -> str:
 
     plain = json.loads(json.dumps(asdict(settings)))
     return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, object]:
+    """{"training": {"steps": 400}} to {"training.steps": 400}, for a table of settings."""
+    result: dict[str, object] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            result |= {f"{key}.{inner}": v for inner, v in value.items()}
+        else:
+            result[key] = value
+    return result

@@ -66,8 +66,11 @@ def _path(place: Path, value: Any) -> Path | None:
     return Path(os.path.normpath(place / value)) if isinstance(value, str) and value else None
 
 
-def read_made(place: Path, *, with_images: bool = True) -> Made:
-    """Reads what ``stages.generate_stage`` wrote; UserError when it is damaged."""
+def read_made(place: Path, *, with_images: bool = True, most: int | None = None) -> Made:
+    """Reads what ``stages.generate_stage`` wrote, or ``most`` images of it.
+
+    Raises UserError when it is damaged.
+    """
     record = read_json(place / IMAGES_RECORD)
     try:
         cell = [record[k] for k in ("concept", "poison", "defense", "method", "model", "seed")]
@@ -77,7 +80,7 @@ def read_made(place: Path, *, with_images: bool = True) -> Made:
     except (KeyError, TypeError) as error:
         record_path = place / IMAGES_RECORD
         raise UserError(f"{record_path} lacks {error}; generate the images again") from error
-    arrays = [torch.from_numpy(read_image(file)) for file in files] if with_images else []
+    arrays = [torch.from_numpy(read_image(file)) for file in files[:most]] if with_images else []
     images = torch.stack(arrays).permute(0, 3, 1, 2).contiguous() if arrays else torch.empty(0)
     clean, training = _path(place, record.get("clean")), _path(place, record.get("training"))
     return Made(Run(*cell), *words, images, prompts, place, clean, training)
@@ -173,7 +176,7 @@ def write_results(
     duration: float | None = None,
     most_prompts: int | None = None,
 ) -> Path:
-    """Writes rows, tables (CSV, Markdown), summary.json and the page; returns the page's path.
+    """Writes rows, tables (CSV, Markdown, LaTeX), summary.json and the page; returns its path.
 
     ``folders``: the image folders shown. ``failed``: reasons by run. Raises UserError when the
     folder cannot be written.
@@ -206,7 +209,8 @@ def write_results(
         for index, (model, method) in enumerate(settings_of(rows)):
             ours = [row for row in rows if (row.model, row.method) == (model, method)]
             suffix = "" if index == 0 else f"-{index + 1}"
-            write_table(score_table(ours, METRIC), folder / f"table{suffix}.csv")
+            for form in ("csv", "tex"):
+                write_table(score_table(ours, METRIC), folder / f"table{suffix}.{form}")
         write_json(folder / "summary.json", summary)
         render_report(report, folder / PAGE)
     except OSError as error:

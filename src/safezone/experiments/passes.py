@@ -3,21 +3,24 @@
 import shutil
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol, TypeVar
 
 from safetensors import SafetensorError
 
 from safezone.concepts import Concept
 from safezone.defenses.preprocess import Identity
+from safezone.errors import UserError
 from safezone.experiments.run import content_key
 from safezone.experiments.settings import Training
-from safezone.experiments.stages import EMBEDDING, RUN_RECORD, done
+from safezone.experiments.stages import EMBEDDING, RUN_RECORD, artifact_folder, done
+from safezone.experiments.turns import in_turn, turn
 from safezone.experiments.workspace import cannot_write, read_json, whole_folder, write_json
 from safezone.models.base import Model
 from safezone.personalize import TrainingRun, save_embedding, train
-from safezone.personalize.checkpoints import log_path
+from safezone.personalize.checkpoints import CHECKPOINT, log_path
 
 MEMBERS: Final = "members.json"
 """In the folder of a training's checkpoints: the keys of its runs."""
@@ -43,26 +46,76 @@ class TrainingJob:
         return value if isinstance(value, int) else None
 
 
+class Keyed(Protocol):
+    """What can be grouped into passes."""
+
+    @property
+    def key(self) -> str: ...
+    @property
+    def done(self) -> bool: ...
+
+
+Job = TypeVar("Job", bound=Keyed)
+
+
+def _members(record: Path) -> list[str]:
+    """The keys of a begun training; none when another worker has just finished it."""
+    try:
+        return list(read_json(record)["members"])
+    except UserError:
+        if record.exists():
+            raise
+        return []
+
+
 def _groups(
-    jobs: Sequence[TrainingJob], scratch: Path, runs_per_pass: int
-) -> Iterable[tuple[Path, list[TrainingJob]]]:
+    jobs: Sequence[Job], scratch: Path, runs_per_pass: int
+) -> Iterable[tuple[Path, list[Job]]]:
     """Trainings that were begun before, with the runs that they had; then new ones of the rest."""
     wanted = {job.key: job for job in jobs}
     missing = {job.key for job in jobs if not job.done}
     for record in sorted(scratch.glob(f"*/{MEMBERS}")):
-        members = read_json(record)["members"]
+        members = _members(record)
         if missing & set(members) and set(members) <= wanted.keys():
             yield record.parent, [wanted[key] for key in members]
             missing -= set(members)
-        elif not missing & set(members) and set(members) <= wanted.keys():
-            shutil.rmtree(record.parent)  # killed after its last adapter was written
+        elif members and not missing & set(members) and set(members) <= wanted.keys():
+            # Killed after its last adapter was written.
+            shutil.rmtree(record.parent, ignore_errors=True)
     rest = [job for job in jobs if job.key in missing]
     for start in range(0, len(rest), runs_per_pass):
         group = rest[start : start + runs_per_pass]
         folder = scratch / content_key(*(job.key for job in group))[:16]
-        with whole_folder(folder) as temporary:
+        with whole_folder(folder, (folder / MEMBERS).is_file) as temporary:
             write_json(temporary / MEMBERS, {"members": [job.key for job in group]})
         yield folder, group
+
+
+def passes(jobs: Sequence[Job], scratch: Path, runs_per_pass: int) -> list[list[Job]]:
+    """The jobs of every pass that is still to do, for those who share them among workers."""
+    return [group for _, group in _groups(jobs, scratch, runs_per_pass)]
+
+
+def dissolve(scratch: Path, jobs: Iterable[TrainingJob], most: int) -> None:
+    """Forgets begun trainings of these jobs with more than ``most`` runs: they do not fit."""
+    keys = {job.key for job in jobs}
+    for record in scratch.glob(f"*/{MEMBERS}"):
+        members = _members(record)
+        with turn(record.parent) as ours:
+            if ours and len(members) > most and set(members) <= keys:
+                shutil.rmtree(record.parent)
+
+
+def _to_train(folder: Path, group: Sequence[TrainingJob]) -> list[TrainingJob]:
+    """Whose turn has come: of a training with a checkpoint all its runs, else those not done."""
+    if all(job.done for job in group):
+        return []
+    if (folder / CHECKPOINT).exists():
+        members = _members(folder / MEMBERS)
+        return [job for job in group if job.key in members]
+    left = [job for job in group if not job.done]
+    write_json(folder / MEMBERS, {"members": [job.key for job in left]})
+    return left
 
 
 def personalize_stage(
@@ -71,42 +124,54 @@ def personalize_stage(
     training: Training,
     scratch: Path,
     *,
+    most: int | None = None,
     progress: bool = True,
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Trains what is missing, ``training.runs_per_pass`` runs in one pass.
+    """Trains what is missing, ``training.runs_per_pass`` runs in one pass, or ``most``.
 
     ``scratch`` holds the checkpoints: a killed training goes on from its last one. A run that
     became NaN is written as well; its record tells the step.
     """
+    todo = [job for job in jobs if not job.done]
+    started = time.monotonic()
+    while any(not job.done for job in jobs):  # again where another process had other groups
+        groups = dict(_groups(jobs, scratch, most or training.runs_per_pass))
+        with closing(in_turn(groups)) as turns:
+            for folder in turns:
+                group = _to_train(folder, groups[folder])
+                if group:
+                    _train_pass(model, group, training, folder, progress)
+                shutil.rmtree(folder, ignore_errors=True)
+                finished = sum(job.done for job in todo)
+                left = _left(started, finished, len(todo))
+                note(f"{finished} of {len(todo)} runs trained{left}")
+
+
+def _train_pass(
+    model: Model, group: Sequence[TrainingJob], training: Training, folder: Path, progress: bool
+) -> None:
+    """Trains the runs together and writes their adapters."""
     method = training.method()
-    todo = sum(not job.done for job in jobs)
-    if not todo:
-        return
-    finished, started = 0, time.monotonic()
-    for folder, group in _groups(jobs, scratch, training.runs_per_pass):
-        try:
-            adapters = train(model, [job.run for job in group], method, folder, progress=progress)
-        except (OSError, SafetensorError) as error:
-            raise cannot_write(folder, error) from error
-        for job, adapter in zip(group, adapters, strict=True):
-            if job.done:
-                continue
-            record = {**job.record, "key": job.key, "seed": job.run.seed}
-            record["failed_at"] = adapter.provenance["failed_at"]
-            provenance = {**adapter.provenance, **record}
-            with whole_folder(job.place) as temporary:
-                save_embedding(replace(adapter, provenance=provenance), temporary / EMBEDDING)
-                log = log_path(folder, job.run.key)
-                if log.exists():
-                    shutil.copyfile(log, temporary / "log.jsonl")
-                write_json(
-                    temporary / RUN_RECORD,
-                    {**record, "settings": dict(adapter.provenance["settings"])},
-                )
-            finished += 1
-        shutil.rmtree(folder, ignore_errors=True)
-        note(f"{finished} of {todo} runs trained{_left(started, finished, todo)}")
+    try:
+        adapters = train(model, [job.run for job in group], method, folder, progress=progress)
+    except (OSError, SafetensorError) as error:
+        raise cannot_write(folder, error) from error
+    for job, adapter in zip(group, adapters, strict=True):
+        if job.done:
+            continue
+        record = {**job.record, "key": job.key, "seed": job.run.seed}
+        record["failed_at"] = adapter.provenance["failed_at"]
+        provenance = {**adapter.provenance, **record}
+        with artifact_folder(job.place, RUN_RECORD, job.key) as temporary:
+            save_embedding(replace(adapter, provenance=provenance), temporary / EMBEDDING)
+            log = log_path(folder, job.run.key)
+            if log.exists():
+                shutil.copyfile(log, temporary / "log.jsonl")
+            write_json(
+                temporary / RUN_RECORD,
+                {**record, "settings": dict(adapter.provenance["settings"])},
+            )
 
 
 def _left(started: float, finished: int, todo: int) -> str:

@@ -33,16 +33,24 @@ class Run:
 
     @property
     def label(self) -> str:
-        """A readable name, the same for every model and method."""
-        return f"{self.concept},{self.poison},{self.defense},{self.seed}"
+        """A readable name, the same for every model; plain textual inversion is not named."""
+        cell = f"{self.concept},{self.poison},{self.defense},{self.seed}"
+        if self.method == TEXTUAL_INVERSION:
+            return cell
+        return f"{cell},{self.method.replace('; ', ',').replace(' ', '-')}"
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A named list of distinct runs: one table or figure, or the user's own."""
+    """A named list of distinct runs: one table or figure, or the user's own.
+
+    ``metric``: what its table shows first. ``table``: the paper's number of that table, if any.
+    """
 
     name: str
     runs: tuple[Run, ...]
+    metric: str = "instance_similarity"
+    table: int | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.runs)) != len(self.runs):
@@ -63,11 +71,14 @@ class Grid:
         defenses: Sequence[str],
         seeds: Sequence[int],
         model: str,
-        method: str = TEXTUAL_INVERSION,
+        methods: Sequence[str] = (TEXTUAL_INVERSION,),
+        metric: str = "instance_similarity",
+        table: int | None = None,
     ) -> "Grid":
         """All combinations; the concept changes slowest, the seed fastest."""
-        axes = product(concepts, poisons, defenses, seeds)
-        return Grid(name, tuple(Run(c, p, d, method, model, s) for c, p, d, s in axes))
+        axes = product(concepts, poisons, defenses, methods, seeds)
+        runs = tuple(Run(c, p, d, m, model, s) for c, p, d, m, s in axes)
+        return Grid(name, runs, metric, table)
 
 
 def require_seed(seed: int) -> None:

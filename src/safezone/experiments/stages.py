@@ -8,6 +8,7 @@ what is missing, and gives the same bytes.
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,13 @@ from safezone.defenses import Preprocess, preprocessed
 from safezone.errors import UserError
 from safezone.experiments.run import Run, content_key
 from safezone.experiments.settings import Sampling
-from safezone.experiments.workspace import read_json, whole_folder, write_json
+from safezone.experiments.turns import in_turn
+from safezone.experiments.workspace import (
+    WorkspaceError,
+    read_json,
+    whole_folder,
+    write_json,
+)
 from safezone.generate import generate
 from safezone.images import write_png
 from safezone.models.base import Model
@@ -59,12 +66,17 @@ def done(place: Path, record: str, key: str) -> bool:
     if (place / record).is_file():
         if read_json(place / record).get("key") == key:
             return True
-        raise UserError(
+        raise WorkspaceError(
             f"{place} was made with other settings or images; choose another --out or remove it"
         )
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise UserError(f"{place} exists and is not empty; choose another place or remove it")
+        raise WorkspaceError(f"{place} exists and is not empty; choose another place or remove it")
     return False
+
+
+def artifact_folder(place: Path, record: str, key: str) -> AbstractContextManager[Path]:
+    """``whole_folder`` for the artifact of this key, which another process may make meanwhile."""
+    return whole_folder(place, lambda: done(place, record, key))
 
 
 def _json_number(value: float) -> float | None:
@@ -80,6 +92,7 @@ def poison_stage(
     key: str,
     *,
     record: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
     progress: bool = True,
 ) -> None:
     """Writes the poisoned concept: PNGs with their provenance, masks, words, ``manifest.json``.
@@ -95,7 +108,13 @@ def poison_stage(
         return
     unfinished = place.absolute().with_name(f".unfinished-{place.name}")
     poisoned = poison_concept(
-        model, concept, poison, seed, progress=progress, checkpoints=Checkpoints(unfinished, key)
+        model,
+        concept,
+        poison,
+        seed,
+        batch_size=batch_size,
+        progress=progress,
+        checkpoints=Checkpoints(unfinished, key),
     )
     provenance = {**poison.record(), "seed": seed, "model": model.name, "key": key}
     measured = imperceptibility(concept.images, poisoned.images)
@@ -103,7 +122,7 @@ def poison_stage(
         {"image": name, **{metric: _json_number(float(v[i])) for metric, v in measured.items()}}
         for i, name in enumerate(concept.image_names)
     ]
-    with whole_folder(place) as temporary:
+    with artifact_folder(place, MANIFEST, key) as temporary:
         save_concept(poisoned, temporary, png_text={"safezone": json.dumps(provenance)})
         write_json(
             temporary / MANIFEST,
@@ -127,7 +146,7 @@ def preprocess_stage(
     """
     if done(place, MANIFEST, key):
         return
-    with whole_folder(place) as temporary:
+    with artifact_folder(place, MANIFEST, key) as temporary:
         save_concept(preprocessed(concept, preprocess, seed, model), temporary)
         write_json(temporary / MANIFEST, {"key": key, "preprocess": repr(preprocess), "seed": seed})
 
@@ -148,24 +167,36 @@ class GenerationJob:
         return done(self.place, IMAGES_RECORD, self.key)
 
 
-def _pass_size(images: int, most: int = 32) -> int:
+def _pass_size(images: int, most: int) -> int:
     """The largest divisor up to ``most``: adapters never share a pass, so each is as if alone."""
     return max(size for size in range(1, min(images, most) + 1) if images % size == 0)
 
 
 def generate_stage(
-    model: Model, jobs: Sequence[GenerationJob], sampling: Sampling, *, progress: bool = True
+    model: Model,
+    jobs: Sequence[GenerationJob],
+    sampling: Sampling,
+    *,
+    images_per_pass: int = 32,
+    progress: bool = True,
 ) -> dict[str, str]:
     """Writes the images of all jobs that are missing: PNGs and ``images.json``.
+
+    ``images_per_pass``: at most so many in one pass through the model.
 
     Returns, by key, why images could not be made (the model made NaN).
     """
     prompts, count = sampling.texts(), sampling.images_per_prompt
-    todo = [job for job in jobs if not job.done]
+    todo = {job.place: job for job in jobs if not job.done}
     total = len(todo) * len(prompts) * count
     failures = {}
-    with tqdm(total=total, desc="generating", unit="image", disable=not progress) as bar:
-        for job in todo:
+    bar = tqdm(total=total, desc="generating", unit="image", disable=not progress)
+    with bar, closing(in_turn(todo)) as turns:
+        for place in turns:
+            job = todo[place]
+            bar.update(len(prompts) * count)
+            if job.done:  # by another process
+                continue
             try:
                 (images,) = generate(
                     model,
@@ -177,7 +208,7 @@ def generate_stage(
                     steps=sampling.steps,
                     guidance=sampling.guidance,
                     scheduler=sampling.scheduler,
-                    batch_size=_pass_size(len(prompts) * count),
+                    batch_size=_pass_size(len(prompts) * count, images_per_pass),
                     progress=False,
                 )
             except UserError as error:
@@ -186,7 +217,6 @@ def generate_stage(
                 failures[job.key] = str(error)
                 continue
             _write_images(job, images, prompts, sampling)
-            bar.update(len(images))
     return failures
 
 
@@ -196,7 +226,7 @@ def _write_images(
     count = sampling.images_per_prompt
     texts = [fill(prompt, job.adapter.placeholder) for prompt in prompts for _ in range(count)]
     names = [f"{p:02d}-{k}.png" for p in range(len(prompts)) for k in range(count)]
-    with whole_folder(job.place) as temporary:
+    with artifact_folder(job.place, IMAGES_RECORD, job.key) as temporary:
         for name, image, text in zip(names, images, texts, strict=True):
             write_png(temporary / name, image, {"prompt": text})
         write_json(
@@ -256,7 +286,7 @@ def score_stage(
 ) -> None:
     """Writes the rows of one run, ``rows.jsonl``."""
     rows = score_images_of(encoders, clean, images, prompts, run)
-    with whole_folder(place) as temporary:
+    with artifact_folder(place, KEY_FILE, key) as temporary:
         write_rows(temporary / ROWS, rows)
         write_json(temporary / KEY_FILE, {"key": key})
 

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,17 @@ LOCK = ".lock"
 _PARTIAL = ".partial-"
 
 
+class WorkspaceError(UserError):
+    """The workspace itself is at fault, not one run: nothing can go on."""
+
+
 @contextmanager
-def whole_folder(place: Path) -> Iterator[Path]:
+def whole_folder(place: Path, made: Callable[[], bool] = lambda: False) -> Iterator[Path]:
     """A temporary folder beside ``place`` that becomes it when the block ends well.
 
-    ``place`` must be absent or empty by then. Whatever happens inside the block, ``place`` is as
-    before or complete. Raises UserError when it cannot be written.
+    ``place`` must be absent or empty by then, or ``made`` must tell that another process has made
+    it meanwhile: then that stays. Whatever happens inside the block, ``place`` is as before or
+    complete. Raises UserError when it cannot be written.
     """
     place = place.absolute()
     temporary = place.with_name(f"{_PARTIAL}{os.getpid()}-{place.name}")
@@ -38,7 +43,8 @@ def whole_folder(place: Path) -> Iterator[Path]:
         _remove_left(place)
         temporary.mkdir(parents=True)
         yield temporary
-        os.replace(temporary, place)
+        if not made():
+            _move(temporary, place, made)
     except (OSError, SafetensorError) as error:
         raise cannot_write(place, error) from error
     except UserError as error:
@@ -49,12 +55,22 @@ def whole_folder(place: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _move(temporary: Path, place: Path, made: Callable[[], bool]) -> None:
+    try:
+        os.replace(temporary, place)
+    except OSError:
+        if not made():
+            raise
+
+
 def _remove_left(place: Path) -> None:
     """Removes what a process that is no more has left of an unfinished ``place``."""
     for left in place.parent.glob(f"{_PARTIAL}*-{glob.escape(place.name)}"):
         number = left.name.removeprefix(_PARTIAL).split("-")[0]
         if number.isdecimal() and (int(number) == os.getpid() or not _alive(int(number))):
             shutil.rmtree(left, ignore_errors=True)
+            for inner in place.parent.glob(f".{glob.escape(left.name)}.*.tmp"):
+                shutil.rmtree(inner, ignore_errors=True)  # a concept on its way into ``left``
 
 
 def _alive(process: int) -> bool:
@@ -67,10 +83,10 @@ def _alive(process: int) -> bool:
     return True
 
 
-def cannot_write(place: Path, error: Exception) -> UserError:
+def cannot_write(place: Path, error: Exception) -> WorkspaceError:
     """The sentence for a disk that is full, a folder that is read-only and the like."""
     reason = getattr(error, "strerror", None) or str(error).rstrip(".") or type(error).__name__
-    return UserError(
+    return WorkspaceError(
         f"cannot write {place} ({reason}); choose a place that is writable and has free space"
     )
 
@@ -82,19 +98,21 @@ def require_new(place: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, *, shared: bool = False, file: str = LOCK) -> Iterator[None]:
     """Makes the folder and keeps it for this process; the lock ends with the process.
 
-    Raises UserError when another process works there or the folder cannot be made.
+    ``shared``: other processes may keep it so as well. ``file``: the lock's name. Raises UserError
+    when another process works there or the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle = (folder / LOCK).open("w")
+        handle = (folder / file).open("w")
     except OSError as error:
         raise cannot_write(folder, error) from error
     with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+            fcntl.flock(handle, kind | fcntl.LOCK_NB)
         except OSError as error:
             raise UserError(
                 f"another process is working in {folder}; wait for it or choose another folder"

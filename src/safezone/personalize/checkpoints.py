@@ -15,6 +15,8 @@ from torch import Tensor
 
 from safezone.errors import UserError
 
+CHECKPOINT = "checkpoint.safetensors"
+"""The file in a training's folder."""
 _METADATA = "safezone"
 _FORMAT = "safezone training checkpoint 1"
 

@@ -24,6 +24,7 @@ from safezone.defenses.timesteps import TimestepDistribution
 from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.personalize.checkpoints import (
+    CHECKPOINT,
     State,
     append_log,
     load_state,
@@ -245,7 +246,7 @@ def fit(
     _check(runs, max_batch)
     injection = method.inject(model, runs)
     key = content_key(model, runs, method)
-    checkpoint = None if folder is None else folder / "checkpoint.safetensors"
+    checkpoint = None if folder is None else folder / CHECKPOINT
     state = None if checkpoint is None else load_state(checkpoint, key, model.device)
     if state is None:
         state = State.start(injection.initial, len(runs))

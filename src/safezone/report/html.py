@@ -223,20 +223,22 @@ def _shade(table: ScoreTable, value: float) -> int:
 
 
 @lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(
+def environment() -> jinja2.Environment:
+    """The templates of all pages."""
+    made = jinja2.Environment(
         loader=jinja2.PackageLoader("safezone.report", "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"label": label, "number": number, "duration": duration_text}
-    environment.globals |= {"metric_of": metric_of, "shade": _shade, "gain": PERTURBATION_GAIN}
-    return environment
+    made.filters |= {"label": label, "number": number, "duration": duration_text}
+    made.globals |= {"metric_of": metric_of, "shade": _shade, "gain": PERTURBATION_GAIN}
+    return made
 
 
-def _asset(name: str) -> Markup:
+def asset(name: str) -> Markup:
+    """A style or script of the package, to stand in a page."""
     return Markup(files("safezone.report").joinpath(name).read_text(encoding="utf-8"))
 
 
@@ -252,11 +254,11 @@ def render_html(report: Report) -> str:
         "meanings": [meaning_sentences(result.rows) for result in results],
         "matrices": [_matrix(panel, main, rows) for panel in report.concepts],
         "rows_uri": f"data:text/csv;charset=utf-8;base64,{rows_uri}",
-        "style": _asset("style.css"),
-        "script": _asset("page.js"),
+        "style": asset("style.css"),
+        "script": asset("page.js"),
         "nan": math.isnan,
     }
-    return _environment().get_template("template.html.j2").render(context)
+    return environment().get_template("template.html.j2").render(context)
 
 
 def render_report(report: Report, path: Path) -> None:

@@ -5,7 +5,7 @@ import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from safezone.errors import UserError
@@ -36,6 +36,7 @@ _NAMES: Mapping[str, str] = {
     "advclean": "AdvClean",
     "regen": "Regen",
     "pdmpure": "PDMPure",
+    "psn avg": "Poisons, mean",
 }
 
 
@@ -80,7 +81,7 @@ class ScoreTable:
     """One metric for one model and method: poisons (rows) by defenses (columns).
 
     Clean and Nominal come first, the others in the order of the rows. Cells without a value are
-    absent.
+    absent. ``paper``: the paper's number of cells, where it has one.
     """
 
     metric: str
@@ -89,6 +90,7 @@ class ScoreTable:
     poisons: tuple[str, ...]
     defenses: tuple[str, ...]
     cells: Mapping[tuple[str, str], Cell]
+    paper: Mapping[tuple[str, str], float] = field(default_factory=dict)
 
     def text(self, cell: Cell) -> str:
         """``0.33 [0.28, 0.38]``; without an interval the mean alone."""
@@ -137,8 +139,12 @@ def _span(values: Iterable[int]) -> tuple[int, int]:
     return min(numbers), max(numbers)
 
 
-def score_table(rows: Sequence[Row], metric: str) -> ScoreTable:
+def score_table(
+    rows: Sequence[Row], metric: str, paper: Mapping[tuple[str, str], float] | None = None
+) -> ScoreTable:
     """The table of one metric, from rows of one model and one method.
+
+    ``paper``: the paper's numbers by (poison, defense), of this metric.
 
     Raises ValueError when the rows mix models or methods.
     """
@@ -167,12 +173,12 @@ def score_table(rows: Sequence[Row], metric: str) -> ScoreTable:
                 _span(row.n_generated for row in runs),
                 _span(row.n_reference for row in runs),
             )
-    return ScoreTable(metric, *settings[0], poisons, defenses, cells)
+    return ScoreTable(metric, *settings[0], poisons, defenses, cells, dict(paper or {}))
 
 
 _CSV_COLUMNS = (
     *("model", "method", "metric", "poison", "defense", "mean", "low", "high"),
-    *("best", "tied", "n_concepts", "n_runs", "n_generated", "n_reference"),
+    *("best", "tied", "n_concepts", "n_runs", "n_generated", "n_reference", "paper"),
 )
 
 
@@ -187,6 +193,7 @@ def to_csv(table: ScoreTable) -> str:
             [table.model, table.method, table.metric, poison, defense, *limits]
             + [int(cell.best), int(cell.tied), cell.n_concepts, cell.n_runs]
             + ["-".join(map(str, dict.fromkeys(s))) for s in (cell.n_generated, cell.n_reference)]
+            + [table.paper.get((poison, defense), "")]
         )
     return buffer.getvalue()
 
@@ -198,6 +205,7 @@ def _caption(table: ScoreTable) -> str:
         f"{metric_of(table.metric).label} of {table.method} on {table.model}{direction}: "
         f"mean over concepts [95% interval], {table.counts()}; the best of a row is bold, "
         "those not shown to be worse than the best are marked ="
+        + ("; the paper's number stands in parentheses" if table.paper else "")
     )
 
 
@@ -210,6 +218,8 @@ def _grid(table: ScoreTable, bold: Callable[[str], str], tied: str) -> list[list
             text = "" if cell is None else table.text(cell)
             if cell is not None and cell.best:
                 text = f"{text} {tied}" if cell.tied else bold(text)
+            if (value := table.paper.get((poison, defense))) is not None:
+                text = f"{text} ({number(value, 0 if value > 2 else 2)})".strip()
             line.append(text)
         grid.append(line)
     return grid

@@ -37,6 +37,8 @@ class Row:
     value: float
     n_generated: int
     n_reference: int
+    reason: str = ""
+    """Why the run failed; its value is then NaN."""
 
 
 _COLUMNS = tuple(field.name for field in fields(Row))
@@ -90,6 +92,8 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def _row(record: Any, place: str) -> Row:
+    if isinstance(record, dict):
+        record = {"reason": "", **record}  # files of older versions have no such column
     if not isinstance(record, dict) or set(record) != set(_COLUMNS):
         raise UserError(f"{place}: a row needs exactly the columns {', '.join(_COLUMNS)}")
     try:

@@ -1,0 +1,183 @@
+"""``safezone grid list``, ``show``, ``status``, ``gc`` and ``export``."""
+
+import inspect
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import tyro
+
+from safezone.commands.console import Answer, parse
+from safezone.errors import UserError
+
+GRIDS: Final = Path("runs/grids")
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """What ``safezone grid list`` is told."""
+
+    json: bool = False
+    """Print one JSON object on standard output."""
+
+
+@dataclass(frozen=True)
+class ShowOptions:
+    """What ``safezone grid show`` is told."""
+
+    grid: tyro.conf.Positional[str]
+    """A table, as table17."""
+    json: bool = False
+    """Print one JSON object on standard output."""
+
+
+@dataclass(frozen=True)
+class FolderOptions:
+    """What ``safezone grid status`` is told."""
+
+    out: Path = GRIDS
+    """The --out of `safezone grid run`."""
+    json: bool = False
+    """Print one JSON object on standard output."""
+
+
+@dataclass(frozen=True)
+class CollectOptions:
+    """What ``safezone grid gc`` is told."""
+
+    out: Path = GRIDS
+    """The --out of `safezone grid run`."""
+    dry_run: bool = False
+    """Say what would be removed and remove nothing."""
+    json: bool = False
+    """Print one JSON object on standard output."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What ``safezone grid export`` is told."""
+
+    to: tyro.conf.Positional[Path]
+    """New folder for the results."""
+    out: Path = GRIDS
+    """The --out of `safezone grid run`."""
+    json: bool = False
+    """Print one JSON object on standard output."""
+
+
+_OPTIONS: Final[dict[str, type[Any]]] = {
+    "list": ListOptions,
+    "show": ShowOptions,
+    "status": FolderOptions,
+    "gc": CollectOptions,
+    "export": ExportOptions,
+}
+_SAYS: Final = {
+    "list": "The paper's tables that can be run.",
+    "show": "What a grid is made of, what it costs, and what the paper found.",
+    "status": "How far the grids of a folder are, and what their artifacts take on disk.",
+    "gc": "Removes artifacts that no grid of the folder rests on, and what killed runs left.",
+    "export": "Copies tables, rows, settings and the report of every grid, without artifacts.",
+}
+
+
+def read(verb: str, arguments: Sequence[str]) -> Any:
+    return parse(_OPTIONS[verb], arguments, name=f"grid {verb}", description=_SAYS[verb])
+
+
+def run_list(options: ListOptions) -> Answer:
+    """One line a table."""
+    from safezone.experiments.paper import PAPER
+
+    says = {name: (inspect.getdoc(grid.build) or "").split("\n")[0] for name, grid in PAPER.items()}
+    return Answer({"grids": says}, "\n".join(f"{name:<8} {text}" for name, text in says.items()))
+
+
+def run_show(options: ShowOptions) -> Answer:
+    """The docstring, the runs at the paper's scope, the paper's numbers and what is missing."""
+    from safezone.experiments.designs import Scope
+    from safezone.experiments.paper import paper_grid
+    from safezone.experiments.requirements import missing_names
+    from safezone.experiments.settings import preset
+    from safezone.report.published import published
+    from safezone.report.tables import label
+
+    entry = paper_grid(options.grid)
+    grid = entry.build(Scope(entry.model, tuple(f"concept {i}" for i in range(10)), (0, 1, 2)))
+    paper = published(grid.table or 0)
+    missing = missing_names(grid, preset(entry.model))
+    lines = [inspect.getdoc(entry.build) or "", "", f"{len(grid)} runs with 10 concepts, 3 seeds"]
+    lines += [f"not in this version: {kind} {', '.join(n)}" for kind, n in missing.items()]
+    lines += ["", f"The paper's {paper.printed_metric}:"]
+    head = ["", *map(label, paper.columns)]
+    rows = [
+        [label(poison), *(f"{paper.values[poison, name]:g}" for name in paper.columns)]
+        for poison in paper.poisons
+    ]
+    widths = [max(map(len, texts)) for texts in zip(head, *rows, strict=True)]
+    if len(head) > 12:  # as columns it would not fit on a screen
+        head, *rows = [list(line) for line in zip(head, *rows, strict=True)]
+        widths = [max(map(len, texts)) for texts in zip(head, *rows, strict=True)]
+    for line in [head, *rows]:
+        lines.append("  ".join(t.rjust(w) for t, w in zip(line, widths, strict=True)))
+    if paper.note:
+        lines += ["", paper.note]
+    data = {
+        "grid": options.grid,
+        "runs": len(grid),
+        "missing": missing,
+        "paper": {f"{p}, {c}": value for (p, c), value in paper.values.items()},
+        "note": paper.note,
+    }
+    return Answer(data, "\n".join(lines))
+
+
+def run_status(options: FolderOptions) -> Answer:
+    """Grids and stages."""
+    from safezone.experiments.archive import by_stage, catalogue, unfinished
+
+    grids, stages = unfinished(options.out), by_stage(catalogue(options.out))
+    lines = [f"{name}: {there} of {every} artifacts" for name, (there, every) in grids.items()]
+    lines += [f"{s}: {count}, {size / 1e6:.1f} MB" for s, (count, size) in stages.items()]
+    data = {
+        "grids": {name: {"done": there, "all": every} for name, (there, every) in grids.items()},
+        "stages": {s: {"artifacts": count, "bytes": size} for s, (count, size) in stages.items()},
+    }
+    return Answer(data, "\n".join(lines))
+
+
+def run_gc(options: CollectOptions) -> Answer:
+    """Removes, or tells what it would remove."""
+    from safezone.experiments.archive import collect, garbage
+    from safezone.experiments.workspace import locked
+
+    if not options.out.is_dir():
+        raise UserError(f"{options.out} is not a folder; give the --out of `safezone grid run`")
+    if options.dry_run:
+        folders = garbage(options.out)
+        lines = [str(folder) for folder in folders] + [f"{len(folders)} folders would be removed"]
+        return Answer({"dry_run": True, "folders": [str(f) for f in folders]}, "\n".join(lines))
+    with locked(options.out):
+        folders = garbage(options.out)
+        freed = collect(options.out, folders)
+    text = f"{len(folders)} folders removed, {freed / 1e6:.1f} MB freed"
+    return Answer({"folders": [str(f) for f in folders], "bytes": freed}, text)
+
+
+def run_export(options: ExportOptions) -> Answer:
+    """Copies what readers need; artifacts stay."""
+    from safezone.experiments.archive import require_workspace, results
+    from safezone.experiments.workspace import require_new, whole_folder
+
+    require_workspace(options.out)
+    require_new(options.to)
+    grids = list(results(options.out))
+    with whole_folder(options.to) as temporary:
+        for name in grids:
+            (temporary / name).mkdir()
+            for file in sorted((options.out / name).iterdir()):
+                if file.suffix in (".csv", ".md", ".tex", ".html", ".yaml", ".jsonl"):
+                    shutil.copyfile(file, temporary / name / file.name)
+    return Answer({"grids": grids}, f"{len(grids)} grids written to {options.to}")

@@ -1,0 +1,297 @@
+"""``safezone grid run``."""
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+
+import tyro
+
+from safezone.commands.console import Answer, Flat, Machine, note, parse, progress
+from safezone.errors import UserError
+from safezone.experiments.config import read_settings
+from safezone.experiments.settings import Names, Poisoning, Sampling, Scoring, Settings, Training
+
+if TYPE_CHECKING:
+    from safezone.experiments.executors import Executor
+    from safezone.experiments.lab import Lab
+    from safezone.experiments.run import Grid
+
+DESCRIPTION: Final = """\
+Runs a table of the paper, or a grid of your own (a YAML file), and writes OUT/NAME/report.html with
+the paper's numbers beside ours, table.csv, .md and .tex, and rows.csv. What grids have in common is
+in OUT/work and is made once. Stopped or killed and started again, it goes on.
+
+Example:
+    safezone grid run table17 --model mini --concepts 10 --seeds 3 --dry-run
+    safezone grid run table17 --model mini --concepts 10 --seeds 3
+    safezone grid run table17 --without regen --without pdmpure
+    safezone grid run table17 --only adm+ --only szt --name adm-szt
+    safezone grid run table1 --model sd15 --data CustomConcept101 --executor ray --address auto
+
+Next:
+    open runs/grids/table17/report.html
+"""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work."""
+
+    executor: Literal["here", "processes", "ray", "slurm"] = "here"
+    """This process, others on this machine, Ray, or Slurm; the last two need a shared OUT."""
+    workers: int = 2
+    """Tasks at a time, of processes, ray without --address, and slurm."""
+    address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Of a Ray cluster, or auto."""
+    gpus: float = 0.0
+    """Of every task of ray; slurm has --slurm."""
+    slurm: Annotated[Names, tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Setting of submitit, such as slurm_partition=gpu or timeout_min=600; repeatedly."""
+    cluster: Annotated[Literal["slurm", "local"] | None, tyro.conf.arg(metavar="NAME")] = None
+    """Of submitit; local runs the jobs on this machine."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 1:
+            raise UserError(f"workers is {self.workers}; give at least 1.")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``safezone grid run`` is told."""
+
+    grid: tyro.conf.Positional[str]
+    """A table, as table17, or a YAML file."""
+    out: Path = Path("runs/grids")
+    """Folder of all grids; what they have in common is made once."""
+    model: str = "mini"
+    """mini or sd15 (the table's own model of that family), a diffusers folder or a hub name."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Data set of concepts; by default the built-in ones."""
+    concepts: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """How many concepts, from the first; by default 10, or all of --data."""
+    seeds: int = 3
+    """Seeds 0, 1, ... of training and generation."""
+    without: Annotated[Names, tyro.conf.arg(metavar="NAME")] = ()
+    """Leave a poison, defense or method out; repeatedly."""
+    only: Annotated[Names, tyro.conf.arg(metavar="NAME")] = ()
+    """Run this concept, poison, defense or method only; repeatedly."""
+    name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Folder of the results in OUT; by default the grid's name."""
+    dry_run: bool = False
+    """Say what is done and to do, how long and how much disk; write nothing."""
+    training: Flat[Training] = field(default_factory=Training)
+    poisoning: Poisoning = field(default_factory=Poisoning)
+    sampling: Sampling = field(default_factory=Sampling)
+    scoring: Flat[Scoring] = field(default_factory=Scoring)
+    workers: Flat[Workers] = field(default_factory=Workers)
+    machine: Flat[Machine] = field(default_factory=Machine)
+
+
+def read(verb: str, arguments: Sequence[str]) -> Options:
+    return parse(Options, arguments, name=f"grid {verb}", description=DESCRIPTION)
+
+
+def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine) -> "Lab":
+    """The lab of a grid: model, encoders and all concepts of the data. Workers call it as well."""
+    from safezone.commands.opening import open_encoders, open_model
+    from safezone.datasets import load_readable, miniworld_concepts
+    from safezone.experiments.lab import Lab
+    from safezone.experiments.workspace import weights_key
+
+    model = open_model(settings.model, machine)
+    unreadable: dict[str, str] = {}
+    if data is None:
+        concepts = miniworld_concepts(model.image_size)
+    else:
+        concepts, unreadable = load_readable(data, model.image_size)
+    encoders = open_encoders(settings.scoring, machine)
+    named = {concept.name: concept for concept in concepts}
+    return Lab(work, model, weights_key(model), encoders, settings, named, unreadable)
+
+
+def make_grid(options: Options, lab: "Lab") -> "Grid":
+    """The grid at the options' scope, without what --without names; UserError for what is wrong."""
+    from safezone.experiments.designs import Scope
+    from safezone.experiments.grid_file import file_grid, read_grid_file
+    from safezone.experiments.paper import paper_grid
+
+    names = [*lab.concepts, *lab.unreadable]
+    most = len(names) if options.concepts is None else options.concepts
+    if not 1 <= most <= len(names):
+        raise UserError(f"There are {len(names)} concepts; give --concepts 1 to {len(names)}.")
+    if options.seeds < 1:
+        raise UserError(f"seeds is {options.seeds}; give at least 1.")
+    scope = Scope(lab.model.name, tuple(names[:most]), tuple(range(options.seeds)))
+    if options.grid.endswith((".yaml", ".yml")):
+        grid = file_grid(read_grid_file(Path(options.grid)), scope, lab.settings)
+    else:
+        grid = paper_grid(options.grid).build(scope)
+    return only(without(grid, options.without), options.only)
+
+
+def _require_known(options: Options, settings: Settings) -> None:
+    """Says what is missing for a table of the paper before a model is opened."""
+    from safezone.experiments.designs import Scope
+    from safezone.experiments.paper import paper_grid
+    from safezone.experiments.requirements import require_names
+
+    if not options.grid.endswith((".yaml", ".yml")):
+        grid = paper_grid(options.grid).build(Scope(settings.model, ("any",), (0,)))
+        known = tuple(name for name in options.only if _names(grid, name))
+        require_names(only(without(grid, options.without), known), settings)
+
+
+def without(grid: "Grid", names: Sequence[str]) -> "Grid":
+    """The grid without the runs of these poisons, defenses, parts of defenses, or methods."""
+    left = grid.runs
+    for name in names:
+        key = name.lower()
+        rest = tuple(
+            run
+            for run in left
+            if key not in (run.poison, run.defense, run.method, *run.defense.split("+"))
+        )
+        if len(rest) == len(left):
+            raise UserError(f"{grid.name} has no run of {name!r}; take that --without away")
+        left = rest
+    if not left:
+        raise UserError(f"no run of {grid.name} is left; give --without less often")
+    return replace(grid, runs=left)
+
+
+_AXES: Final = ("concept", "poison", "defense", "method")
+
+
+def _names(grid: "Grid", name: str) -> set[str]:
+    """Which axes of the grid have something of this name."""
+    return {a for a in _AXES for run in grid if getattr(run, a).lower() == name.lower()}
+
+
+def only(grid: "Grid", names: Sequence[str]) -> "Grid":
+    """The grid's runs of these concepts, poisons, defenses and methods; names of one axis add up.
+
+    Raises UserError for a name that no run has, and where no run is left.
+    """
+    chosen: dict[str, set[str]] = {}
+    for name in names:
+        axes = _names(grid, name)
+        if not axes:
+            raise UserError(f"{grid.name} has no run of {name!r}; take that --only away")
+        for axis in axes:
+            chosen.setdefault(axis, set()).add(name.lower())
+    left = [r for r in grid if all(getattr(r, a).lower() in v for a, v in chosen.items())]
+    if not left:
+        raise UserError(f"no run of {grid.name} is of all of {', '.join(names)}; give --only less")
+    return replace(grid, runs=tuple(left))
+
+
+def _executor(options: Options, open_again: Any) -> "Executor":
+    from safezone.experiments.executors import InProcess, Processes, Ray, Slurm
+
+    told = options.workers
+    if told.executor == "processes":
+        return Processes(open_again, told.workers)
+    if told.executor == "ray":
+        return Ray(open_again, told.workers, told.address, told.gpus)
+    if told.executor == "slurm":
+        pairs = [item.partition("=") for item in told.slurm]
+        parameters = {k: int(v) if v.isdecimal() else v for k, _, v in pairs}
+        folder = options.out / "jobs"
+        return Slurm(open_again, folder, told.workers, told.cluster, parameters)
+    return InProcess()
+
+
+def _settings(options: Options) -> Settings:
+    from safezone.experiments.paper import model_for
+
+    model = options.model
+    if not options.grid.endswith((".yaml", ".yml")):
+        model = model_for(options.grid, options.model)
+    cells = read_settings(options.machine.config, options.model).cells
+    return Settings(
+        model, options.poisoning, options.training, options.sampling, options.scoring, cells
+    )
+
+
+def run_run(options: Options) -> Answer:
+    """Measures the grid, or tells what there is to do."""
+    from safezone.commands.opening import require_out_folder
+    from safezone.experiments.measurement import WORK, measure
+
+    require_out_folder(options.out)
+    if options.name is not None and (Path(options.name).name != options.name or not options.name):
+        raise UserError(f"name is {options.name!r}; give one folder's name without /")
+    settings = _settings(options)
+    _require_known(options, settings)
+    work = options.out.absolute() / WORK
+    data = None if options.data is None else options.data.absolute()
+    again = partial(open_lab, work, settings, data, options.machine)
+    lab = again()
+    grid = make_grid(options, lab)
+    if options.dry_run:
+        return _dry(options, lab, grid)
+    command = shlex.join(["safezone", *sys.argv[1:]]) if len(sys.argv) > 1 else ""
+    try:
+        made = measure(
+            lab,
+            grid,
+            options.out.absolute(),
+            options.out.absolute() / (options.name or grid.name),
+            title=_title(grid, settings.model),
+            command=command,
+            executor=_executor(options, again),
+            progress=progress(),
+            note=note,
+        )
+    except KeyboardInterrupt:
+        note(f"\nstopped; what is finished is in {work}. Go on with:\n    {command}")
+        raise
+    lines = _failures(made.failed)
+    lines += [f"{len(grid) - len(made.failed)} of {len(grid)} runs went well"]
+    lines += [f"report: {made.page}"]
+    data_out = {"page": str(made.page), "runs": len(grid), "failed": made.failed}
+    return Answer(data_out, "\n".join(lines), status=1 if made.failed else 0)
+
+
+def _failures(failed: Mapping[str, str]) -> list[str]:
+    """One line a reason, with the runs that it stopped."""
+    runs: dict[str, list[str]] = {}
+    for name, reason in failed.items():
+        runs.setdefault(reason, []).append(name)
+    return [
+        f"failed: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {reason}"
+        for reason, names in runs.items()
+    ]
+
+
+def _title(grid: "Grid", model: str) -> str:
+    return grid.name if grid.table is None else f"Table {grid.table} of the paper, on {model}"
+
+
+def _dry(options: Options, lab: "Lab", grid: "Grid") -> Answer:
+    from safezone.experiments.cost import count_passes, estimate
+    from safezone.report.html import duration_text
+
+    workers = 1 if options.workers.executor == "here" else options.workers.workers
+    costs = estimate(lab, grid, count_passes(lab.model), workers)
+    lines = [f"{grid.name}: {len(grid)} runs on {lab.model.name}"]
+    for stage, cost in costs.items():
+        lines.append(
+            f"{stage}: {cost.done} done, {cost.todo} to do, about "
+            f"{duration_text(cost.seconds)} and {cost.size / 1e6:.0f} MB"
+        )
+    seconds = sum(cost.seconds for cost in costs.values())
+    size = sum(cost.size for cost in costs.values())
+    lines.append(
+        f"in all about {duration_text(seconds)} (estimated from counted operations and the speed "
+        f"of one pass) and {size / 1e6:.0f} MB"
+    )
+    stages = {
+        name: {"done": c.done, "todo": c.todo, "seconds": c.seconds, "bytes": c.size}
+        for name, c in costs.items()
+    }
+    return Answer({"dry_run": True, "runs": len(grid), "stages": stages}, "\n".join(lines))

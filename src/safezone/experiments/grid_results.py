@@ -1,0 +1,245 @@
+"""The results of one grid, from its rows and artifacts: files, summary and its page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from safezone.concepts import load_concept
+from safezone.errors import UserError
+from safezone.experiments.comparisons import (
+    best_attacks,
+    compare,
+    comparisons_csv,
+    weakest_points,
+    worst_cases_csv,
+)
+from safezone.experiments.config import flat
+from safezone.experiments.outputs import INDEX, PAGE, Made, caveats, read_made, versions
+from safezone.experiments.stages import MANIFEST, ROWS, RUN_RECORD, read_adapter
+from safezone.experiments.summary import summary_json
+from safezone.experiments.variants import setting_of, split_method
+from safezone.experiments.workspace import cannot_write, read_json, write_json
+from safezone.report.grid_page import (
+    PICTURES,
+    Cell,
+    Section,
+    Strip,
+    tables,
+    thumbnail,
+    training_pictures,
+    write_grid_page,
+)
+from safezone.report.published import Published, same_runs
+from safezone.report.tables import metric_of, settings_of, write_table
+from safezone.scores.rows import CLEAN, NOMINAL, Row, read_rows, write_rows, write_text
+
+COMPARISONS: Final = "comparisons.csv"
+WORST_CASES: Final = "worst_cases.csv"
+_POISON_FACTS: Final = ("kappa", "norm", "eta", "steps", "prompt", "start", "transform", "target")
+
+
+def columns_of(rows: Sequence[Row]) -> list[Row]:
+    """Variants of a method as columns: what its name says of settings takes the defense's place."""
+    moved = []
+    for row in rows:
+        method, name = column_of(row.method, row.defense)
+        moved.append(replace(row, method=method, defense=name))
+    return moved
+
+
+def column_of(method: str, defense: str) -> tuple[str, str]:
+    """(method, column) of a run; see ``columns_of``."""
+    setting = setting_of(method)
+    if not setting:
+        return method, defense
+    name = setting if defense == NOMINAL else f"{defense}; {setting}"
+    return split_method(method)[0], name
+
+
+def paper_notes(papers: Mapping[str, Published]) -> list[str]:
+    """What has to be known before the paper's numbers are compared with ours."""
+    if not papers:
+        return []
+    first = next(iter(papers.values()))
+    found = [
+        f"The paper's numbers are of {first.method} on {first.model} and {first.dataset}, without "
+        "error bars or seeds; cells that it ran twice differ by up to 0.03 DINOv2 similarity, "
+        "16 FID and 0.04 CLIP score."
+    ]
+    if "frechet" in papers:
+        found.append(
+            "The Fréchet distance here is of the instance encoder's features, not of Inception's: "
+            "compare the order of its values with that of the paper's FID, not the values."
+        )
+    return [*found, *(paper.note for paper in papers.values() if paper.note)]
+
+
+def _learned(place: Path) -> str:
+    """What lies in the adapter's folder, in words; nothing where it has been removed."""
+    try:
+        adapter = read_adapter(place)
+    except UserError:
+        return ""
+    norms = adapter.vectors.norm(dim=1).tolist()
+    count, width = adapter.vectors.shape
+    said = f"{count} vector{'s' * (count != 1)} of {width} for {adapter.placeholder}, "
+    return f"{said}norm{'s' * (count != 1)} {', '.join(f'{norm:.2f}' for norm in norms)}"
+
+
+def _training(made: Made, known: dict[Path, tuple[str, ...]]) -> tuple[str, ...]:
+    clean, given = made.clean, made.training
+    if clean is None or given is None or not given.is_dir() or not clean.is_dir():
+        return ()
+    if given not in known:
+        size = made.images.shape[-1] if len(made.images) else None
+        sides = [load_concept(place, size).images for place in (clean, given)]
+        known[given] = training_pictures(*sides)
+    return known[given]
+
+
+def _level(value: Any) -> str:
+    """Budgets as the field writes them: 16/255."""
+    if isinstance(value, float) and abs(255 * value - round(255 * value)) < 1e-6:
+        return f"{255 * value:.0f}/255"
+    return str(value)
+
+
+def _facts(made: Made, adapter: Path | None) -> dict[str, str]:
+    """The settings behind a cell, of the first concept's run."""
+    facts = {}
+    if adapter is not None and (adapter / RUN_RECORD).is_file():
+        record = read_json(adapter / RUN_RECORD)
+        facts["defense"] = str(record.get("defense_parts", ""))
+        wanted = ("steps", "batch_size", "learning_rate", "schedule", "vectors")
+        settings = record.get("settings", {})
+        facts["training"] = ", ".join(f"{k} {settings[k]}" for k in wanted if k in settings)
+    if made.run.poison != CLEAN and made.training is not None:
+        manifest = made.training / MANIFEST
+        record = read_json(manifest) if manifest.is_file() else {}
+        told = [f"{k} {_level(record[k])}" for k in _POISON_FACTS if record.get(k)]
+        facts["poison"] = ", ".join(told)
+    return {name: text for name, text in facts.items() if text}
+
+
+def section(folder: Path, pictures: int = PICTURES) -> Section:
+    """What the page shows of the grid whose results lie in ``folder``.
+
+    ``pictures``: about how many generated images. Raises UserError when the folder holds none.
+    """
+    index = read_json(folder / INDEX)
+    rows = columns_of(read_rows(folder / ROWS))
+    table = index.get("table")
+    papers = same_runs(table) if isinstance(table, int) else {}
+    failed = dict(index.get("failed", {}))
+    strips: dict[Cell, dict[str, Strip]] = {}
+    facts: dict[Cell, dict[str, str]] = {}
+    known: dict[Path, tuple[str, ...]] = {}
+    images = index.get("images", [])
+    each = max(1, min(6, pictures // max(1, len(images))))
+    for name in images:
+        if not (folder / name).is_dir():  # removed since
+            continue
+        made = read_made(folder / name, most=each)
+        adapter = index.get("adapters", {}).get(name)
+        place = None if adapter is None else folder / adapter
+        cell = (made.run.poison, column_of(made.run.method, made.run.defense)[1])
+        strips.setdefault(cell, {})[made.run.concept] = Strip(
+            tuple(thumbnail(image) for image in made.images),
+            tuple(made.prompts[:each]),
+            _training(made, known),
+            "" if place is None else _learned(place),
+        )
+        if cell not in facts:
+            facts[cell] = _facts(made, place)
+    scored = [row for row in rows if not row.reason]
+    told = index.get("duration")
+    return Section(
+        name=str(index.get("grid")),
+        title=str(index.get("title")),
+        rows=rows,
+        metric=str(index.get("metric")),
+        papers=papers,
+        strips=strips,
+        facts=facts,
+        failed=failed,
+        notes=[*caveats(scored, {}, photographs=False), *paper_notes(papers)],
+        command=str(index.get("command", "")),
+        settings=flat(index.get("settings", {})),
+        duration=told if isinstance(told, float) else None,
+    )
+
+
+def write_grid_results(folder: Path) -> Path:
+    """Writes tables (CSV, Markdown, LaTeX), comparisons, worst cases, summary and page.
+
+    Made from ``index.json``, ``rows.jsonl`` and the artifacts that they name; nothing is measured.
+    Returns the page's path. Raises UserError when the folder cannot be written.
+    """
+    made = section(folder)
+    scored = [row for row in made.rows if not row.reason]
+    try:
+        write_rows(folder / "rows.csv", read_rows(folder / ROWS))
+        for table in tables(made):
+            first = table.metric == made.metric
+            pairs = settings_of(made.rows)
+            place = pairs.index((table.model, table.method))
+            name = ("table" if first else f"table-{table.metric}") + f"-{place + 1}" * (place > 0)
+            for form in ("csv", "md", "tex"):
+                write_table(table, folder / f"{name}.{form}")
+        for place, (model, method) in enumerate(settings_of(scored)):
+            ours = [row for row in scored if (row.model, row.method) == (model, method)]
+            _write_comparisons(folder, ours, made.metric, f"-{place + 1}" * (place > 0))
+        write_json(folder / "summary.json", _summary(made, scored))
+        write_grid_page(made.title, [made], versions(), folder / PAGE)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return folder / PAGE
+
+
+def _write_comparisons(folder: Path, rows: Sequence[Row], metric: str, suffix: str) -> None:
+    higher = metric_of(metric).higher_is_better
+    cases = ([], []) if higher is None else _cases(rows, metric, higher)
+    for name, text in (
+        (COMPARISONS, comparisons_csv(compare(rows, metric))),
+        (WORST_CASES, worst_cases_csv(*cases)),
+    ):
+        path = folder / name
+        write_text(path.with_stem(path.stem + suffix), text)
+
+
+def _cases(rows: Sequence[Row], metric: str, higher: bool) -> tuple[list[Any], list[Any]]:
+    return best_attacks(rows, metric, higher), weakest_points(rows, metric, higher)
+
+
+def _summary(made: Section, scored: Sequence[Row]) -> dict[str, Any]:
+    return {
+        "command": made.command,
+        "settings": dict(made.settings),
+        "versions": versions(),
+        "results": summary_json(scored) if scored else [],
+        "failed": dict(made.failed),
+        "duration_seconds": made.duration,
+    }
+
+
+def grids_in(workspace: Path) -> list[Path]:
+    """The folders of the grids that were run in a workspace, tables in the paper's order."""
+    found = [path.parent for path in workspace.glob(f"*/{INDEX}") if read_json(path).get("grid")]
+
+    def order(folder: Path) -> tuple[float, str]:
+        number = read_json(folder / INDEX).get("table")
+        return (number if isinstance(number, int) else float("inf"), folder.name)
+
+    return sorted(found, key=order)
+
+
+def write_workspace_page(workspace: Path, title: str) -> Path:
+    """One page of all grids in a workspace; returns its path."""
+    folders = grids_in(workspace)
+    sections = [section(folder, PICTURES // len(folders)) for folder in folders]
+    try:
+        write_grid_page(title, sections, versions(), workspace / PAGE)
+    except OSError as error:
+        raise cannot_write(workspace, error) from error
+    return workspace / PAGE

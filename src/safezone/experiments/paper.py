@@ -1,0 +1,102 @@
+"""The tables of the paper as grids: 1, 2 and 4 to 40. Tables 3 and those without runs are no grids.
+
+A table is a function of its scope (model, concepts, seeds). What it costs, what the paper found
+and the command are in its docstring, which ``safezone grid show`` prints. Tables of other metrics
+of the same runs cost nothing more. The built-in model takes the concepts of its own world for
+every data set of the paper.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from safezone.errors import UserError
+from safezone.experiments import paper_models, paper_tables
+from safezone.experiments.designs import Scope
+from safezone.experiments.run import Grid
+
+
+@dataclass(frozen=True)
+class PaperGrid:
+    """A table's function and the model that the paper ran it on."""
+
+    build: Callable[[Scope], Grid]
+    model: str = "sd15"
+
+
+PAPER: Final[Mapping[str, PaperGrid]] = MappingProxyType(
+    {
+        "table1": PaperGrid(paper_tables.table1),
+        "table2": PaperGrid(paper_tables.table2),
+        "table4": PaperGrid(paper_tables.table4),
+        "table5": PaperGrid(paper_tables.table5),
+        "table6": PaperGrid(paper_tables.table6),
+        "table7": PaperGrid(paper_tables.table7),
+        "table8": PaperGrid(paper_tables.table8),
+        "table9": PaperGrid(paper_tables.table9),
+        "table10": PaperGrid(paper_tables.table10),
+        "table11": PaperGrid(paper_tables.table11),
+        "table12": PaperGrid(paper_tables.table12),
+        "table13": PaperGrid(paper_tables.table13),
+        "table14": PaperGrid(paper_tables.table14),
+        "table15": PaperGrid(paper_tables.table15),
+        "table16": PaperGrid(paper_tables.table16),
+        "table17": PaperGrid(paper_tables.table17),
+        "table18": PaperGrid(paper_tables.table18),
+        "table19": PaperGrid(paper_tables.table19),
+        "table20": PaperGrid(paper_tables.table20),
+        "table21": PaperGrid(paper_tables.table21),
+        "table22": PaperGrid(paper_tables.table22),
+        "table23": PaperGrid(paper_models.table23, "sd15rf"),
+        "table24": PaperGrid(paper_models.table24, "sd15rf"),
+        "table25": PaperGrid(paper_models.table25, "sd15rf"),
+        "table26": PaperGrid(paper_models.table26, "sd21"),
+        "table27": PaperGrid(paper_models.table27, "sd21"),
+        "table28": PaperGrid(paper_models.table28, "sd21v"),
+        "table29": PaperGrid(paper_models.table29, "sd21v"),
+        "table30": PaperGrid(paper_models.table30, "sdxl"),
+        "table31": PaperGrid(paper_models.table31, "sdxl"),
+        "table32": PaperGrid(paper_models.table32),
+        "table33": PaperGrid(paper_models.table33),
+        "table34": PaperGrid(paper_models.table34),
+        "table35": PaperGrid(paper_models.table35),
+        "table36": PaperGrid(paper_models.table36),
+        "table37": PaperGrid(paper_models.table37),
+        "table38": PaperGrid(paper_models.table38),
+        "table39": PaperGrid(paper_models.table39),
+        "table40": PaperGrid(paper_models.table40),
+    }
+)
+"""Every table with runs, by name."""
+
+_MINI: Final[Mapping[str, str]] = MappingProxyType(
+    {"sd15": "mini", "sd15rf": "mini-rf", "sd21": "mini", "sd21v": "mini-v"}
+)
+"""The built-in twin of each of the paper's models; of SDXL there is none."""
+
+
+def paper_grid(name: str) -> PaperGrid:
+    """The paper's grid of that name; UserError with near names for another."""
+    if name in PAPER:
+        return PAPER[name]
+    near = difflib.get_close_matches(name, PAPER, n=3, cutoff=0.7)
+    hint = f"did you mean {' or '.join(near)}?" if near else "see `safezone grid list`"
+    raise UserError(f"there is no grid {name!r}; {hint} or give a YAML file of your own")
+
+
+def model_for(name: str, family: str) -> str:
+    """Which model the table is run on: ``family`` is ``mini``, ``sd15`` or a model of its own.
+
+    ``mini`` and ``sd15`` stand for the paper's models: table 23 with ``sd15`` is the rectified-flow
+    one. Any other name or folder is taken as it is. UserError where the built-in family has none.
+    """
+    wanted = paper_grid(name).model
+    if family == "sd15":
+        return wanted
+    if family != "mini":
+        return family
+    if wanted not in _MINI:
+        raise UserError(f"{name} is of {wanted}, which has no built-in twin; give --model {wanted}")
+    return _MINI[wanted]

@@ -1,0 +1,85 @@
+"""Methods with settings in their name: ``textual inversion; schedule=linear; lr=5e-4; steps=1k``.
+
+The settings are the paper's, for its 5000 steps at 5e-4; a model whose preset differs has them
+scaled alike, so that ``steps=1k`` is a fifth of the preset's steps and ``lr=5e-3`` ten times its
+learning rate.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from itertools import product
+from typing import Final, Literal, TypeAlias, cast
+
+from safezone.errors import UserError
+from safezone.experiments.run import TEXTUAL_INVERSION
+from safezone.experiments.settings import Training
+
+METHODS: Final = (TEXTUAL_INVERSION,)
+"""The methods that the stages can train."""
+
+PAPER_STEPS: Final = 5000
+PAPER_LEARNING_RATE: Final = 5e-4
+_NAMES: Final = ("schedule", "lr", "steps")
+Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
+_SCHEDULES: Final = ("constant", "linear", "cosine")
+
+
+def hyperparameter_methods() -> tuple[str, ...]:
+    """The 27 columns of table 2, in its order."""
+    return tuple(
+        f"{TEXTUAL_INVERSION}; schedule={schedule}; lr={rate}; steps={steps}"
+        for steps, schedule, rate in product(
+            ("1k", "5k", "10k"), _SCHEDULES, ("5e-5", "5e-4", "5e-3")
+        )
+    )
+
+
+def split_method(name: str) -> tuple[str, Mapping[str, str]]:
+    """The method's own name and the settings behind it; UserError for text that is neither."""
+    base, *parts = (part.strip() for part in name.split(";"))
+    settings = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not equals or key not in _NAMES:
+            raise UserError(
+                f"The method {name!r} has the setting {part!r}; write {', '.join(_NAMES)} as "
+                "schedule=linear; lr=5e-4; steps=1k."
+            )
+        settings[key] = value
+    return base, settings
+
+
+def setting_of(name: str) -> str:
+    """The settings as the paper's column, ``schedule=linear;lr=5e-4;steps=1k``; empty for none."""
+    return ";".join(f"{key}={value}" for key, value in split_method(name)[1].items())
+
+
+def _number(text: str, method: str) -> float:
+    factor = 1000.0 if text.endswith("k") else 1.0
+    try:
+        return factor * float(text.removesuffix("k"))
+    except ValueError as error:
+        raise UserError(f"The method {method!r} has {text!r} where a number must be.") from error
+
+
+def training_of(base: Training, method: str) -> Training:
+    """The preset's training with the settings of the method's name.
+
+    Raises UserError for a method that the stages cannot train and for wrong settings.
+    """
+    name, settings = split_method(method)
+    if name not in METHODS:
+        raise UserError(f"There is no method {name!r}; choose from {', '.join(METHODS)}.")
+    result = base
+    if "schedule" in settings:
+        if settings["schedule"] not in _SCHEDULES:
+            known = ", ".join(_SCHEDULES)
+            raise UserError(f"The method {method!r} has an unknown schedule; choose from {known}.")
+        result = replace(result, schedule=cast(Schedule, settings["schedule"]))
+    if "lr" in settings:
+        factor = _number(settings["lr"], method) / PAPER_LEARNING_RATE
+        result = replace(result, learning_rate=base.learning_rate * factor)
+    if "steps" in settings:
+        steps = round(base.steps * _number(settings["steps"], method) / PAPER_STEPS)
+        result = replace(result, steps=max(1, steps))
+    return result

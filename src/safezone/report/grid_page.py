@@ -1,0 +1,310 @@
+"""One page for tables: ours, its spread and the paper's number; behind each cell what made it."""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from jaxtyping import UInt8
+from markupsafe import Markup
+from PIL import Image
+from torch import Tensor
+
+from safezone.experiments.comparisons import (
+    Comparison,
+    WorstCase,
+    best_attacks,
+    compare,
+    weakest_points,
+    with_average,
+)
+from safezone.report.html import amplified_difference, asset, environment
+from safezone.report.published import AVERAGE, Published
+from safezone.report.tables import (
+    METRICS,
+    ScoreTable,
+    label,
+    metric_of,
+    number,
+    score_table,
+    settings_of,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
+from safezone.scores.rows import Row, write_text
+
+THUMBNAIL: Final = 96
+"""Side of the page's pictures, in pixels."""
+PICTURES: Final = 2400
+"""About how many generated images a page holds: some 6 MB."""
+_WIDEST: Final = 12
+"""A table with more columns is turned: settings below each other, poisons beside each other."""
+_QUALITY: Final = 75
+
+Cell = tuple[str, str]
+"""(poison, defense)."""
+
+
+def thumbnail(image: UInt8[Tensor, "3 h w"], side: int = THUMBNAIL) -> str:
+    """The image as a small WebP, a data URI of about 2 kB."""
+    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    if picture.width > side:
+        picture = picture.resize((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=_QUALITY, method=4)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def training_pictures(
+    clean: UInt8[Tensor, "n 3 h w"], given: UInt8[Tensor, "n 3 h w"]
+) -> tuple[str, ...]:
+    """The first image given to the trainer and, if it is poisoned, its change 8 times amplified."""
+    if clean.shape != given.shape or bool((clean == given).all()):
+        return (thumbnail(given[0]),)
+    return (thumbnail(given[0]), thumbnail(amplified_difference(clean[:1], given[:1])[0]))
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One run's first images and their prompts. ``learned``: what its adapter is, in words."""
+
+    pictures: tuple[str, ...]
+    prompts: tuple[str, ...]
+    training: tuple[str, ...]
+    learned: str
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """One grid: its rows, and what lies behind its cells.
+
+    ``papers``: the paper's tables of the same runs, by our metric. ``strips``: of the first seed,
+    by cell and concept. ``facts``: settings behind a cell. ``failed``: reasons by run.
+    """
+
+    name: str
+    title: str
+    rows: Sequence[Row]
+    metric: str
+    papers: Mapping[str, Published] = field(default_factory=dict)
+    strips: Mapping[Cell, Mapping[str, Strip]] = field(default_factory=dict)
+    facts: Mapping[Cell, Mapping[str, str]] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    command: str = ""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    duration: float | None = None
+
+
+@dataclass(frozen=True)
+class _Box:
+    """One cell of a table as it is shown."""
+
+    key: str
+    mean: str
+    limits: str
+    value: float
+    paper: str
+    best: bool
+    tied: bool
+    shade: int
+    where: str
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """One table as it is shown, and its files as data URIs."""
+
+    table: ScoreTable
+    heading: str
+    corner: str
+    head: tuple[str, ...]
+    lines: tuple[tuple[str, tuple[_Box | None, ...]], ...]
+    files: tuple[tuple[str, str], ...]
+
+
+def tables(section: Section) -> list[ScoreTable]:
+    """All metrics of every (model, method), the section's own first, with means over poisons."""
+    found = []
+    for pair in settings_of(section.rows):
+        ours = [row for row in section.rows if (row.model, row.method) == pair]
+        whole = with_average(ours, AVERAGE)
+        metrics = dict.fromkeys([section.metric, *METRICS, *(row.metric for row in ours)])
+        for metric in metrics:
+            if any(row.metric == metric and not row.reason for row in ours):
+                paper = section.papers.get(metric)
+                found.append(score_table(whole, metric, None if paper is None else paper.values))
+    return found
+
+
+def _paper_text(value: float | None) -> str:
+    return "" if value is None else number(value, 0 if value > 2 else 2)
+
+
+def _box(table: ScoreTable, cell: Cell, key: str, shades: tuple[float, float]) -> _Box | None:
+    found, decimals = table.cells.get(cell), metric_of(table.metric).decimals
+    paper = _paper_text(table.paper.get(cell))
+    where = f"{label(cell[0])}, {label(cell[1])}"
+    if found is None:
+        return _Box(key, "–", "", math.nan, paper, False, False, 0, where) if paper else None
+    mean, low, high = found.interval
+    limits = "" if math.isnan(low) else f"{number(low, decimals)} to {number(high, decimals)}"
+    worst, best = shades
+    share = 0.0 if worst == best else (mean - worst) / (best - worst)
+    shade = round(100 * min(max(share, 0.0), 1.0))
+    own = found.best and cell[0] != AVERAGE
+    return _Box(
+        key, number(mean, decimals), limits, mean, paper, own, own and found.tied, shade, where
+    )
+
+
+def _shades(table: ScoreTable) -> tuple[float, float]:
+    means = [cell.interval.mean for cell in table.cells.values()]
+    higher = metric_of(table.metric).higher_is_better
+    if higher is None or not means:
+        return (0.0, 0.0)
+    return (min(means), max(means)) if higher else (max(means), min(means))
+
+
+def _uri(text: str, kind: str) -> str:
+    return f"data:{kind};charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
+
+
+def _ordered(ours: Sequence[str], papers: Sequence[str]) -> tuple[str, ...]:
+    own = [name for name in ours if name not in papers]
+    names = tuple(dict.fromkeys([*papers, *own]))
+    return tuple(sorted(names, key=lambda name: name == AVERAGE))  # sorted is stable
+
+
+def _shown(section: Section, table: ScoreTable, prefix: str) -> _Shown:
+    shades = _shades(table)
+    names = [*table.poisons], [*table.defenses]
+    for poison, defense in table.paper:  # what the paper has and we have not is shown as well
+        names[0].append(poison)
+        names[1].append(defense)
+    poisons, defenses = (tuple(dict.fromkeys(each)) for each in names)
+
+    def box(poison: str, defense: str) -> _Box | None:
+        return _box(table, (poison, defense), f"{prefix}|{poison}|{defense}", shades)
+
+    if len(defenses) > _WIDEST:
+        head = tuple(map(label, poisons))
+        lines = tuple((label(d), tuple(box(p, d) for p in poisons)) for d in defenses)
+    else:
+        head = tuple(map(label, defenses))
+        lines = tuple((label(p), tuple(box(p, d) for d in defenses)) for p in poisons)
+    paper = section.papers.get(table.metric)
+    heading = metric_of(table.metric).label
+    if paper is not None:
+        heading += f" beside the paper's {paper.printed_metric} (table {paper.number})"
+    files = (
+        ("CSV", _uri(to_csv(table), "text/csv")),
+        ("Markdown", _uri(to_markdown(table), "text/markdown")),
+        ("LaTeX", _uri(to_latex(table), "application/x-tex")),
+    )
+    corner = "Setting" if len(defenses) > _WIDEST else "Poison"
+    return _Shown(table, heading, corner, head, lines, files)
+
+
+def _difference_text(found: Comparison, decimals: int) -> str:
+    mean, low, high = (number(v, decimals, sign=True) for v in found.difference[:3])
+    spread = "" if math.isnan(found.difference.low) else f" [{low}, {high}]"
+    verdict = "tied with Nominal" if found.tied else "differs from Nominal"
+    return f"{mean}{spread}, Holm p {found.p_holm:.2g}: {verdict}"
+
+
+def _cell_data(section: Section, table: ScoreTable) -> dict[Cell, dict[str, Any]]:
+    """What a click on each cell of the table shows, as JSON values."""
+    decimals = metric_of(table.metric).decimals
+    ours = [
+        row
+        for row in section.rows
+        if (row.model, row.method, row.metric) == (table.model, table.method, table.metric)
+    ]
+    compared = {(c.poison, c.defense): c for c in compare(ours, table.metric)}
+    values: dict[Cell, dict[str, list[str]]] = {}
+    for row in sorted(ours, key=lambda row: row.seed):
+        cell = values.setdefault((row.poison, row.defense), {})
+        cell.setdefault(row.concept, []).append(number(row.value, decimals + 1))
+    found = {}
+    for cell, concepts in values.items():
+        facts = dict(section.facts.get(cell, {}))
+        if (difference := compared.get(cell)) is not None:
+            facts = {"minus Nominal": _difference_text(difference, decimals), **facts}
+            if difference.recovery is not None:
+                share, low, high = (number(100 * v, 0) for v in difference.recovery)
+                facts["recovery"] = f"{share}% [{low}, {high}] of what the poison took"
+        found[cell] = {"facts": list(facts.items()), "concepts": list(concepts.items())}
+    return found
+
+
+@dataclass(frozen=True)
+class _Cases:
+    attacks: Sequence[WorstCase]
+    weakest: Sequence[WorstCase]
+
+
+def _cases(section: Section, table: ScoreTable) -> _Cases | None:
+    higher = metric_of(table.metric).higher_is_better
+    ours = [r for r in section.rows if (r.model, r.method) == (table.model, table.method)]
+    if higher is None:
+        return None
+    found = _Cases(
+        best_attacks(ours, table.metric, higher), weakest_points(ours, table.metric, higher)
+    )
+    return found if found.attacks and len(table.defenses) > 1 else None
+
+
+def render_grid_page(title: str, sections: Sequence[Section], versions: Mapping[str, str]) -> str:
+    """The page as text: no network, no other file."""
+    shown: list[tuple[Section, list[tuple[_Shown, _Cases | None]]]] = []
+    cells: dict[str, Any] = {}
+    strips: dict[str, Any] = {}
+    pool: dict[str, int] = {}  # every picture is there once
+
+    def places(pictures: Sequence[str]) -> list[int]:
+        return [pool.setdefault(picture, len(pool)) for picture in pictures]
+
+    for index, section in enumerate(sections):
+        parts = []
+        for place, table in enumerate(tables(section)):
+            prefix = f"{index}.{place}"
+            parts.append((_shown(section, table, prefix), _cases(section, table)))
+            for (poison, defense), cell in _cell_data(section, table).items():
+                cell["section"] = index
+                cells[f"{prefix}|{poison}|{defense}"] = cell
+        for (poison, defense), found in section.strips.items():
+            strips[f"{index}|{poison}|{defense}"] = {
+                concept: [places(s.pictures), s.prompts, places(s.training), s.learned]
+                for concept, s in found.items()
+            }
+        shown.append((section, parts))
+    data = {
+        "cells": cells,
+        "strips": strips,
+        "pictures": list(pool),
+        "commands": [section.command for section in sections],
+    }
+    text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
+    context = {
+        "title": title,
+        "sections": shown,
+        "versions": versions,
+        "data": Markup(text),
+        "style": asset("style.css") + asset("grid.css"),
+        "script": asset("grid.js"),
+        "nan": math.isnan,
+    }
+    return environment().get_template("grid.html.j2").render(context)
+
+
+def write_grid_page(
+    title: str, sections: Sequence[Section], versions: Mapping[str, str], path: Path
+) -> None:
+    """Writes the page, atomically, as one self-contained file."""
+    write_text(path, render_grid_page(title, sections, versions))

@@ -1,0 +1,281 @@
+"""The paper's tables, a user's grids, and what lies in a workspace."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from safezone.cli import main
+from safezone.errors import UserError
+from safezone.experiments import passes
+from safezone.experiments.designs import Scope
+from safezone.experiments.execution import run_grid
+from safezone.experiments.grid_file import file_grid, read_grid_file
+from safezone.experiments.lab import Lab
+from safezone.experiments.memory import MEMORY, Capacity, OutOfMemory
+from safezone.experiments.paper import PAPER, model_for
+from safezone.experiments.requirements import missing_names, require_names
+from safezone.experiments.run import TEXTUAL_INVERSION, Grid
+from safezone.experiments.settings import PRESETS
+from safezone.experiments.variants import setting_of, training_of
+from safezone.experiments.workspace import read_json
+from safezone.personalize import train
+from safezone.report.published import AVERAGE, published
+from small_lab import grid
+
+SCOPE = Scope("m", ("A", "B"), (0, 1))
+
+
+# The paper's tables
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_a_table_has_the_papers_rows_and_columns(name: str) -> None:
+    grid = PAPER[name].build(SCOPE)
+    assert grid.table is not None
+    paper = published(grid.table)
+    assert {run.poison for run in grid} == {*paper.poisons} - {AVERAGE}
+    columns = tuple(dict.fromkeys(setting_of(run.method) or run.defense for run in grid))
+    assert columns == paper.columns
+    assert len(grid) == 4 * len(columns) * len({run.poison for run in grid})
+    assert f"grid run {name}" in (PAPER[name].build.__doc__ or "")
+
+
+def test_all_tables_with_scores_are_there() -> None:
+    assert list(PAPER) == [f"table{n}" for n in range(1, 41) if n != 3]
+
+
+@pytest.mark.parametrize(("wrong", "right"), [(12, 17), (13, 18), (14, 19)])
+def test_the_corrected_labels_agree_with_the_tables_run_again(wrong: int, right: int) -> None:
+    ours, theirs = published(wrong), published(right)
+    assert "corrected" in ours.note
+    assert not theirs.note
+    most = {12: 0.06, 13: 20, 14: 0.06}[wrong]
+    for poison in ("sds+", "sds-", "ea"):
+        for name in ("nominal", "lm"):
+            assert abs(ours.values[poison, name] - theirs.values[poison, name]) <= most
+
+
+def test_tables_of_one_experiment_share_their_runs() -> None:
+    runs = {name: set(PAPER[name].build(SCOPE)) for name in ("table17", "table18", "table9")}
+    assert runs["table17"] == runs["table18"]
+    assert len(runs["table17"] & runs["table9"]) == 4 * 7 * 2
+
+
+def test_hyperparameters_are_scaled_to_the_preset() -> None:
+    method = "textual inversion; schedule=linear; lr=5e-3; steps=1k"
+    paper = training_of(PRESETS["sd15"].training, method)
+    assert (paper.schedule, paper.learning_rate, paper.steps) == ("linear", 5e-3, 1000)
+    mini = training_of(PRESETS["mini"].training, method)
+    assert mini.learning_rate == pytest.approx(10 * PRESETS["mini"].training.learning_rate)
+    assert mini.steps == 80
+    assert training_of(PRESETS["mini"].training, TEXTUAL_INVERSION) == PRESETS["mini"].training
+
+
+@pytest.mark.parametrize("part", ["schedule=square", "lr=fast", "depth=3", "steps"])
+def test_a_wrong_setting_in_a_methods_name_is_told(part: str) -> None:
+    with pytest.raises(UserError, match="textual inversion"):
+        training_of(PRESETS["mini"].training, f"textual inversion; {part}")
+
+
+def test_what_is_missing_is_named_at_once() -> None:
+    runs = [replace(PAPER["table9"].build(SCOPE).runs[0], poison="p9", defense="d9", method="m9")]
+    grid = Grid("mine", tuple(runs))
+    missing = missing_names(grid, PRESETS["mini"])
+    assert missing == {"poison": ["p9"], "defense": ["d9"], "method": ["m9"]}
+    with pytest.raises(UserError, match=r"poison p9 and the defense d9 and the method m9"):
+        require_names(grid, PRESETS["mini"])
+
+
+def test_a_family_stands_for_the_tables_own_model() -> None:
+    assert model_for("table23", "sd15") == "sd15rf"
+    assert model_for("table23", "mini") == "mini-rf"
+    assert model_for("table23", "my/folder") == "my/folder"
+    with pytest.raises(UserError, match="no built-in twin"):
+        model_for("table30", "mini")
+
+
+# A user's grid
+
+GOOD = """\
+name: mine
+axes:
+  poisons: [clean, adm+]
+  defenses:
+    - nominal
+    - szt
+include:
+  - {poison: adm+, defense: lm}
+exclude:
+  - {poison: clean, defense: szt}
+"""
+
+
+def _grid(text: str, tmp_path: Path) -> Grid:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return file_grid(read_grid_file(path), SCOPE, PRESETS["mini"])
+
+
+def test_a_file_says_axes_includes_and_excludes(tmp_path: Path) -> None:
+    grid = _grid(GOOD, tmp_path)
+    cells = dict.fromkeys((run.poison, run.defense) for run in grid)
+    assert set(cells) == {
+        ("clean", "nominal"),
+        ("adm+", "nominal"),
+        ("adm+", "szt"),
+        ("adm+", "lm"),
+    }
+    assert len(grid) == 4 * 4
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line"),
+    [
+        ("    - szt", "    - sztt", 6),
+        ("[clean, adm+]", "[clean, nothing]", 3),
+        ("name: mine", "nam: mine", 1),
+        ("  defenses:", "  defences:", 4),
+        ("defense: lm}", "defense: 7}", 8),
+        ("defense: lm}", "concept: C}", 8),
+        ("poison: clean, defense: szt}", "poison: ea}", 10),
+        ("poison: clean, defense: szt}", "seed: x}", 10),
+        ("include:", "include: [", 8),
+    ],
+)
+def test_a_wrong_line_is_named(before: str, after: str, line: int, tmp_path: Path) -> None:
+    assert before in GOOD
+    with pytest.raises(UserError, match=rf"mine.yaml, line {line}\b"):
+        _grid(GOOD.replace(before, after), tmp_path)
+
+
+# Memory
+
+
+def test_a_pass_is_halved_until_it_fits_and_remembered(tmp_path: Path) -> None:
+    tried = []
+
+    def attempt(size: int) -> int:
+        tried.append(size)
+        if size > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return size
+
+    assert Capacity(tmp_path).fit("poison", 16, attempt) == 4
+    assert tried == [16, 8, 4]
+    assert read_json(tmp_path / MEMORY) == {"poison": 4}
+    assert Capacity(tmp_path).fit("poison", 16, attempt) == 4
+    assert tried[3:] == [4]
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path: Path) -> None:
+    def attempt(size: int) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        Capacity(tmp_path).fit("poison", 16, attempt)
+
+
+def test_a_run_that_never_fits_is_a_row_with_its_reason(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(model: object, runs: list[object], *rest: object, **more: object) -> object:
+        if len(runs) > 1 or "Two" in runs[0].key:  # type: ignore[attr-defined]
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return train(model, runs, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(passes, "train", full)
+    results = run_grid(lab, grid(lab, ("clean",)), progress=False)
+    assert {run.concept for run in results.failed} == {"Two"}
+    assert all("out of memory" in reason for reason in results.failed.values())
+    assert {r.concept: bool(r.reason) for r in results.rows} == {"One": False, "Two": True}
+    with pytest.raises(OutOfMemory):
+        Capacity(lab.folder).fit("personalize", 1, lambda size: full(None, [1, 2]))
+
+
+def test_an_unreadable_concept_fails_its_runs_alone(lab: Lab) -> None:
+    runs = grid(lab, ("clean", "adm+"))
+    only = replace(
+        lab, concepts={"One": lab.concepts["One"]}, unreadable={"Two": "two/a.png is damaged"}
+    )
+    results = run_grid(only, runs, progress=False)
+    assert {run.concept for run in results.failed} == {"Two"}
+    assert set(results.failed.values()) == {"two/a.png is damaged"}
+
+
+# The commands
+
+
+def _arguments(model: Path, out: Path) -> list[str]:
+    return [
+        *("--model", str(model), "--out", str(out), "--concepts", "1", "--seeds", "1"),
+        *("--steps", "2", "--poisoning.steps", "1", "--sampling.steps", "2"),
+        *("--sampling.prompts", "a {}", "--instance-encoder", "mini-instance"),
+        *("--text-image-encoder", "mini-clip"),
+    ]
+
+
+def test_a_grid_from_file_to_export(
+    tmp_path: Path, tiny_model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, out = tmp_path / "mine.yaml", tmp_path / "out"
+    file.write_text(GOOD)
+    arguments = ["grid", "run", str(file), *_arguments(tiny_model_folder, out)]
+    assert main([*arguments, "--dry-run", "--json"]) == 0
+    dry = json.loads(capsys.readouterr().out)
+    assert dry["stages"]["personalize"]["todo"] == dry["runs"] == 4
+    assert dry["stages"]["personalize"]["seconds"] > 0
+    assert not out.exists()
+    assert main(arguments) == 0
+    assert main([*arguments, "--dry-run", "--json"]) == 0
+    again = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {stage["todo"] for stage in again["stages"].values()} == {0}
+    # an index that is gone or damaged is made anew from the artifacts
+    assert main(["grid", "status", "--out", str(out), "--json"]) == 0
+    status = capsys.readouterr().out
+    assert json.loads(status)["grids"]["mine"]["done"] == json.loads(status)["grids"]["mine"]["all"]
+    (out / "work" / "catalogue.json").write_text("{")
+    assert main(["grid", "status", "--out", str(out), "--json"]) == 0
+    assert capsys.readouterr().out == status
+    # with fewer cells the rest is garbage
+    assert main([*arguments, "--without", "lm"]) == 0
+    capsys.readouterr()
+    assert main(["grid", "gc", "--out", str(out), "--json"]) == 0
+    removed = json.loads(capsys.readouterr().out)["folders"]
+    assert removed
+    assert all("lm" in Path(folder).name for folder in removed)
+    assert main(["grid", "export", str(tmp_path / "given"), "--out", str(out)]) == 0
+    names = {path.name for path in (tmp_path / "given" / "mine").iterdir()}
+    assert {"rows.csv", "table.csv", "table.md", "table.tex", "report.html"} <= names
+
+
+def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["grid", "list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 39
+    assert main(["grid", "show", "table14"]) == 0
+    told = capsys.readouterr().out
+    assert "corrected labels" in told
+    assert "T600+LM-D16" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["grid", "walk"], "no verb 'walk'"),
+        (["grid", "show", "table3"], "no grid 'table3'"),
+        (["grid", "run", "table171"], "did you mean"),
+        (["grid", "run", "table17", "--without", "x"], "no run of 'x'"),
+        (["grid", "run", "missing.yaml"], "cannot be read"),
+        (["grid", "status", "--out", "nowhere"], "no folder of"),
+        (["grid", "run", "table30"], "no built-in twin"),
+    ],
+)
+def test_wrong_words_get_one_sentence(
+    arguments: list[str], hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    told = capsys.readouterr().err.strip()
+    assert hint in told
+    assert "\n" not in told
