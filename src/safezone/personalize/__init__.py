@@ -1,6 +1,7 @@
 """Learning a concept: many runs share one pass through the frozen model."""
 
 from safezone.personalize.adapters import Adapter
+from safezone.personalize.custom_diffusion import CustomDiffusion
 from safezone.personalize.embedding_files import check_placeholder
 from safezone.personalize.engine import fit
 from safezone.personalize.files import (
@@ -18,6 +19,7 @@ from safezone.personalize.training import train
 
 __all__ = [
     "Adapter",
+    "CustomDiffusion",
     "LoRA",
     "Personalization",
     "TextualInversion",
