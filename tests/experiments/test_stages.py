@@ -27,15 +27,16 @@ from safezone.experiments.settings import (
     Poisoning,
     Sampling,
     Settings,
-    Training,
     fraction,
 )
-from safezone.experiments.stages import EMBEDDING, MANIFEST, RUN_RECORD, Encoders, done
+from safezone.experiments.stages import MANIFEST, RUN_RECORD, Encoders, done
 from safezone.experiments.summary import effects
+from safezone.experiments.training import Training
 from safezone.experiments.workspace import locked, weights_key, whole_folder
 from safezone.models import Model
 from safezone.models.pixel import MINI_PIXEL, load_pixel_model
-from safezone.personalize import Adapter, TrainingRun, save_embedding, train
+from safezone.personalize import Adapter, TrainingRun, save_adapter, train
+from safezone.personalize.files import EMBEDDING
 from safezone.scores import CLEAN, Row
 from tiny import write_tiny_pixel_folder
 
@@ -318,7 +319,7 @@ def test_a_pass_that_stopped_while_writing_goes_on_with_the_same_runs(
         save_embedding(adapter, path)
 
     halted = jobs(tmp_path / "halted", 4)
-    monkeypatch.setattr(passes, "save_embedding", stop)
+    monkeypatch.setattr(passes, "save_adapter", stop)
     with pytest.raises(KeyboardInterrupt):
         personalize_stage(tiny_model, halted, training, tmp_path / "s2", progress=False)
     assert sum(job.done for job in halted) == 2

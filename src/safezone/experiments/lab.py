@@ -26,14 +26,13 @@ from safezone.experiments.stages import (
     generate_stage,
     poison_stage,
     preprocess_stage,
-    read_adapter,
     score_stage,
     stage_key,
 )
 from safezone.experiments.workspace import network_keys, read_json
 from safezone.images import read_image
 from safezone.models.base import Model
-from safezone.personalize import TrainingRun
+from safezone.personalize import TrainingRun, read_adapter
 from safezone.poisons import Poison
 from safezone.scores import CLEAN, Row, read_rows
 
@@ -95,7 +94,7 @@ class Lab:
         return self._place("preprocess", f"{run.concept},{run.poison},{run.seed}", key)
 
     def adapter(self, run: Run) -> Artifact:
-        row, method = defense(run.defense), self.settings.training.method()
+        row, method = defense(run.defense), self.settings.training.personalization()
         images = self.preprocessed(run).key
         key = stage_key(
             "personalize",

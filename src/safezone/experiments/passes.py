@@ -12,11 +12,12 @@ from safetensors import SafetensorError
 from safezone.concepts import Concept
 from safezone.defenses.preprocess import Identity
 from safezone.experiments.run import content_key
-from safezone.experiments.settings import Training
-from safezone.experiments.stages import EMBEDDING, RUN_RECORD, done
+from safezone.experiments.stages import RUN_RECORD, done
+from safezone.experiments.training import Training
 from safezone.experiments.workspace import cannot_write, read_json, whole_folder, write_json
+from safezone.generate import preview_writer
 from safezone.models.base import Model
-from safezone.personalize import TrainingRun, save_embedding, train
+from safezone.personalize import TrainingRun, save_adapter, train
 from safezone.personalize.checkpoints import log_path
 
 MEMBERS: Final = "members.json"
@@ -79,14 +80,23 @@ def personalize_stage(
     ``scratch`` holds the checkpoints: a killed training goes on from its last one. A run that
     became NaN is written as well; its record tells the step.
     """
-    method = training.method()
+    method = training.personalization()
     todo = sum(not job.done for job in jobs)
     if not todo:
         return
     finished, started = 0, time.monotonic()
     for folder, group in _groups(jobs, scratch, training.runs_per_pass):
         try:
-            adapters = train(model, [job.run for job in group], method, folder, progress=progress)
+            adapters = train(
+                model,
+                [job.run for job in group],
+                method,
+                folder,
+                progress=progress,
+                preview=preview_writer(model, method.preview_prompts, scratch / "previews"),
+                compile=training.compile,
+                checkpointing=training.checkpointing,
+            )
         except (OSError, SafetensorError) as error:
             raise cannot_write(folder, error) from error
         for job, adapter in zip(group, adapters, strict=True):
@@ -96,7 +106,7 @@ def personalize_stage(
             record["failed_at"] = adapter.provenance["failed_at"]
             provenance = {**adapter.provenance, **record}
             with whole_folder(job.place) as temporary:
-                save_embedding(replace(adapter, provenance=provenance), temporary / EMBEDDING)
+                save_adapter(replace(adapter, provenance=provenance), temporary)
                 log = log_path(folder, job.run.key)
                 if log.exists():
                     shutil.copyfile(log, temporary / "log.jsonl")

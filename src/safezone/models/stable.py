@@ -62,7 +62,9 @@ class StableDiffusion:
         self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
         self._lookup: torch.nn.Embedding = text_encoder.get_input_embeddings()
         self._lookup.register_forward_hook(_inject)
-        self.layers = watch("unet", unet) | watch("text_encoder", flat(text_encoder))
+        self.layers: Mapping[str, tuple[int, int]] = watch("unet", unet) | watch(
+            "text_encoder", flat(text_encoder)
+        )
         self.embedding_width = int(self._lookup.embedding_dim)
         # A tokenizer whose files name no length claims 1e30.
         self.length = min(

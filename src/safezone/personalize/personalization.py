@@ -91,7 +91,7 @@ class Personalization(ABC):
         """The settings that the result depends on."""
         unused = {each.name for each in fields(self) if getattr(self, each.name) == each.default}
         settings = {
-            name: value
+            name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
             if name not in _WITHOUT_EFFECT and not (name in _NEWER and name in unused)
         }
