@@ -16,10 +16,11 @@ from safezone.experiments.comparisons import (
 )
 from safezone.experiments.config import flat
 from safezone.experiments.outputs import INDEX, PAGE, Made, caveats, read_made, versions
-from safezone.experiments.stages import MANIFEST, ROWS, RUN_RECORD, read_adapter
+from safezone.experiments.stages import MANIFEST, ROWS, RUN_RECORD
 from safezone.experiments.summary import summary_json
 from safezone.experiments.variants import setting_of, split_method
 from safezone.experiments.workspace import cannot_write, read_json, write_json
+from safezone.personalize import read_adapter
 from safezone.report.grid_page import (
     PICTURES,
     Cell,
