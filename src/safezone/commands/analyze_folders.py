@@ -30,8 +30,9 @@ Example:
 """
 
 SPECTRUM: Final = """\
-Radially averaged power spectra of clean and changed images, before and after JPEG, and their distance
-to the clean spectrum in decibels: of the pixels, or with --vae of the mean latents (figure 13).
+Radially averaged power spectra of clean and changed images, before and after JPEG, and their
+distance to the clean spectrum in decibels: of the pixels, or with --vae of the mean latents
+(figure 13).
 
 Example:
     safezone analyze spectrum my-toy my-toy-poisoned --vae mini --out analysis

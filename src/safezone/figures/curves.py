@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from safezone.analysis.spectra import levels
-from safezone.figures.style import label, legend, panels, stroke
+from safezone.figures.style import headline, label, legend, panels, stroke
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -63,7 +63,7 @@ def draw_panels(
             for each in panel.series:
                 _curve(axes, each, looks.setdefault(each.label, len(looks)))
             _frame(axes, panel)
-    figure.suptitle(title, fontsize=9)
+    headline(figure, title)
     return figure
 
 
@@ -122,7 +122,7 @@ def draw_histograms(
         axes.set_ylim(bottom=0)
         label(axes, poison, "difference to the clean image (1/255)", "share of values (%)")
         legend(axes, below=True)
-    figure.suptitle(title, fontsize=9)
+    headline(figure, title)
     return figure
 
 
@@ -156,5 +156,5 @@ def draw_plane(
         axes.plot([x], [y], color=style.color, marker=style.marker, linestyle="", markersize=6)
         axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
     label(axes, "", xlabel, ylabel)
-    figure.suptitle(title, fontsize=9)
+    headline(figure, title)
     return figure

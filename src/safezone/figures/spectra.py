@@ -16,7 +16,7 @@ from safezone.analysis.spectra import (
 from safezone.figures.curves import Panel, Series, draw_histograms, draw_panels
 from safezone.figures.style import Drawing
 
-Histograms = Mapping[str, Mapping[str, Int[Tensor, "bins"]]]
+Histograms = Mapping[str, Mapping[str, Int[Tensor, " bins"]]]
 """By poison and treatment ("as poisoned", "JPEG 25"): counts of ``perturbation_counts``."""
 
 
@@ -58,7 +58,7 @@ def histogram_drawing(histograms: Histograms, *, limit: int, n: str) -> Drawing:
 
 
 def spectrum_drawing(
-    spectra: Mapping[str, Mapping[str, Float[Tensor, "radii"]]],
+    spectra: Mapping[str, Mapping[str, Float[Tensor, " radii"]]],
     *,
     side: int,
     unit: str,

@@ -7,6 +7,7 @@ matplotlib is imported when something is drawn, and its global state is never us
 
 import io
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,6 +90,12 @@ def panels(
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
     return figure, [list(row) for row in grid]
+
+
+def headline(figure: "Figure", text: str) -> None:
+    """The figure's title, in as many lines as its width asks for."""
+    width = max(30, int(17 * figure.get_figwidth()))
+    figure.suptitle("\n".join(textwrap.wrap(text, width)), fontsize=9)
 
 
 def label(axes: "Axes", title: str, xlabel: str, ylabel: str) -> None:
