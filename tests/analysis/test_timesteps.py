@@ -25,7 +25,7 @@ def posterior() -> Posterior:
 
 def test_the_grid_has_both_ends() -> None:
     grid = timestep_grid(1000)
-    assert (len(grid), grid[0], grid[-1]) == (21, 0, 999)
+    assert (len(grid), int(grid[0]), int(grid[-1])) == (21, 0, 999)
     assert len(set(grid.diff().tolist())) <= 2
 
 

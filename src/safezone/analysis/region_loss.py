@@ -43,7 +43,9 @@ def region_losses(
         cut = slice(start, start + batch_size)
         noisy = model.process.corrupt(latents[cut], noise[cut], times[cut])
         target = model.process.target(latents[cut], noise[cut], times[cut])
-        prediction = model.predict(noisy, times[cut], take(conditioning, rows[cut].to(model.device)))
+        prediction = model.predict(
+            noisy, times[cut], take(conditioning, rows[cut].to(model.device))
+        )
         squares = (prediction.float() - target).square().mean(dim=1).cpu()  # [batch, h, w]
         mask = masks[rows[cut]]
         for name, weight in (("inside", mask), ("outside", 1 - mask)):

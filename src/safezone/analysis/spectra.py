@@ -50,7 +50,7 @@ def bimodality(values: Float[Tensor, " n"], counts: Tensor | None = None) -> flo
         return math.nan
     skewness = math.sqrt(n * (n - 1)) / (n - 2) * third / second**1.5
     excess = (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * (fourth / second**2 - 3) + 6)
-    return (skewness**2 + 1) / (excess + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3)))
+    return float((skewness**2 + 1) / (excess + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3))))
 
 
 def share_at_limit(counts: Int[Tensor, " bins"], limit: int) -> float:

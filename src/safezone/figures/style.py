@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 VALUES: Final = "cividis"
 """The colour map of sensitivity and attention: dark is little, light is much."""
 
-_RC: Final[Mapping[str, Any]] = {
+_RC: Final[dict[Any, Any]] = {
     "font.size": 8,
     "font.family": "DejaVu Sans",
     "axes.titlesize": 8,
@@ -85,7 +85,7 @@ def panels(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(dict(_RC)):
+    with matplotlib.rc_context(_RC):
         figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
@@ -116,7 +116,7 @@ def _bytes(figure: "Figure", kind: str) -> bytes:
 
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": "safezone"}
-    with matplotlib.rc_context(dict(_RC)):
+    with matplotlib.rc_context(_RC):
         figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
     return buffer.getvalue()
 

@@ -68,5 +68,7 @@ def _shares(layer: Any, hidden: Tensor, context: Tensor) -> Float[Tensor, "batch
     scores = layer.get_attention_scores(query, key).float()  # [batch x heads, cells, length]
     batch, cells = hidden.shape[:2]
     side = math.isqrt(cells)
-    mean = scores.view(batch, -1, cells, scores.shape[-1]).mean(dim=1)  # [batch, cells, length]
+    mean: Tensor = scores.view(batch, -1, cells, scores.shape[-1]).mean(
+        dim=1
+    )  # [batch, cells, length]
     return mean.transpose(1, 2).reshape(batch, -1, side, side)

@@ -1,6 +1,7 @@
 """An autoencoder alone: to look at latents without a denoiser."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -13,21 +14,21 @@ from safezone.models.loading import fetch_folder, pick_device, quiet, read_confi
 class Autoencoder:
     """A frozen AutoencoderKL. ``factor``: pixels per latent cell along one side."""
 
-    def __init__(self, name: str, vae: torch.nn.Module, factor: int, device: torch.device) -> None:
-        self.name, self.factor, self.device = name, factor, device
+    def __init__(self, name: str, vae: Any, device: torch.device) -> None:
+        self.name, self.device = name, device
+        self.factor = int(2 ** (len(vae.config.block_out_channels) - 1))
         self._vae = vae.requires_grad_(False).eval().to(device)
 
     @torch.no_grad()
     def mean_latents(self, images: Images) -> Latents:
-        """The posterior's mean, scaled as the denoiser sees it, on the CPU.
+        """The posterior's mean, scaled as the denoiser sees it, float32 on the CPU.
 
         ``images``: [batch, 3, height, width] in [0, 1], sides multiples of ``factor``.
         """
-        pixels = (images * 2 - 1).to(self.device)
-        config, vae = self._vae.config, self._vae
+        config = self._vae.config
+        mean: Latents = self._vae.encode((images * 2 - 1).to(self.device)).latent_dist.mean
         shift = float(getattr(config, "shift_factor", None) or 0.0)
-        mean: Latents = vae.encode(pixels).latent_dist.mean  # type: ignore[operator]
-        return ((mean - shift) * float(config.scaling_factor)).float().cpu()  # type: ignore[union-attr, arg-type]
+        return ((mean - shift) * float(config.scaling_factor)).float().cpu()
 
 
 def load_autoencoder(name_or_folder: str | Path, device: str | None = None) -> Autoencoder:
@@ -53,5 +54,4 @@ def load_autoencoder(name_or_folder: str | Path, device: str | None = None) -> A
         raise UserError(f"{folder} holds a {config.get('_class_name')}; give an AutoencoderKL")
     with quiet():
         vae = read_part(AutoencoderKL, folder.parent, folder.name)
-    factor = 2 ** (len(vae.config.block_out_channels) - 1)
-    return Autoencoder(str(name_or_folder), vae, factor, pick_device(device))
+    return Autoencoder(str(name_or_folder), vae, pick_device(device))
