@@ -120,7 +120,19 @@ def test_the_measured_gaussian_has_the_samples_mean_and_total_variance() -> None
     found = measured(Posterior(latents, std))
     assert torch.allclose(found.mean, latents.double().mean(dim=0))
     total = found.variances.sum() + (SIZE - len(found.variances)) * found.rest
-    expected = latents.flatten(1).double().var(dim=0).sum() + SIZE * 0.01
+    expected = latents.flatten(1).double().var(dim=0, correction=0).sum() + SIZE * 0.01
     assert float(total) == pytest.approx(float(expected), rel=1e-6)
     identity = found.directions[:49] @ found.directions[:49].T
     assert torch.allclose(identity, torch.eye(49).double(), atol=1e-8)
+
+
+def test_few_images_are_enough_to_come_near_the_true_closed_form() -> None:
+    signal, sigma = signal_and_sigma(PROCESSES["epsilon"], torch.tensor([50, 300, 600]))
+    expected = gaussian()[0].expected_loss(signal, sigma)
+    errors = []
+    for count in (40, 2000):
+        latents = sample(count)
+        found = measured(Posterior(latents, torch.full_like(latents, 1e-3)))
+        errors.append((found.expected_loss(signal, sigma) / expected - 1).abs())
+    assert float(errors[0].max()) < 0.5
+    assert float(errors[1].max()) < 0.05

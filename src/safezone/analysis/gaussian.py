@@ -77,19 +77,24 @@ def signal_and_sigma(process: Process, timesteps: Timesteps) -> tuple[Tensor, Te
 def measured(posterior: Posterior) -> GaussianLatents:
     """The Gaussian with the measured mean and covariance of images' latents.
 
-    C is the covariance of the posterior means plus the posteriors' mean variance, taken as equal
-    for all elements, so that it is invertible however few images there are. With fewer images
-    than elements (1,000 for 1,024 or 16,384) the directions seen are fitted closely and the others
-    get the posteriors' variance alone: the closed form is then a lower bound that real latents
-    need not reach. ``posterior``: of [images], at least two.
+    C is the covariance of the posterior means, shrunk towards a multiple of the identity as much
+    as Ledoit and Wolf (2004) find right for so few images (1,000 for 1,024 or 16,384 elements:
+    unshrunk, every direction not seen would count as known), plus the posteriors' mean variance.
+    ``posterior``: of [images], at least two.
     """
     means = posterior.mean.double().cpu()
-    rest = float(posterior.std.double().square().mean())
     centre = means.mean(dim=0)
     centred = (means - centre).flatten(1)  # [images, d]
+    images, size = centred.shape
     _, lengths, directions = torch.linalg.svd(centred, full_matrices=False)
-    variances = lengths.square() / (len(means) - 1) + rest
-    return GaussianLatents(centre, directions, variances, rest)
+    sample = lengths.square() / images  # the sample covariance's eigenvalues
+    level = float(sample.sum()) / size
+    squares = float(sample.square().sum())
+    spread = squares - size * level**2  # |S - level I|^2
+    chance = (float(centred.square().sum(dim=1).square().sum()) / images - squares) / images
+    shrink = min(1.0, chance / spread) if spread > 0 else 1.0
+    rest = shrink * level + float(posterior.std.double().square().mean())
+    return GaussianLatents(centre, directions, (1 - shrink) * sample + rest, rest)
 
 
 def of_covariance(

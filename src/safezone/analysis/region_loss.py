@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safezone.analysis.timesteps import image_draws
+from safezone.analysis.latents import image_draws
 from safezone.arrays import Timesteps
 from safezone.models.base import Model, Posterior, Tokens
 from safezone.personalize.textual_inversion import take

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safezone.arrays import Latents, Timesteps, stream
+from safezone.analysis.latents import image_draws
+from safezone.arrays import Timesteps
 from safezone.models.base import Conditioning, Model, Posterior, Tokens
 from safezone.personalize.textual_inversion import take
 
@@ -17,20 +18,6 @@ COUNT = 21
 def timestep_grid(steps: int, count: int = COUNT) -> Timesteps:
     """int64 [count]: equally spaced from 0 to ``steps - 1``, rounded."""
     return torch.linspace(0, steps - 1, count, dtype=torch.float64).round().long()
-
-
-def image_draws(
-    posterior: Posterior, names: Sequence[str], count: int, seed: int
-) -> tuple[Latents, Latents]:
-    """Latents and noise [images x count, ...]: those of an image are named by it alone."""
-    shape = (count, *posterior.mean.shape[1:])
-    latents, noises = [], []
-    for mean, std, name in zip(posterior.mean, posterior.std, names, strict=True):
-        generator = stream(seed, "timesteps", name)
-        sample, noise = torch.randn(2, *shape, generator=generator).to(mean)
-        latents.append(mean + std * sample)
-        noises.append(noise)
-    return torch.cat(latents), torch.cat(noises)
 
 
 @torch.no_grad()

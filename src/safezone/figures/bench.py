@@ -4,11 +4,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from safezone.analysis.latents import posterior_of
 from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.experiments.lab import Lab
@@ -20,9 +20,6 @@ from safezone.models.base import Model, Posterior
 from safezone.scores import CLEAN, NOMINAL
 
 Unit = TypeVar("Unit")
-
-_PASS: Final = 32
-"""Images that the encoder sees at once."""
 
 
 @dataclass(frozen=True)
@@ -126,13 +123,9 @@ class Bench:
         for concept, each in self.each("poisoning", todo):
             self.poisoned(concept, each)
 
-    @torch.no_grad()
     def posterior(self, concept: Concept) -> Posterior:
         """The posteriors of a concept's images, on the model's device."""
-        parts = [
-            self.model.encode(part.to(self.model.device)) for part in concept.pixels().split(_PASS)
-        ]
-        return Posterior(torch.cat([p.mean for p in parts]), torch.cat([p.std for p in parts]))
+        return posterior_of(self.model, concept.images)
 
     def masks(self, concept: Concept) -> Float[Tensor, "images h w"]:
         """The object's masks at latent size, 0 and 1; UserError when there are none."""

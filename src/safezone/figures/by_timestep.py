@@ -61,7 +61,8 @@ def _measure(
 ) -> dict[str, Tensor]:
     posterior = bench.posterior(images)
     names = [f"{group.name}/{name}" for name in group.image_names]
-    conditioning = bench.model.embed_text(bench.model.tokenize(list(prompts)))
+    with torch.no_grad():
+        conditioning = bench.model.embed_text(bench.model.tokenize(list(prompts)))
     seed = bench.scope.seed
     found = noise_statistics(bench.model, posterior, conditioning, timesteps, names, seed=seed)
     return {**found, "mean": posterior.mean, "std": posterior.std}

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from safezone.analysis.spectra import levels
-from safezone.figures.style import headline, label, legend, panels, stroke
+from safezone.figures.style import LOOKS, headline, label, legend, panels, stroke
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,17 +51,18 @@ def draw_panels(
     width: float = 3.2,
     height: float = 2.4,
 ) -> "Figure":
-    """Panels of curves; a series has the look of its place in the first panel that names it."""
+    """Panels of curves; equal names look alike, unless there are more names than looks."""
     figure, grid = panels(
         len(rows), max(map(len, rows)), width=width, height=height, share_y=share_y
     )
-    looks: dict[str, int] = {}
+    names = dict.fromkeys(each.label for row in rows for panel in row for each in panel.series)
+    shared = {name: look for look, name in enumerate(names)} if len(names) <= LOOKS else {}
     for axes_row, row in zip(grid, rows, strict=True):
         for axes in axes_row[len(row) :]:
             axes.set_axis_off()
         for axes, panel in zip(axes_row, row, strict=False):
-            for each in panel.series:
-                _curve(axes, each, looks.setdefault(each.label, len(looks)))
+            for place, each in enumerate(panel.series):
+                _curve(axes, each, shared.get(each.label, place))
             _frame(axes, panel)
     headline(figure, title)
     return figure

@@ -9,67 +9,30 @@ from torch import Tensor
 
 from safezone.analysis.sensitivity import (
     START,
-    Slots,
-    cross_attention_maps,
     in_region_ratio,
-    random_rows,
-    semantic_sensitivity,
     word_slots,
 )
-from safezone.analysis.timesteps import image_draws
-from safezone.arrays import stream
 from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.figures.bench import Bench
 from safezone.figures.by_timestep import PROMPT, SCENES
-from safezone.figures.cache import tensor_key
 from safezone.figures.curves import Panel, Series, draw_panels
 from safezone.figures.pictures import Tile, draw_tiles
+from safezone.figures.probe import TIMES, Probe
 from safezone.figures.style import Drawing
 from safezone.figures.trajectory import Cell, trajectories
 from safezone.images import to_square
 from safezone.miniworld import BACKGROUND_PHRASES, Scene, novel_concepts, render, scene_at
 from safezone.models.base import Posterior
 
-TIMES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
-"""Of all steps, where figures 3 and 9 look."""
 RATIO_TIMES: Final = (0.3, 0.5, 0.7)
 """Of all steps, over which figure 16 averages: the paper does not say which it takes."""
 ATTENTION_AT: Final = 0.5
 
 
-def sensitivity_arrays(
-    bench: Bench, slots: Slots, posterior: Posterior, names: list[str], times: Tensor
-) -> dict[str, Tensor]:
-    """``maps``, ``error`` and ``attention``, [images, times, h, w], of one word; cached.
-
-    Vocabulary rows and noise are the same for every image's clean and poisoned versions, and for
-    every checkpoint.
-    """
-    scope, model = bench.scope, bench.model
-
-    def compute() -> dict[str, Tensor]:
-        count = len(times)
-        latents, noise = image_draws(posterior, names, count, scope.seed)
-        repeated = times.repeat(len(names))
-        rows = random_rows(
-            model, scope.rows, len(slots.vectors), stream(scope.seed, "sensitivity rows")
-        )
-        found = semantic_sensitivity(model, slots, latents, noise, repeated, rows)
-        attention = cross_attention_maps(model, slots, latents, noise, repeated)
-        shape = (len(names), count, *found.maps.shape[1:])
-        named = {"maps": found.maps, "error": found.standard_error, "attention": attention}
-        return {name: value.view(shape) for name, value in named.items()}
-
-    key = (
-        bench.lab.model_key,
-        tensor_key(posterior.mean, posterior.std, slots.tokens.ids, slots.tokens.slots),
-        tensor_key(slots.vectors, times),
-        names,
-        scope.rows,
-        scope.seed,
-    )
-    return bench.cache.arrays(bench.cache.place("sensitivity", *key), compute)
+def _probe(bench: Bench) -> Probe:
+    scope = bench.scope
+    return Probe(bench.model, bench.lab.model_key, bench.cache, scope.rows, scope.seed)
 
 
 def words(bench: Bench) -> Drawing:
@@ -77,7 +40,7 @@ def words(bench: Bench) -> Drawing:
     if not bench.procedural:
         raise UserError("figure 2 asks words of known captions; leave --data out")
     model = bench.model
-    time = torch.tensor([round(0.5 * (model.process.steps - 1))])
+    time = torch.tensor([model.process.steps // 2])
     rows: list[list[Tile | None]] = []
     labels, ratios = [], {}
     for index in range(min(3, bench.scope.images)):
@@ -99,7 +62,7 @@ def words(bench: Bench) -> Drawing:
         sensitivity: list[Tile | None] = []
         for word in (START, noun, phrase.split()[-1]):
             slots = word_slots(model, prompt, word)
-            arrays = sensitivity_arrays(bench, slots, posterior, name, time)
+            arrays = _probe(bench).arrays(slots, posterior, name, time)
             for kind, tiles in (("attention", attention), ("maps", sensitivity)):
                 values = arrays[kind][:, 0]
                 ratio = float(in_region_ratio(values, inside)[0])
@@ -143,7 +106,7 @@ def before_and_after(bench: Bench, name: str, place: int) -> Drawing:
     found = trajectories(bench, [Cell(concept, each) for each in data])
     steps = bench.lab.settings.training.steps
     at = steps // 10 if bench.scope.at is None else bench.scope.at
-    times = torch.tensor([round(share * (model.process.steps - 1)) for share in TIMES])
+    times = torch.tensor([round(share * model.process.steps) for share in TIMES])
     inside = bench.masks(concept)[:1]
     prompt = _prompt(concept).replace("{}", concept.placeholder)
     rows: list[list[Tile | None]] = []
@@ -156,8 +119,7 @@ def before_and_after(bench: Bench, name: str, place: int) -> Drawing:
             images = bench.poisoned(concept, each)
             whole = bench.posterior(images)
             slots = word_slots(model, prompt, concept.placeholder, trajectory.vectors[mark])
-            arrays = sensitivity_arrays(
-                bench,
+            arrays = _probe(bench).arrays(
                 slots,
                 Posterior(whole.mean[:1], whole.std[:1]),
                 [f"{concept.name}/{concept.image_names[0]}"],
@@ -183,8 +145,9 @@ def before_and_after(bench: Bench, name: str, place: int) -> Drawing:
         *(f"SSM,\nt = {int(t)}" for t in times),
         f"attention,\nt = {int(times[TIMES.index(ATTENTION_AT)])}",
     ]
+    spoken = _prompt(concept).replace("{}", "R*")
     title = (
-        f"Semantic sensitivity of the learned word, {concept.name}, “{_prompt(concept)}”, "
+        f"Semantic sensitivity of the learned word, {concept.name}, “{spoken}”, "
         f"K = {bench.scope.rows} rows, {model.name}; outline: the object, R: the share inside; "
         f"a map alike everywhere has R = {float(inside.mean()):.2f}"
     )
@@ -200,7 +163,7 @@ def ratios(bench: Bench, *own: str) -> Drawing:
     defenses = bench.scope.defenses or ("nominal", "lm")
     cells = [Cell(c, d, f) for c in bench.concepts for d in data for f in defenses]
     found = trajectories(bench, cells)
-    times = torch.tensor([round(share * (model.process.steps - 1)) for share in RATIO_TIMES])
+    times = torch.tensor([round(share * model.process.steps) for share in RATIO_TIMES])
     values: dict[tuple[str, str], list[Tensor]] = {}
     for cell in bench.each("sensitivity", cells):
         concept = cell.concept
@@ -212,7 +175,7 @@ def ratios(bench: Bench, *own: str) -> Drawing:
         )
         over = []
         for vectors in found[cell.label].vectors:
-            arrays = sensitivity_arrays(bench, make(vectors), posterior, names, times)
+            arrays = _probe(bench).arrays(make(vectors), posterior, names, times)
             over.append(in_region_ratio(arrays["maps"].flatten(0, 1), inside).mean())
         values.setdefault((cell.data, cell.defense), []).append(torch.stack(over))
     steps = torch.tensor(next(iter(found.values())).steps, dtype=torch.float64)

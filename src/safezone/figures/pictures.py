@@ -35,7 +35,7 @@ def draw_tiles(
     *,
     side: float = 0.95,
 ) -> "Figure":
-    """A grid of pictures and maps; a map is scaled from 0 (dark) to its own maximum (light)."""
+    """A grid of pictures and maps; maps reach from 0 (dark) to their own 98% quantile."""
     below = 0.16 if any(tile is not None and tile.below for row in rows for tile in row) else 0.0
     figure, grid = panels(len(rows), len(column_labels), width=side, height=side + below + 0.05)
     for r, (axes_row, tiles) in enumerate(zip(grid, rows, strict=True)):
@@ -67,7 +67,8 @@ def _tile(axes: "Axes", tile: Tile) -> None:
     if content.ndim == 3:
         axes.imshow(content.permute(1, 2, 0).numpy())
     else:
-        axes.imshow(content.numpy(), cmap=VALUES, vmin=0, vmax=max(float(content.max()), 1e-12))
+        top = float(content.flatten().float().quantile(0.98))
+        axes.imshow(content.numpy(), cmap=VALUES, vmin=0, vmax=max(top, 1e-12))
         if tile.outline is not None:
             axes.contour(tile.outline.numpy(), levels=[0.5], colors="#ffffff", linewidths=0.7)
     if tile.below:

@@ -61,6 +61,8 @@ _STROKES: Final = (
     Stroke("#cc79a7", (0, (8, 2)), "P", "----"),
     Stroke("#56b4e9", (0, (2, 2)), "X", "oooo"),
 )
+LOOKS: Final = len(_STROKES)
+"""How many series can be told apart."""
 
 
 def stroke(index: int) -> Stroke:
@@ -94,7 +96,7 @@ def panels(
 
 def headline(figure: "Figure", text: str) -> None:
     """The figure's title, in as many lines as its width asks for."""
-    width = max(30, int(17 * figure.get_figwidth()))
+    width = max(30, int(15 * figure.get_figwidth()))
     figure.suptitle("\n".join(textwrap.wrap(text, width)), fontsize=9)
 
 
