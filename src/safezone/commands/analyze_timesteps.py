@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 DESCRIPTION: Final = """\
 The loss of a model on images, and the norm of the noise that it predicts, by timestep: medians, 50%
 and 95% bands, beside the closed form for Gaussian latents; where other folders part from the first
-and meet it again. With --embedding also the gradient on the learned vectors. Images of equal names in
-several folders are compared under the same noise.
+and meet it again. With --embedding also the gradient on the learned vectors. Images of equal names
+in several folders are compared under the same noise.
 
 Example:
     safezone analyze timesteps my-toy my-toy-poisoned --prompt "a photo of a toy" --out analysis
