@@ -125,7 +125,25 @@ def test_wrong_input_is_told_in_one_sentence(
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("number", [n for n, row in FIGURES.items() if not row.scores and n != 2])
+@pytest.mark.parametrize("number", [8, 17, 20])
+def test_generated_images_are_drawn_and_scored(
+    number: int, data: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    encoders = ("--instance-encoder", "mini-instance", "--text-image-encoder", "mini-clip")
+    few = ("--defense", "nominal", "--sampling.prompts", "a {}")
+    model = ("--model", str(tiny_model_folder), "--data", str(data))
+    assert main(["figure", str(number), *model, *SMALL, *encoders, *few, "--out", str(out)]) == 0
+    numbers = written(out, f"figure-{number:02d}")
+    values = numbers["points"]["nominal"] if number == 17 else numbers["similarity"].values()
+    assert all(-1 <= value <= 2.5 for value in values)
+
+
+MEASURED = [n for n, row in FIGURES.items() if not row.scores and n not in (2, 9, 12)]
+"""9 and 12 are 3 and 7 of another concept and of more poisons; 2 needs the built-in world."""
+
+
+@pytest.mark.parametrize("number", MEASURED)
 def test_every_measured_figure_is_drawn(
     number: int, data: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:

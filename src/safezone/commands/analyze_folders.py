@@ -114,7 +114,7 @@ def _histogram(options: Histogram) -> Answer:
     paths = save(drawing, options.out, "histogram")
     found = drawing.numbers["histograms"][folder]
     lines = [
-        f"{name}: bimodality {each['bimodality']:.3f}, {100 * each['share_at_limit']:.1f}% of "
+        f"{name}: bimodality {_shown(each['bimodality'])}, {100 * each['share_at_limit']:.1f}% of "
         f"values at ±{options.limit} or beyond, largest {each['largest']:.0f}"
         for name, each in found.items()
     ]
@@ -155,7 +155,7 @@ def _spectrum(options: Spectrum) -> Answer:
     )
     paths = save(drawing, options.out, "spectrum")
     lines = [
-        f"{treatment}: {data} is {distance:.2f} dB from the clean spectrum"
+        f"{treatment}: {data} is {_shown(distance)} dB from the clean spectrum"
         for treatment, each in drawing.numbers["distance_to_clean_db"].items()
         for data, distance in each.items()
     ]
@@ -192,6 +192,10 @@ def _cropped(images: "Tensor", factor: int, name: str) -> "Tensor":
         raise UserError(f"{name} is smaller than {factor} pixels; give larger images")
     top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
     return images[..., top : top + height, left : left + width]
+
+
+def _shown(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.2f}"
 
 
 def _said(lines: Sequence[str], paths: Sequence[Path]) -> str:

@@ -116,7 +116,6 @@ def _bench(options: Options, *, scores: bool) -> "Bench":
     from safezone.experiments.workspace import weights_key
     from safezone.figures.bench import UNSCORED, Bench, Scope
     from safezone.figures.cache import Cache
-    from safezone.scores import CLEAN
 
     require_seed(options.seed)
     scope = Scope(
@@ -139,8 +138,7 @@ def _bench(options: Options, *, scores: bool) -> "Bench":
         preset(options.model).cells,
     )
     for name in options.poison:
-        if name != CLEAN:
-            settings.poisoning.poison(name)
+        settings.poisoning.poison(name)
     for name in options.defense:
         defense(name)
     settings.training.method(), settings.sampling.texts()

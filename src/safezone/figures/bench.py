@@ -46,6 +46,8 @@ class Scope:
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise UserError(f"{name} is {getattr(self, name)}; give at least {minimum}.")
+        if CLEAN in self.poisons:
+            raise UserError("clean images are always shown; name poisons only.")
 
     def data(self, *own: str) -> list[str]:
         """``clean`` and the poisons that were asked for, else the figure's own."""

@@ -36,10 +36,12 @@ def scenes(count: int, size: int) -> dict[Concept, tuple[str, ...]]:
             render(scene_at(SCENES, i)) for i in range(start, min(count, start + MOST_IMAGES))
         ]
         images = [torch.from_numpy(to_square(p.image, size)).permute(2, 0, 1) for p in pictures]
+        masks = [torch.from_numpy(to_square(p.mask >= 128, size)) for p in pictures]
         group = Concept(
             name=f"Scenes{start:05d}",
             class_word="object",
             images=torch.stack(images).contiguous(),
+            masks=torch.stack(masks),
             image_names=tuple(f"{start + i:05d}" for i in range(len(pictures))),
         )
         found[group] = tuple(picture.caption for picture in pictures)

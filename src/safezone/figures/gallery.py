@@ -113,6 +113,8 @@ def five_concepts(bench: Bench, first: int, phrase: str, *own: str) -> Drawing:
 def plane(bench: Bench, *own: str) -> Drawing:
     """Figure 17: similarity to the object against fidelity to the prompt, mean over poisons."""
     lab, defenses = bench.lab, bench.scope.defenses or DEFENSES
+    if lab.encoders.text_image is None:
+        raise UserError("figure 17 needs CLIP scores; give --text-image-encoder a CLIP model.")
     poisons = bench.scope.data(*own)[1:]
     runs = [
         bench.run(concept, each, name)
@@ -136,9 +138,7 @@ def plane(bench: Bench, *own: str) -> Drawing:
                     for concept, seeds in values.items():
                         merged.setdefault(concept, []).append(sum(seeds) / len(seeds))
             if not merged:
-                raise UserError(
-                    f"no run with {name} has a {metric}; give --text-image-encoder a CLIP model"
-                )
+                raise UserError(f"every run with {name} failed; choose other settings.")
             means = {concept: [sum(v) / len(v)] for concept, v in merged.items()}
             found.append(mean_interval(means))
         similarity, clip = found

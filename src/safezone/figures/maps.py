@@ -27,6 +27,8 @@ from safezone.models.base import Posterior
 
 RATIO_TIMES: Final = (0.3, 0.5, 0.7)
 """Of all steps, over which figure 16 averages: the paper does not say which it takes."""
+EVERY: Final = 2
+"""Of the training's ten marks figure 16 looks at every second: maps are the costliest measure."""
 ATTENTION_AT: Final = 0.5
 
 
@@ -174,11 +176,11 @@ def ratios(bench: Bench, *own: str) -> Drawing:
             word_slots, model, PROMPT.replace("{}", concept.placeholder), concept.placeholder
         )
         over = []
-        for vectors in found[cell.label].vectors:
+        for vectors in found[cell.label].vectors[::EVERY]:
             arrays = _probe(bench).arrays(make(vectors), posterior, names, times)
             over.append(in_region_ratio(arrays["maps"].flatten(0, 1), inside).mean())
         values.setdefault((cell.data, cell.defense), []).append(torch.stack(over))
-    steps = torch.tensor(next(iter(found.values())).steps, dtype=torch.float64)
+    steps = torch.tensor(next(iter(found.values())).steps[::EVERY], dtype=torch.float64)
     row, numbers = [], {}
     for defense in defenses:
         series = []

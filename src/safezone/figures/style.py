@@ -9,7 +9,7 @@ import io
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -72,11 +72,13 @@ def stroke(index: int) -> Stroke:
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A finished figure. ``numbers``: what it shows, as JSON values; ``words``: how to read it."""
+    """A finished figure. ``numbers``: what it shows, as JSON values (see ``finite``)."""
 
     figure: "Figure"
-    numbers: Mapping[str, Any] = field(default_factory=dict)
-    words: str = ""
+    numbers: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "numbers", finite(self.numbers))
 
 
 def panels(
@@ -134,7 +136,7 @@ def save(drawing: Drawing, folder: Path, stem: str) -> list[Path]:
             temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
             temporary.write_bytes(_bytes(drawing.figure, path.suffix[1:]))
             os.replace(temporary, path)
-        document = json.dumps(finite(drawing.numbers), indent=1, ensure_ascii=False)
+        document = json.dumps(drawing.numbers, indent=1, ensure_ascii=False)
         write_text(paths[2], document + "\n")
     except OSError as error:
         raise UserError(
