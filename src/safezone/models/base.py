@@ -1,6 +1,7 @@
 """The protocol behind which every latent diffusion model stands."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from safezone.arrays import Images, Latents, Timesteps
+from safezone.models.attention import AttentionRecord
 from safezone.models.deltas import Changes
 from safezone.models.process import Process
 
@@ -127,10 +129,16 @@ class Model(Protocol):
         """The frozen lookup's rows for the tokens of ``text`` (no start, end or padding)."""
         ...
 
-    def random_vectors(
-        self, count: int, generator: torch.Generator
-    ) -> Float[Tensor, "count width"]:
-        """The frozen lookup's rows for random tokens, none of them special."""
+    def ordinary_tokens(self) -> Int[Tensor, " tokens"]:
+        """The ids of all tokens but the special ones, int64 on the CPU."""
+        ...
+
+    def token_vectors(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
+        """The frozen lookup's rows for token ids of any shape."""
+        ...
+
+    def record_attention(self) -> AbstractContextManager[AttentionRecord]:
+        """Inside the block, every ``predict`` is recorded: where each token was attended to."""
         ...
 
     def checkpoint_gradients(self, enabled: bool) -> None:

@@ -1,16 +1,18 @@
 """Stable Diffusion 1.x and 2.x, and everything built like them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from safezone.arrays import Images, Latents, Timesteps
 from safezone.errors import UserError
+from safezone.models.attention import AttentionRecord, record_cross_attention
 from safezone.models.base import Conditioning, Posterior, Tokens
 from safezone.models.deltas import Changes, changed, checkpointing, watch
 from safezone.models.process import Process
@@ -171,14 +173,18 @@ class StableDiffusion:
         ids = torch.tensor(self._word_ids(text), dtype=torch.int64, device=self.device)
         return self._lookup.weight.detach()[ids].clone()
 
-    def random_vectors(
-        self, count: int, generator: torch.Generator
-    ) -> Float[Tensor, "count width"]:
-        """Rows of the frozen lookup for random tokens, none of them special."""
+    def ordinary_tokens(self) -> Int[Tensor, " tokens"]:
+        """The ids of all tokens but the special ones, int64 on the CPU."""
         special = set(self.tokenizer.all_special_ids)
-        ordinary = torch.tensor([i for i in range(len(self.tokenizer)) if i not in special])
-        chosen = torch.randint(len(ordinary), (count,), generator=generator)
-        return self._lookup.weight.detach()[ordinary[chosen].to(self.device)].clone()
+        return torch.tensor([i for i in range(len(self.tokenizer)) if i not in special])
+
+    def token_vectors(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
+        """The frozen lookup's rows for token ids of any shape."""
+        return self._lookup.weight.detach()[ids.to(self.device)].clone()
+
+    def record_attention(self) -> AbstractContextManager[AttentionRecord]:
+        """Inside the block, every ``predict`` is recorded: where each token was attended to."""
+        return record_cross_attention(self.unet)
 
     def _word_ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)

@@ -59,7 +59,9 @@ class TextualInversion(Personalization):
             return {VECTORS: started_vectors(self.start, model, self.vectors)}
         if self.random_rows:
             generator = stream(run.seed, run.concept.name, "rows")
-            return {VECTORS: model.random_vectors(self.vectors, generator).float()}
+            words = model.ordinary_tokens()
+            chosen = torch.randint(len(words), (self.vectors,), generator=generator)
+            return {VECTORS: model.token_vectors(words[chosen]).float()}
         return {VECTORS: self._words(model, self.initializer or run.concept.class_word)}
 
     def _words(self, model: Model, text: str) -> Float[Tensor, "vectors width"]:
