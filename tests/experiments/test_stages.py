@@ -312,18 +312,18 @@ def test_a_pass_that_stopped_while_writing_goes_on_with_the_same_runs(
     personalize_stage(tiny_model, whole, training, tmp_path / "s1", progress=False)
     written: list[Path] = []
 
-    def stop(adapter: Adapter, path: Path) -> None:
+    def stop(adapter: Adapter, path: Path) -> Path:
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(path)
-        save_embedding(adapter, path)
+        return save_adapter(adapter, path)
 
     halted = jobs(tmp_path / "halted", 4)
     monkeypatch.setattr(passes, "save_adapter", stop)
     with pytest.raises(KeyboardInterrupt):
         personalize_stage(tiny_model, halted, training, tmp_path / "s2", progress=False)
     assert sum(job.done for job in halted) == 2
-    monkeypatch.setattr(passes, "save_embedding", save_embedding)
+    monkeypatch.setattr(passes, "save_adapter", save_adapter)
     personalize_stage(tiny_model, halted, training, tmp_path / "s2", progress=False)
     for ours, theirs in zip(halted, whole, strict=True):
         assert (ours.place / EMBEDDING).read_bytes() == (theirs.place / EMBEDDING).read_bytes()
