@@ -2,7 +2,8 @@
 
 Every stage resumes from its last checkpoint below ``--work`` and is skipped when it is done;
 ``export`` writes the pipeline's folder, ``encoders`` and ``pixel`` those of the scoring networks
-and of the purifiers' model. Settings are in ``Recipe``; what the result is worth is told by
+and of the purifiers' model, ``v`` and ``rf`` those of the twins that predict velocity and rectified
+flow, trained from the pipeline that ``export`` wrote. Settings are in ``Recipe``; what the result is worth is told by
 ``python -m safezone.models.training.quality``.
 """
 
@@ -35,8 +36,9 @@ from safezone.models.training.denoiser import (
 from safezone.models.training.parallel import launch
 from safezone.models.training.pixels import export_pixels, train_pixels
 from safezone.models.training.text import WIDTH, build_tokenizer, new_text_encoder
+from safezone.models.training.twins import TWINS, export_twin, open_vae, train_twin
 
-STAGES = ("corpus", "autoencoder", "denoiser", "decoder", "export", "encoders", "pixel")
+STAGES = ("corpus", "autoencoder", "denoiser", "decoder", "export", "encoders", "pixel", *TWINS)
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,8 @@ class Recipe:
     instance: int = 900
     clip: int = 900
     pixel: int = 6_000
+    v: int = 6_000
+    rf: int = 6_000
 
 
 def _autoencoder(work: Path, start: Path | None) -> AutoencoderKL:
@@ -141,6 +145,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="a trained folder: its U-Net and text encoder are where the denoiser starts, its "
         "autoencoder and tokenizer are used where --work has none",
     )
+    parser.add_argument("--steps", type=int, help="steps of the stages v and rf")
     parser.add_argument("--photos", type=Path, help="a folder of photographs for the autoencoder")
     options = parser.parse_args(arguments)
     recipe, work = Recipe(), options.work
@@ -182,6 +187,12 @@ def main(arguments: list[str] | None = None) -> None:
         export_pixels(options.out / MINI_PIXEL, work / "pixel.safetensors")
     if "export" in stages:
         _export(work, options.out, options.start)
+    for stage in (stage for stage in TWINS if stage in stages):
+        base, steps = options.out / "mini", options.steps or getattr(recipe, stage)
+        # Before the processes part: each of them reads what is written here.
+        cache_posteriors(work, open_vae(base), corpus, options.workers)
+        launch(options.workers, train_twin, stage, work, base, steps, options.workers)
+        export_twin(stage, work, base, options.out)
     if "encoders" in stages:
         _train_encoders(work, options.out, recipe, options.start)
 

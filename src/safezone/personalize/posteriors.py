@@ -37,7 +37,8 @@ class TrainingData:
     ``posteriors``: of [rows] images. ``weights``, ``latent_weights``: float32 [weight rows, 1, h,
     w], what the error and the noisy latents are multiplied with, or None when no run masks them.
     ``images``: the distinct images as the encoder saw them. ``rows`` and ``weight_rows``: int64
-    [runs, most images, 2] on the CPU, the last axis 1 for the mirror image. ``counts``: int64 [runs], the number of images.
+    [runs, most images, 2] on the CPU, the last axis 1 for the mirror image. ``counts``: int64
+    [runs], the number of images.
     """
 
     posteriors: Posterior
