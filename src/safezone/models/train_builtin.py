@@ -2,8 +2,9 @@
 
 Every stage resumes from its last checkpoint below ``--work`` and is skipped when it is done;
 ``export`` writes the pipeline's folder; ``classifier``, ``instance`` and ``clip`` write those of
-the scoring networks, ``pixel`` that of the purifiers' model. Settings are in ``Recipe``; what the
-result is worth is told by ``python -m safezone.models.training.quality``.
+the scoring networks, ``pixel`` that of the purifiers' model, ``v`` and ``rf`` those of the twins
+that predict velocity and rectified flow, trained from the pipeline that ``export`` wrote. Settings
+are in ``Recipe``; what the result is worth is told by ``python -m safezone.models.training.quality``.
 """
 
 import argparse
@@ -36,9 +37,10 @@ from safezone.models.training.denoiser import (
 from safezone.models.training.parallel import launch
 from safezone.models.training.pixels import export_pixels, train_pixels
 from safezone.models.training.text import WIDTH, build_tokenizer, new_text_encoder
+from safezone.models.training.twins import TWINS, export_twin, open_vae, train_twin
 
 SCORING = ("classifier", "instance", "clip")
-STAGES = ("corpus", "autoencoder", "denoiser", "decoder", "export", *SCORING, "pixel")
+STAGES = ("corpus", "autoencoder", "denoiser", "decoder", "export", *SCORING, "pixel", *TWINS)
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class Recipe:
     instance: int = 1_200
     clip: int = 900
     pixel: int = 6_000
+    v: int = 2_000
+    rf: int = 2_000
 
 
 def _autoencoder(work: Path, start: Path | None) -> AutoencoderKL:
@@ -147,6 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="a trained folder: its U-Net and text encoder are where the denoiser starts, its "
         "autoencoder and tokenizer are used where --work has none",
     )
+    parser.add_argument("--steps", type=int, help="steps of the stages v and rf")
     parser.add_argument("--photos", type=Path, help="a folder of photographs for the autoencoder")
     options = parser.parse_args(arguments)
     recipe, work = Recipe(), options.work
@@ -191,6 +196,12 @@ def main(arguments: list[str] | None = None) -> None:
     for stage in [stage for stage in SCORING if stage in stages]:
         save = _train_scoring(stage, work, recipe, options.start)
         export.replace_folder(options.out / f"mini-{stage}", save)
+    for stage in [stage for stage in TWINS if stage in stages]:
+        base, steps = options.out / "mini", options.steps or getattr(recipe, stage)
+        # Before the processes part: each of them reads what is written here.
+        cache_posteriors(work, open_vae(base), corpus, options.workers)
+        launch(options.workers, train_twin, stage, work, base, steps, options.workers)
+        export_twin(stage, work, base, options.out)
 
 
 if __name__ == "__main__":

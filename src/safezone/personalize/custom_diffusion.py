@@ -35,7 +35,7 @@ class CustomDiffusion(TextualInversion):
 
     steps: int = 1000
     learning_rate: float = 1e-5
-    crop_rescale: bool = False
+    crop_rescale: bool = False  # type: ignore[misc]
 
     def trigger(self, concept: Concept) -> str:
         """The placeholder and the class word."""

@@ -39,7 +39,9 @@ class Rules(Protocol):
 class Injection:
     """The parameters of some runs, [runs, ...]: token vectors in the lookup, changes of layers."""
 
-    def __init__(self, model: Model, rules: Rules, starts: Sequence[Start], vectors: int) -> None:
+    def __init__(
+        self, model: Model, rules: Rules, starts: Sequence[Start], vectors: int, templates: int
+    ) -> None:
         self._model, self._rules = model, rules
         tokens = [
             model.tokenize(start.prompts, start.placeholder, max(1, vectors)) for start in starts
@@ -52,7 +54,8 @@ class Injection:
             name: torch.stack([start.parameters[name] for start in starts]).to(model.device)
             for name in starts[0].parameters
         }
-        self.templates = len(starts[0].prompts)
+        self.templates = templates
+        self._prompts = len(starts[0].prompts)
         layers = rules.deltas(self.initial)
         learns_text = VECTORS in self.initial or any(not n.startswith("unet.") for n in layers)
         self._fixed: Conditioning | None = None
@@ -68,14 +71,14 @@ class Injection:
         """
         device = self._model.device
         layers = self._rules.deltas(parameters)
-        prompts = batch.runs * self.templates + batch.templates
+        prompts = batch.runs * self._prompts + batch.prompts
         if self._fixed is not None:
             fixed = self._fixed[prompts.to(device)]
             changes = Changes(layers, batch.runs.to(device))
             conditioning = Conditioning(fixed.encoder_hidden_states, fixed.added, changes)
             return network(batch.noisy, batch.timesteps, conditioning)
         pairs, pair_of = torch.unique(prompts, return_inverse=True)
-        runs, pairs = (pairs // self.templates).to(device), pairs.to(device)
+        runs, pairs = (pairs // self._prompts).to(device), pairs.to(device)
         conditioning = self._model.embed_text(
             self._tokens[pairs],
             parameters[VECTORS][runs] if VECTORS in parameters else None,

@@ -13,6 +13,7 @@ from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.models.deltas import Delta
+from safezone.personalize.crops import PREFIXES
 from safezone.personalize.injection import Injection, Start
 from safezone.personalize.method import Schedule
 from safezone.personalize.posteriors import TrainingRun
@@ -44,6 +45,8 @@ class Personalization(ABC):
     """What the method is called in rows and provenance."""
     vectors: ClassVar[int] = 0
     """How many token vectors one placeholder stands for."""
+    crop_rescale: ClassVar[bool] = False
+    """Whether images are shown smaller or in part (``safezone.personalize.crops``)."""
 
     steps: int = 5000
     batch_size: int = 1
@@ -122,12 +125,14 @@ class Personalization(ABC):
 
         Raises UserError as ``begin`` does.
         """
+        prefixes = PREFIXES if self.crop_rescale else PREFIXES[:1]
+        texts = [prefix + prompt for prefix in prefixes for prompt in self.prompts]
         starts = [
             Start(
                 self.begin(model, run),
-                tuple(prompt.replace("{}", self.trigger(run.concept)) for prompt in self.prompts),
+                [text.replace("{}", self.trigger(run.concept)) for text in texts],
                 run.concept.placeholder if self.vectors else None,
             )
             for run in runs
         ]
-        return Injection(model, self, starts, self.vectors)
+        return Injection(model, self, starts, self.vectors, len(self.prompts))
