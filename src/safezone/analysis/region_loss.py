@@ -9,7 +9,6 @@ from torch import Tensor
 from safezone.analysis.latents import image_draws
 from safezone.arrays import Timesteps
 from safezone.models.base import Model, Posterior, Tokens
-from safezone.personalize.textual_inversion import take
 
 
 @torch.no_grad()
@@ -43,9 +42,7 @@ def region_losses(
         cut = slice(start, start + batch_size)
         noisy = model.process.corrupt(latents[cut], noise[cut], times[cut])
         target = model.process.target(latents[cut], noise[cut], times[cut])
-        prediction = model.predict(
-            noisy, times[cut], take(conditioning, rows[cut].to(model.device))
-        )
+        prediction = model.predict(noisy, times[cut], conditioning[rows[cut].to(model.device)])
         squares = (prediction.float() - target).square().mean(dim=1).cpu()  # [batch, h, w]
         mask = masks[rows[cut]]
         for name, weight in (("inside", mask), ("outside", 1 - mask)):

@@ -12,7 +12,6 @@ from torch import Tensor
 from safezone.arrays import Latents, Timesteps
 from safezone.errors import UserError
 from safezone.models.base import Model, Tokens
-from safezone.personalize.textual_inversion import take
 
 ROWS = 32
 """Random vocabulary rows of a map. The paper does not say how many it draws."""
@@ -112,7 +111,7 @@ def semantic_sensitivity(
         parts = []
         for start in range(0, rows + 1, batch_size):
             cut = slice(start, start + batch_size)
-            given = take(conditioning, order[cut])
+            given = conditioning[order[cut]]
             prediction = model.predict(noisy[cut], time[cut], given)
             parts.append(model.process.to_noise(noisy[cut], prediction, time[cut]).float().cpu())
         predicted = torch.cat(parts)

@@ -9,7 +9,6 @@ from torch import Tensor
 from safezone.analysis.latents import image_draws
 from safezone.arrays import Timesteps
 from safezone.models.base import Conditioning, Model, Posterior, Tokens
-from safezone.personalize.textual_inversion import take
 
 COUNT = 21
 """How many timesteps the paper looks at."""
@@ -48,7 +47,7 @@ def noise_statistics(
     for start in range(0, len(rows), batch_size):
         cut = slice(start, start + batch_size)
         noisy = model.process.corrupt(latents[cut], noise[cut], times[cut])
-        prediction = model.predict(noisy, times[cut], take(conditioning, rows[cut]))
+        prediction = model.predict(noisy, times[cut], conditioning[rows[cut]])
         predicted = model.process.to_noise(noisy, prediction, times[cut]).float()
         losses.append((predicted - noise[cut]).square().flatten(1).mean(dim=1).cpu())
         norms.append(predicted.flatten(1).norm(dim=1).cpu())

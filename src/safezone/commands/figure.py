@@ -10,7 +10,8 @@ import tyro
 
 from safezone.commands.console import Answer, Flat, Machine, note, parse, progress
 from safezone.errors import UserError
-from safezone.experiments.settings import Names, Poisoning, Sampling, Scoring, Settings, Training
+from safezone.experiments.settings import Names, Poisoning, Sampling, Scoring, Settings
+from safezone.experiments.training import Training
 
 if TYPE_CHECKING:
     from safezone.concepts import Concept
@@ -141,7 +142,7 @@ def _bench(options: Options, *, scores: bool) -> "Bench":
         settings.poisoning.poison(name)
     for name in options.defense:
         defense(name)
-    settings.training.method(), settings.sampling.texts()
+    settings.training.personalization(), settings.sampling.texts()
     model = open_model(options.model, options.machine)
     work = options.out / "work" if options.work is None else options.work
     lab = Lab(

@@ -90,10 +90,12 @@ def _learned(place: Path) -> str:
 
 def _training(made: Made, known: dict[Path, tuple[str, ...]]) -> tuple[str, ...]:
     clean, given = made.clean, made.training
+    if not len(made.images):
+        return ()
     if clean is None or given is None or not given.is_dir() or not clean.is_dir():
         return ()
     if given not in known:
-        size = made.images.shape[-1] if len(made.images) else None
+        size = made.images.shape[-1]
         sides = [load_concept(place, size).images for place in (clean, given)]
         known[given] = training_pictures(*sides)
     return known[given]

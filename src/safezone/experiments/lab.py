@@ -71,7 +71,8 @@ class Lab:
         """Why the run cannot begin: its concept, or a network of its defense, cannot be read."""
         if run.concept in self.unreadable:
             return self.unreadable[run.concept]
-        return _unopened(run.defense, self.model)
+        model: Any = self.model
+        return _unopened(run.defense, model)
 
     def poison_settings(self, run: Run) -> Poison:
         return self.settings.poisoning.poison(run.poison)

@@ -8,7 +8,9 @@ from torch import Tensor
 
 from safezone.concepts import Concept
 from safezone.errors import UserError
-from safezone.experiments.lab import Lab, read_images, run_grid
+from safezone.experiments.execution import run_grid
+from safezone.experiments.lab import Lab
+from safezone.experiments.perform import read_images
 from safezone.experiments.run import Grid, Run
 from safezone.experiments.statistics import mean_interval
 from safezone.figures.bench import Bench

@@ -64,7 +64,12 @@ def trajectories(bench: Bench, cells: Sequence[Cell]) -> dict[str, Trajectory]:
     training that becomes NaN.
     """
     settings = bench.lab.settings.training
-    method, steps = _marks(settings.method())
+    learned = settings.personalization()
+    if not isinstance(learned, TextualInversion):
+        raise UserError(
+            f"The figure follows the vectors of textual inversion; --method is {settings.method}."
+        )
+    method, steps = _marks(learned)
     bench.poison_all({c.concept.name: c.concept for c in cells}.values(), {c.data for c in cells})
     runs, places = [], {}
     for cell in cells:

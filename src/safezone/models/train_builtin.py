@@ -4,7 +4,7 @@ Every stage resumes from its last checkpoint below ``--work`` and is skipped whe
 ``export`` writes the pipeline's folder; ``classifier``, ``instance`` and ``clip`` write those of
 the scoring networks, ``pixel`` that of the purifiers' model, ``v`` and ``rf`` those of the twins
 that predict velocity and rectified flow, trained from the pipeline that ``export`` wrote. Settings
-are in ``Recipe``; what the result is worth is told by ``python -m safezone.models.training.quality``.
+are in ``Recipe``; what the result is worth: ``python -m safezone.models.training.quality``.
 """
 
 import argparse
