@@ -114,7 +114,10 @@ def load_adapter(path: Path, model: Model | None = None) -> Adapter:
     class_word = str(ours.get("class_word", ""))
     if not is_lora(tensors):
         placeholder, vectors = read_vectors(tensors, path)
-        return Adapter(vectors, placeholder, class_word, about)
+        plain = Adapter(vectors, placeholder, class_word, about)
+        if model is not None:
+            check_fits(plain, model, path)
+        return plain
     placeholder = str(ours.get("placeholder", ""))
     width = 0 if model is None else model.embedding_width
     vectors = tensors.pop(placeholder, torch.zeros(0, width)).float()
