@@ -15,7 +15,7 @@ from safezone.experiments.execution import run_grid
 from safezone.experiments.grid_file import file_grid, read_grid_file
 from safezone.experiments.lab import Lab
 from safezone.experiments.memory import MEMORY, Capacity, OutOfMemory
-from safezone.experiments.paper import PAPER, model_for
+from safezone.experiments.paper import HUB, PAPER, model_for
 from safezone.experiments.requirements import missing_names, require_names
 from safezone.experiments.run import TEXTUAL_INVERSION, Grid
 from safezone.experiments.settings import PRESETS
@@ -90,7 +90,10 @@ def test_what_is_missing_is_named_at_once() -> None:
 
 
 def test_a_family_stands_for_the_tables_own_model() -> None:
-    assert model_for("table23", "sd15") == "sd15rf"
+    assert model_for("table17", "sd15") == HUB["sd15"]
+    assert model_for("table28", "sd15") == HUB["sd21v"]
+    with pytest.raises(UserError, match="no known place"):
+        model_for("table23", "sd15")
     assert model_for("table23", "mini") == "mini-rf"
     assert model_for("table23", "my/folder") == "my/folder"
     with pytest.raises(UserError, match="no built-in twin"):

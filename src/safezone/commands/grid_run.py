@@ -206,11 +206,10 @@ def _executor(options: Options, open_again: Any) -> "Executor":
 
 
 def _settings(options: Options) -> Settings:
-    from safezone.experiments.paper import model_for
+    from safezone.experiments.paper import hub_name, model_for
 
-    model = options.model
-    if not options.grid.endswith((".yaml", ".yml")):
-        model = model_for(options.grid, options.model)
+    yours = options.grid.endswith((".yaml", ".yml"))
+    model = hub_name(options.model) if yours else model_for(options.grid, options.model)
     cells = read_settings(options.machine.config, options.model).cells
     return Settings(
         model, options.poisoning, options.training, options.sampling, options.scoring, cells
