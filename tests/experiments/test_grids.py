@@ -1,6 +1,7 @@
 """The paper's tables, a user's grids, and what lies in a workspace."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,12 @@ def test_a_table_has_the_papers_rows_and_columns(name: str) -> None:
     assert columns == paper.columns
     assert len(grid) == 4 * len(columns) * len({run.poison for run in grid})
     assert f"grid run {name}" in (PAPER[name].build.__doc__ or "")
+
+
+def test_the_document_names_every_table() -> None:
+    document = Path(__file__).parents[2] / "docs" / "reproduce-on-a-gpu.md"
+    named = re.findall(r"^\| `(table\d+)` \|", document.read_text(encoding="utf-8"), re.M)
+    assert named == list(PAPER)
 
 
 def test_all_tables_with_scores_are_there() -> None:

@@ -115,7 +115,7 @@ def model_for(name: str, family: str) -> str:
 
 
 def hub_name(model: str) -> str:
-    """The hub name of one of the paper's models, others as they are; UserError where it has none."""
+    """The hub name of one of the paper's models, others as given; UserError where it has none."""
     if model == "sd15rf":
         raise UserError(
             "the rectified-flow model of SD 1.5 has no known place on the hub; give --model its "
