@@ -12,9 +12,9 @@ from safezone.experiments.settings import (
     Poisoning,
     Sampling,
     Settings,
-    Training,
 )
 from safezone.experiments.stages import Encoders
+from safezone.experiments.training import Training
 from safezone.experiments.workspace import weights_key
 from safezone.models import Model, load_model
 

@@ -22,6 +22,8 @@ COMMANDS: Final[Mapping[str, str]] = {
     "score": "compare generated images with the clean ones",
     "report": "one page with pictures, scores and what they mean",
     "claim": "measure the paper's claim: ten concepts, three seeds, every defense",
+    "analyze": "look at folders: histogram, spectrum, timesteps, sensitivity",
+    "figure": "draw a figure of the paper, 2 to 21, on a model",
     "grid": "the paper's tables, or your own: list, show, run, status, gc, export",
     "concepts": "the ten built-in concepts: list, show, export",
     "models": "the built-in models and encoders: list, path",

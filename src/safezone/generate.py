@@ -15,42 +15,53 @@ from safezone.arrays import Latents, randn, stream
 from safezone.errors import UserError
 from safezone.images import to_uint8, write_png
 from safezone.models.base import Conditioning, Model, Tokens
-from safezone.personalize.adapters import Adapter
-from safezone.personalize.textual_inversion import take
+from safezone.models.deltas import Changes
+from safezone.personalize.adapters import Adapter, stacked
+from safezone.personalize.files import check_fits
 
 
 def _fill(prompt: str, adapter: Adapter | None) -> str:
     if "{}" not in prompt:
         return prompt
-    if adapter is None:
+    if adapter is None or not adapter.words:
         raise UserError(
-            f"The prompt {prompt!r} has {{}} for a placeholder but there is no adapter; write the "
-            "prompt in full or give an adapter."
+            f"The prompt {prompt!r} has {{}} for a placeholder but there is no adapter with a word "
+            "for it; write the prompt in full or give an adapter."
         )
-    return prompt.replace("{}", adapter.placeholder)
+    return prompt.replace("{}", adapter.words)
 
 
-def _embed(model: Model, pairs: Sequence[tuple[Adapter | None, str]]) -> Conditioning:
-    """The prompts' conditioning below that of the empty prompt (row 0), in one pass."""
-    empty = model.tokenize([""])
-    parts = [empty]
-    most = max([1, *(len(adapter.vectors) for adapter, _ in pairs if adapter is not None)])
-    vectors = torch.zeros(len(pairs) + 1, most, model.embedding_width, device=model.device)
-    for row, (adapter, prompt) in enumerate(pairs, start=1):
-        if adapter is None:
-            parts.append(model.tokenize([prompt]))
+def _embed(
+    model: Model,
+    adapters: Sequence[Adapter | None],
+    pairs: Sequence[tuple[Adapter | None, int, str]],
+) -> Conditioning:
+    """One row for each (adapter, its place in ``adapters``, prompt), in one pass.
+
+    The place after the last is that of no adapter.
+    """
+    parts = []
+    most = max([1, *(len(adapter.vectors) for adapter, _, _ in pairs if adapter is not None)])
+    vectors = torch.zeros(len(pairs), most, model.embedding_width, device=model.device)
+    for row, (adapter, _, prompt) in enumerate(pairs):
+        count = 0 if adapter is None else len(adapter.vectors)
+        text = _fill(prompt, adapter)
+        if adapter is None or not count:
+            parts.append(model.tokenize([text]))
             continue
-        count = len(adapter.vectors)
-        parts.append(model.tokenize([_fill(prompt, adapter)], adapter.placeholder, count))
+        parts.append(model.tokenize([text], adapter.placeholder, count))
         vectors[row, :count] = adapter.vectors.to(vectors)
     tokens = Tokens(torch.cat([p.ids for p in parts]), torch.cat([p.slots for p in parts]))
-    return model.embed_text(tokens, vectors)
+    layers = stacked([*adapters, None], model.layers, model.device)
+    owners = torch.tensor([place for _, place, _ in pairs], device=model.device)
+    return model.embed_text(tokens, vectors, Changes(layers, owners) if layers else None)
 
 
 def _denoise(
     model: Model,
     conditioning: Conditioning,
     rows: Tensor,
+    empty: Tensor,
     latents: Latents,
     generators: Sequence[torch.Generator],
     *,
@@ -58,15 +69,16 @@ def _denoise(
     guidance: float,
     scheduler: str,
 ) -> Latents:
-    """The sampler's loop; ``rows``: each image's row of the conditioning, 0 the empty prompt's."""
+    """The sampler's loop; ``rows`` and ``empty``: each image's row of the conditioning, and that
+    of the empty prompt beside it."""
     sampler = model.scheduler(scheduler)
     sampler.set_timesteps(steps, device=model.device)
     takes_generator = "generator" in inspect.signature(sampler.step).parameters
     extra: dict[str, Any] = {"generator": list(generators)} if takes_generator else {}
     guided = guidance != 1.0
     if guided:
-        rows = torch.cat([torch.zeros_like(rows), rows])
-    conditioning = take(conditioning, rows.to(model.device))
+        rows = torch.cat([empty, rows])
+    conditioning = conditioning[rows.to(model.device)]
     # Flow-matching samplers start from unit noise and take latents as they are.
     latents = latents.to(model.device) * getattr(sampler, "init_noise_sigma", 1.0)
     scale = getattr(sampler, "scale_model_input", lambda sample, timestep: sample)
@@ -131,12 +143,8 @@ def generate(
     for adapter in adapters:
         for prompt in prompts:
             _fill(prompt, adapter)
-        if adapter is not None and adapter.vectors.shape[1] != model.embedding_width:
-            raise UserError(
-                f"The embedding {adapter.placeholder} has {adapter.vectors.shape[1]} numbers a "
-                f"vector, the model {model.name} {model.embedding_width}; use it with the kind of "
-                "model it was trained on."
-            )
+        if adapter is not None:
+            check_fits(adapter, model)
     shape = (model.latent_channels, side // model.factor, side // model.factor)
     work = [
         (a, p, k)
@@ -148,13 +156,28 @@ def generate(
     with tqdm(total=len(work), desc="generating", unit="image", disable=not progress) as bar:
         for start in range(0, len(work), batch_size):
             batch = work[start : start + batch_size]
-            pairs = list(dict.fromkeys((a, p) for a, p, _ in batch))
-            row = {pair: i for i, pair in enumerate(pairs, start=1)}
+            used = {a: i for i, a in enumerate(dict.fromkeys(a for a, _, _ in batch))}
+            # An adapter that changes layers changes what the empty prompt gives, too.
+            blank = {a: a if _changes(adapters[a]) else None for a in used}
+            rows = list(
+                dict.fromkeys(
+                    [*((blank[a], "") for a in used), *((a, prompts[p]) for a, p, _ in batch)]
+                )
+            )
+            row = {pair: i for i, pair in enumerate(rows)}
             generators = [stream(seed, "generate", keys[a], p, k) for a, p, k in batch]
             latents = _denoise(
                 model,
-                _embed(model, [(adapters[a], prompts[p]) for a, p in pairs]),
-                torch.tensor([row[a, p] for a, p, _ in batch]),
+                _embed(
+                    model,
+                    [adapters[a] for a in used],
+                    [
+                        (None, len(used), text) if a is None else (adapters[a], used[a], text)
+                        for a, text in rows
+                    ],
+                ),
+                torch.tensor([row[a, prompts[p]] for a, p, _ in batch]),
+                torch.tensor([row[blank[a], ""] for a, _, _ in batch]),
                 randn(generators, shape),
                 generators,
                 steps=steps,
@@ -164,6 +187,10 @@ def generate(
             images.append(_finish(model, latents))
             bar.update(len(batch))
     return list(torch.cat(images).split(len(prompts) * images_per_prompt)) if work else []
+
+
+def _changes(adapter: Adapter | None) -> bool:
+    return adapter is not None and bool(adapter.deltas)
 
 
 def _finish(model: Model, latents: Latents) -> UInt8[Tensor, "batch 3 height width"]:

@@ -20,7 +20,7 @@ from safezone.experiments.paper import HUB, PAPER, model_for
 from safezone.experiments.requirements import missing_names, require_names
 from safezone.experiments.run import TEXTUAL_INVERSION, Grid
 from safezone.experiments.settings import PRESETS
-from safezone.experiments.variants import setting_of, training_of
+from safezone.experiments.variants import METHODS, setting_of, training_of
 from safezone.experiments.workspace import read_json
 from safezone.personalize import train
 from safezone.report.published import AVERAGE, published
@@ -73,18 +73,27 @@ def test_tables_of_one_experiment_share_their_runs() -> None:
 
 def test_hyperparameters_are_scaled_to_the_preset() -> None:
     method = "textual inversion; schedule=linear; lr=5e-3; steps=1k"
-    paper = training_of(PRESETS["sd15"].training, method)
+    paper = training_of(PRESETS["sd15"].training, method, "sd15")
     assert (paper.schedule, paper.learning_rate, paper.steps) == ("linear", 5e-3, 1000)
-    mini = training_of(PRESETS["mini"].training, method)
+    mini = training_of(PRESETS["mini"].training, method, "mini")
     assert mini.learning_rate == pytest.approx(10 * PRESETS["mini"].training.learning_rate)
     assert mini.steps == 80
-    assert training_of(PRESETS["mini"].training, TEXTUAL_INVERSION) == PRESETS["mini"].training
+    same = training_of(PRESETS["mini"].training, TEXTUAL_INVERSION, "mini")
+    assert same == PRESETS["mini"].training
+
+
+@pytest.mark.parametrize("method", ["lora", "custom diffusion", "custom diffusion crop"])
+def test_other_methods_have_presets_of_their_own(method: str) -> None:
+    training = training_of(PRESETS["mini"].training, method, "mini")
+    assert training.method == METHODS[method]
+    assert training.crop_rescale == ("crop" in method)
+    assert training.personalization().name in method
 
 
 @pytest.mark.parametrize("part", ["schedule=square", "lr=fast", "depth=3", "steps"])
 def test_a_wrong_setting_in_a_methods_name_is_told(part: str) -> None:
     with pytest.raises(UserError, match="textual inversion"):
-        training_of(PRESETS["mini"].training, f"textual inversion; {part}")
+        training_of(PRESETS["mini"].training, f"textual inversion; {part}", "mini")
 
 
 def test_what_is_missing_is_named_at_once() -> None:

@@ -26,15 +26,16 @@ from safezone.experiments.settings import (
     PRESETS,
     Poisoning,
     Settings,
-    Training,
     fraction,
 )
-from safezone.experiments.stages import EMBEDDING, MANIFEST, RUN_RECORD, done
+from safezone.experiments.stages import MANIFEST, RUN_RECORD, done
 from safezone.experiments.summary import effects
+from safezone.experiments.training import Training
 from safezone.experiments.workspace import locked, weights_key, whole_folder
 from safezone.models import Model
 from safezone.models.pixel import MINI_PIXEL, load_pixel_model
-from safezone.personalize import Adapter, TrainingRun, save_embedding, train
+from safezone.personalize import Adapter, TrainingRun, save_adapter, train
+from safezone.personalize.files import EMBEDDING
 from safezone.scores import CLEAN, Row
 from small_lab import SETTINGS, concept, grid
 from tiny import write_tiny_pixel_folder
@@ -267,18 +268,18 @@ def test_a_pass_that_stopped_while_writing_goes_on_with_the_same_runs(
     personalize_stage(tiny_model, whole, training, tmp_path / "s1", progress=False)
     written: list[Path] = []
 
-    def stop(adapter: Adapter, path: Path) -> None:
+    def stop(adapter: Adapter, path: Path) -> Path:
         if len(written) == 2:
             raise KeyboardInterrupt
         written.append(path)
-        save_embedding(adapter, path)
+        return save_adapter(adapter, path)
 
     halted = jobs(tmp_path / "halted", 4)
-    monkeypatch.setattr(passes, "save_embedding", stop)
+    monkeypatch.setattr(passes, "save_adapter", stop)
     with pytest.raises(KeyboardInterrupt):
         personalize_stage(tiny_model, halted, training, tmp_path / "s2", progress=False)
     assert sum(job.done for job in halted) == 2
-    monkeypatch.setattr(passes, "save_embedding", save_embedding)
+    monkeypatch.setattr(passes, "save_adapter", save_adapter)
     personalize_stage(tiny_model, halted, training, tmp_path / "s2", progress=False)
     for ours, theirs in zip(halted, whole, strict=True):
         assert (ours.place / EMBEDDING).read_bytes() == (theirs.place / EMBEDDING).read_bytes()

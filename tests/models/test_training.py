@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from torch import Tensor, nn
 
 from safezone import miniworld
 from safezone.errors import UserError
+from safezone.models import RectifiedFlow, Velocity, load_model
 from safezone.models.pixel import MINI_PIXEL, load_pixel_model
 from safezone.models.training.autoencoder import new_autoencoder
 from safezone.models.training.corpus import HELD_OUT_SEED, render_corpus
@@ -17,6 +19,8 @@ from safezone.models.training.denoiser import new_unet
 from safezone.models.training.loop import train, trapezoid
 from safezone.models.training.pixels import export_pixels, train_pixels
 from safezone.models.training.text import LENGTH, WIDTH, build_tokenizer, new_text_encoder
+from safezone.models.training.twins import export_twin, train_twin
+from tiny import write_tiny_folder
 
 
 def _module() -> nn.Module:
@@ -132,3 +136,23 @@ def test_missing_pixel_weights_name_the_command(
     load_pixel_model.cache_clear()
     with pytest.raises(UserError, match=r"safezone\.models\.train_builtin .*--stage pixel"):
         load_pixel_model(MINI_PIXEL)
+
+
+@pytest.mark.parametrize(
+    ("stage", "process"), [("v", Velocity), ("rf", RectifiedFlow)], ids=["v", "rf"]
+)
+def test_a_twin_trains_from_the_model_and_shares_its_other_parts(
+    tmp_path: Path, stage: str, process: type
+) -> None:
+    work, out = tmp_path / "work", tmp_path / "weights"
+    base = write_tiny_folder(out / "mini")
+    render_corpus(work / "train", HELD_OUT_SEED, 8, 1)
+    train_twin(stage, work, base, 2, 1)
+    folder = export_twin(stage, work, base, out)
+    model, first = load_model(folder), load_model(base)
+    assert isinstance(model.process, process)
+    assert (folder / "vae").resolve() == (base / "vae").resolve()
+    ours, theirs = model.unet.conv_in.weight, first.unet.conv_in.weight  # type: ignore[attr-defined]
+    assert 0 < float((ours - theirs).abs().max()) < 1e-2
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    assert type(pipeline.scheduler).__name__ in ("DDIMScheduler", "FlowMatchEulerDiscreteScheduler")

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from safezone.commands.console import Answer, Flat, Machine, note, parse, progress
-from safezone.experiments.settings import Cells, Poisoning, Sampling, Scoring, Settings, Training
+from safezone.experiments.settings import Cells, Poisoning, Sampling, Scoring, Settings
+from safezone.experiments.training import Training
 
 DESCRIPTION: Final = """\
 Measures the paper's claim on the built-in concepts: every concept clean and poisoned, learned with

@@ -96,11 +96,12 @@ def _settings(arguments: Sequence[str], base: Settings | None) -> Settings:
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     early.add_argument("--config", type=Path)
     early.add_argument("--model")
+    early.add_argument("--method")
     try:
         told, _ = early.parse_known_args(list(arguments))
     except (argparse.ArgumentError, SystemExit):
         return read_settings(None, None, base)  # the real parser tells what is wrong
-    return read_settings(told.config, told.model, base)
+    return read_settings(told.config, told.model, base, told.method)
 
 
 def _defaults(kind: type[Any], settings: Settings) -> Any:

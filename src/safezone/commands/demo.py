@@ -14,8 +14,8 @@ from safezone.experiments.settings import (
     Sampling,
     Scoring,
     Settings,
-    Training,
 )
+from safezone.experiments.training import Training
 
 DESCRIPTION: Final = """\
 Three built-in concepts, clean and poisoned with ADM+, learned plainly and with Safe-Zone Training,

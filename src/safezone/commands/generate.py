@@ -84,16 +84,21 @@ def run(options: Options) -> Answer:
 
 def _files(given: Sequence[Path]) -> dict[Path, Path]:
     """Every embedding file, with its place below what was given."""
-    from safezone.experiments.stages import EMBEDDING
+    from safezone.personalize import ADAPTER_FILES
 
     files: dict[Path, Path] = {}
     for path in given:
         if not path.is_dir():
             files[path] = Path(path.stem)
             continue
-        found = sorted(p for p in path.rglob(EMBEDDING) if ".partial-" not in str(p))
+        found = sorted(
+            p
+            for p in path.rglob("*.safetensors")
+            if p.name in ADAPTER_FILES and ".partial-" not in str(p)
+        )
         if not found:
-            raise UserError(f"{path} holds no {EMBEDDING}; train with `safezone personalize`")
+            names = ", ".join(ADAPTER_FILES)
+            raise UserError(f"{path} holds none of {names}; train with `safezone personalize`")
         files |= {each: each.parent.relative_to(path) for each in found}
     return files
 
@@ -102,19 +107,14 @@ def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[Ge
     from safezone.experiments.run import content_key
     from safezone.experiments.stages import RUN_RECORD, GenerationJob, stage_key
     from safezone.experiments.workspace import read_json, weights_key
-    from safezone.personalize import load_embedding
+    from safezone.personalize import load_adapter
     from safezone.scores import CLEAN, NOMINAL
 
     weights, jobs = weights_key(model), []
     for file, below in files.items():
-        adapter = load_embedding(file)
+        adapter = load_adapter(file, model)
         if adapter.failed:
             continue
-        if adapter.vectors.shape[1] != model.embedding_width:
-            raise UserError(
-                f"{file} has {adapter.vectors.shape[1]} numbers a vector and the model "
-                f"{options.model} {model.embedding_width}; give --model the one it was trained on"
-            )
         own = file.parent / RUN_RECORD
         told: dict[str, Any] = read_json(own) if own.is_file() else {}
         place = file.parent / "images" if options.out is None else options.out / below

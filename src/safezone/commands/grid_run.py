@@ -13,7 +13,8 @@ import tyro
 from safezone.commands.console import Answer, Flat, Machine, note, parse, progress
 from safezone.errors import UserError
 from safezone.experiments.config import read_settings
-from safezone.experiments.settings import Names, Poisoning, Sampling, Scoring, Settings, Training
+from safezone.experiments.settings import Names, Poisoning, Sampling, Scoring, Settings
+from safezone.experiments.training import Training
 
 if TYPE_CHECKING:
     from safezone.experiments.executors import Executor

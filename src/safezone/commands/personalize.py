@@ -10,8 +10,9 @@ import tyro
 
 from safezone.commands.console import Answer, Flat, Machine, note, parse, progress, require
 from safezone.errors import UserError
-from safezone.experiments.run import TEXTUAL_INVERSION, require_seed
-from safezone.experiments.settings import Names, Training
+from safezone.experiments.run import require_seed
+from safezone.experiments.settings import Names
+from safezone.experiments.training import Training
 
 if TYPE_CHECKING:
     from safezone.concepts import Concept
@@ -83,7 +84,7 @@ def run(options: Options) -> Answer:
 
     for name in options.defense:
         defense(name)
-    method = options.training.method()
+    method = options.training.personalization()
     require_out_folder(options.out)
     for folder in options.folders:
         if len(found := image_files(folder)) < FEWEST_IMAGES:
@@ -157,7 +158,7 @@ def _jobs(
     from safezone.personalize import TrainingRun
     from safezone.scores import CLEAN
 
-    weights, method = weights_key(model), options.training.method()
+    weights, method = weights_key(model), options.training.personalization()
     jobs = []
     for label, (concept, folder) in concepts.items():
         training = _copy(concept, options.out / label / "training")
@@ -192,7 +193,7 @@ def _jobs(
                     "placeholder": concept.placeholder,
                     "poison": poison,
                     "defense": row.name,
-                    "method": TEXTUAL_INVERSION,
+                    "method": method.name,
                     "model": model.name,
                     "images": os.path.abspath(folder),
                     "training": os.path.relpath(training, place),

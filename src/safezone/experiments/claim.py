@@ -34,6 +34,7 @@ def claim_grid(settings: Settings, concepts: Sequence[Concept], model_name: str)
         defenses=list(dict.fromkeys(cells.defenses)),
         seeds=range(cells.seeds),
         model=model_name,
+        methods=[settings.training.personalization().name],
     )
 
 
@@ -56,7 +57,7 @@ def claim_lab(folder: Path, model: Model, encoders: Encoders, settings: Settings
     for name in cells.poisons:
         if name != CLEAN:
             settings.poisoning.poison(name)
-    settings.training.method(), settings.sampling.texts()
+    settings.training.personalization(), settings.sampling.texts()
     concepts = {concept.name: concept for concept in available[: cells.concepts]}
     return Lab(folder / WORK, model, weights_key(model), encoders, settings, concepts)
 

@@ -8,7 +8,9 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from safezone.errors import UserError
+from safezone.experiments.kinds import kind_of
 from safezone.experiments.settings import Settings, preset
+from safezone.experiments.training import TRAINING
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
@@ -38,16 +40,25 @@ def _yaml(path: Path) -> Mapping[str, Any]:
     return found
 
 
-def read_settings(path: Path | None, model: str | None, base: Settings | None = None) -> Settings:
-    """``base``, or the preset of the model, with what the YAML file says over it.
+def read_settings(
+    path: Path | None, model: str | None, base: Settings | None = None, method: str | None = None
+) -> Settings:
+    """``base``, or the preset of the model and method, with what the YAML file says over it.
 
-    ``model`` wins over the file's. Raises UserError naming the file and the key for keys and
+    ``model`` and ``method`` win over the file's; with a method the training is the preset's
+    rather than that of ``base``. Raises UserError naming the file and the key for keys and
     values that are not known.
     """
     told = {} if path is None else _yaml(path)
     named = told.get("model")
     chosen = model or (named if isinstance(named, str) else None)
     start = base if base is not None else preset(chosen or "mini")
+    training = told.get("training")
+    named_method = method or (training.get("method") if isinstance(training, Mapping) else None)
+    kind = kind_of(chosen or start.model)
+    for (of_kind, of_method), training_preset in TRAINING.items():
+        if (of_kind, of_method) == (kind, named_method) and of_method != start.training.method:
+            start = replace(start, training=training_preset)
     if chosen is not None:
         start = replace(start, model=chosen)
         told = {**told, "model": chosen}

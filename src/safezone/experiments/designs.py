@@ -9,10 +9,6 @@ from safezone.experiments.variants import hyperparameter_methods
 from safezone.report.published import published
 from safezone.scores.rows import CLEAN, NOMINAL
 
-LORA: Final = "lora"
-CUSTOM_DIFFUSION: Final = "custom diffusion"
-CUSTOM_DIFFUSION_CROP: Final = "custom diffusion crop"
-
 SEVEN: Final = (CLEAN, "adm+", "adm-", "sds+", "sds-", "ea", "da")
 """Clean images and the paper's six poisons."""
 FOUR: Final = (CLEAN, "adm+", "adm-", "ea")

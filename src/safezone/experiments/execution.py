@@ -9,8 +9,8 @@ from safezone.experiments.lab import STAGES, Lab
 from safezone.experiments.passes import passes
 from safezone.experiments.perform import TRAINING, Failures, Note, Task, missing, save_clean
 from safezone.experiments.run import Grid, Run
-from safezone.experiments.settings import Training
 from safezone.experiments.stages import ROWS, RUN_RECORD, done
+from safezone.experiments.training import Training
 from safezone.experiments.workspace import read_json
 from safezone.scores import Row, read_rows
 

@@ -177,7 +177,7 @@ def _check(file: GridFile, scope: Scope, settings: Settings) -> None:
     checks: Mapping[str, Any] = {
         "poison": poison,
         "defense": defense,
-        "method": lambda name: training_of(settings.training, name),
+        "method": lambda name: training_of(settings.training, name, settings.model),
         "concept": concept,
     }
     for key, check in checks.items():

@@ -16,10 +16,11 @@ from safezone.experiments.comparisons import (
 )
 from safezone.experiments.config import flat
 from safezone.experiments.outputs import INDEX, PAGE, Made, caveats, read_made, versions
-from safezone.experiments.stages import MANIFEST, ROWS, RUN_RECORD, read_adapter
+from safezone.experiments.stages import MANIFEST, ROWS, RUN_RECORD
 from safezone.experiments.summary import summary_json
 from safezone.experiments.variants import setting_of, split_method
 from safezone.experiments.workspace import cannot_write, read_json, write_json
+from safezone.personalize import read_adapter
 from safezone.report.grid_page import (
     PICTURES,
     Cell,
@@ -89,10 +90,12 @@ def _learned(place: Path) -> str:
 
 def _training(made: Made, known: dict[Path, tuple[str, ...]]) -> tuple[str, ...]:
     clean, given = made.clean, made.training
+    if not len(made.images):
+        return ()
     if clean is None or given is None or not given.is_dir() or not clean.is_dir():
         return ()
     if given not in known:
-        size = made.images.shape[-1] if len(made.images) else None
+        size = made.images.shape[-1]
         sides = [load_concept(place, size).images for place in (clean, given)]
         known[given] = training_pictures(*sides)
     return known[given]

@@ -10,7 +10,7 @@ from safezone.concepts import Concept, load_concept
 from safezone.defenses import Defense, defense
 from safezone.errors import UserError
 from safezone.experiments.run import Grid, Run
-from safezone.experiments.settings import Settings, Training
+from safezone.experiments.settings import Settings
 from safezone.experiments.stages import (
     IMAGES_RECORD,
     KEY_FILE,
@@ -20,6 +20,7 @@ from safezone.experiments.stages import (
     done,
     stage_key,
 )
+from safezone.experiments.training import Training
 from safezone.experiments.variants import training_of
 from safezone.experiments.workspace import network_keys
 from safezone.models.base import Model
@@ -70,7 +71,8 @@ class Lab:
         """Why the run cannot begin: its concept, or a network of its defense, cannot be read."""
         if run.concept in self.unreadable:
             return self.unreadable[run.concept]
-        return _unopened(run.defense, self.model)
+        model: Any = self.model
+        return _unopened(run.defense, model)
 
     def poison_settings(self, run: Run) -> Poison:
         return self.settings.poisoning.poison(run.poison)
@@ -81,7 +83,7 @@ class Lab:
 
     def training(self, run: Run) -> Training:
         """The settings, with those that the method's name carries."""
-        return training_of(self.settings.training, run.method)
+        return training_of(self.settings.training, run.method, self.settings.model)
 
     def clean(self, run: Run) -> Artifact:
         key = self.concepts[run.concept].content_key()
@@ -106,7 +108,7 @@ class Lab:
         return self._place("preprocess", f"{run.concept},{run.poison},{run.seed}", key)
 
     def adapter(self, run: Run) -> Artifact:
-        row, method = defense(run.defense), self.training(run).method()
+        row, method = defense(run.defense), self.training(run).personalization()
         images = self.preprocessed(run).key
         key = stage_key(
             "personalize",

@@ -1,14 +1,12 @@
 """The paper's tables of other models (23 to 31) and of other methods (32 to 40) as grids."""
 
 from safezone.experiments.designs import (
-    CUSTOM_DIFFUSION,
-    CUSTOM_DIFFUSION_CROP,
     DEFENSES,
-    LORA,
     Scope,
     table,
 )
 from safezone.experiments.run import Grid
+from safezone.experiments.variants import CUSTOM_DIFFUSION, CUSTOM_DIFFUSION_CROP, LORA
 
 
 def table23(scope: Scope) -> Grid:

@@ -14,12 +14,13 @@ from safezone.concepts import Concept
 from safezone.defenses.preprocess import Identity
 from safezone.errors import UserError
 from safezone.experiments.run import content_key
-from safezone.experiments.settings import Training
-from safezone.experiments.stages import EMBEDDING, RUN_RECORD, artifact_folder, done
+from safezone.experiments.stages import RUN_RECORD, artifact_folder, done
+from safezone.experiments.training import Training
 from safezone.experiments.turns import in_turn, turn
 from safezone.experiments.workspace import cannot_write, read_json, whole_folder, write_json
+from safezone.generate import preview_writer
 from safezone.models.base import Model
-from safezone.personalize import TrainingRun, save_embedding, train
+from safezone.personalize import TrainingRun, save_adapter, train
 from safezone.personalize.checkpoints import CHECKPOINT, log_path
 
 MEMBERS: Final = "members.json"
@@ -152,9 +153,18 @@ def _train_pass(
     model: Model, group: Sequence[TrainingJob], training: Training, folder: Path, progress: bool
 ) -> None:
     """Trains the runs together and writes their adapters."""
-    method = training.method()
+    method = training.personalization()
     try:
-        adapters = train(model, [job.run for job in group], method, folder, progress=progress)
+        adapters = train(
+            model,
+            [job.run for job in group],
+            method,
+            folder,
+            progress=progress,
+            preview=preview_writer(model, method.preview_prompts, folder.parent / "previews"),
+            compile=training.compile,
+            checkpointing=training.checkpointing,
+        )
     except (OSError, SafetensorError) as error:
         raise cannot_write(folder, error) from error
     for job, adapter in zip(group, adapters, strict=True):
@@ -164,7 +174,7 @@ def _train_pass(
         record["failed_at"] = adapter.provenance["failed_at"]
         provenance = {**adapter.provenance, **record}
         with artifact_folder(job.place, RUN_RECORD, job.key) as temporary:
-            save_embedding(replace(adapter, provenance=provenance), temporary / EMBEDDING)
+            save_adapter(replace(adapter, provenance=provenance), temporary)
             log = log_path(folder, job.run.key)
             if log.exists():
                 shutil.copyfile(log, temporary / "log.jsonl")

@@ -23,7 +23,6 @@ from safezone.experiments.passes import (
     without_preprocess,
 )
 from safezone.experiments.run import Run
-from safezone.experiments.settings import Training
 from safezone.experiments.stages import (
     IMAGES_RECORD,
     KEY_FILE,
@@ -35,13 +34,13 @@ from safezone.experiments.stages import (
     generate_stage,
     poison_stage,
     preprocess_stage,
-    read_adapter,
     score_stage,
 )
+from safezone.experiments.training import Training
 from safezone.experiments.turns import in_turn
 from safezone.experiments.workspace import WorkspaceError, read_json
 from safezone.images import read_image
-from safezone.personalize import TrainingRun
+from safezone.personalize import TrainingRun, read_adapter
 from safezone.scores import CLEAN
 
 Note: TypeAlias = Callable[[str], None]

@@ -24,7 +24,8 @@ def missing_names(grid: Grid, settings: Settings) -> dict[str, list[str]]:
     """{kind: names} of what the grid asks for and this version does not have."""
     poisons = (run.poison for run in grid if run.poison != CLEAN)
     methods = _refused(
-        (run.method for run in grid), lambda name: training_of(settings.training, name)
+        (run.method for run in grid),
+        lambda name: training_of(settings.training, name, settings.model),
     )
     found = {
         "poison": _refused(poisons, settings.poisoning.poison),

@@ -1,7 +1,7 @@
 """Settings as frozen values: a preset, a YAML file over it, the command line over that."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
@@ -10,9 +10,10 @@ from pydantic import BeforeValidator
 from tyro.constructors import PrimitiveConstructorSpec
 
 from safezone.errors import UserError
+from safezone.experiments.kinds import kind_of
+from safezone.experiments.training import TRAINING, MethodName, Training
 
 if TYPE_CHECKING:
-    from safezone.personalize import TextualInversion
     from safezone.poisons import Poison
 
 _FORBID: Final = {"extra": "forbid"}
@@ -110,50 +111,6 @@ class Poisoning:
 
 
 @dataclass(frozen=True)
-class Training:
-    """Textual inversion: see ``safezone.personalize.TextualInversion`` for every setting."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
-
-    steps: int = 5000
-    """Optimiser steps of every run."""
-    batch_size: int = 1
-    """Images that a run sees in each step."""
-    learning_rate: float = 5e-4
-    """AdamW's, for the learned vectors."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-    """Of the learning rate."""
-    vectors: int = 1
-    """Token vectors that the placeholder stands for."""
-    initializer: Annotated[str | None, tyro.conf.arg(metavar="WORD")] = None
-    """Text whose token vectors start the learned ones; by default the concept's class word."""
-    weight_decay: float = 0.0
-    """AdamW's."""
-    norm_anchor: bool = False
-    """Keep every vector at the length it started with."""
-    flip: bool = True
-    """Mirror each drawn image with probability 1/2; with --no-flip never."""
-    checkpoint_every: int = 100
-    """Steps between checkpoints; a killed training goes on from the last one."""
-    runs_per_pass: int = 16
-    """Runs that are trained together, in one pass through the model."""
-
-    def __post_init__(self) -> None:
-        if self.runs_per_pass < 1:
-            raise UserError(f"runs_per_pass is {self.runs_per_pass}; give at least 1.")
-        if self.learning_rate > 100:  # far beyond any use; 1e38 would overflow in the optimiser
-            raise UserError(f"learning_rate is {self.learning_rate}; give one like 5e-3.")
-
-    def method(self) -> "TextualInversion":
-        """The same as the trainer's own settings; UserError for values out of range."""
-        from safezone.personalize import TextualInversion
-
-        settings = asdict(self)
-        del settings["runs_per_pass"]
-        return TextualInversion(**settings)
-
-
-@dataclass(frozen=True)
 class Sampling:
     """What is generated with the learned token."""
 
@@ -245,16 +202,7 @@ PRESETS: Final[Mapping[str, Settings]] = MappingProxyType(
     {
         "mini": Settings(
             model="mini",
-            # A word of this world names one attribute, so a new object needs several vectors.
-            training=Training(
-                steps=400,
-                batch_size=2,
-                learning_rate=1e-2,
-                schedule="cosine",
-                vectors=4,
-                checkpoint_every=20,
-                runs_per_pass=32,
-            ),
+            training=TRAINING["mini", "ti"],
             sampling=Sampling(prompts=("mini",), steps=25, guidance=4.0),
             scoring=Scoring("mini-instance", "mini-clip"),
             cells=Cells(poison_seed=0),
@@ -262,7 +210,6 @@ PRESETS: Final[Mapping[str, Settings]] = MappingProxyType(
         # The paper's: 5000 steps of one image at 5e-4; the sampler is not stated there.
         "sd15": Settings(
             model="sd15",
-            training=Training(steps=5000, batch_size=1, learning_rate=5e-4),
             sampling=Sampling(prompts=("all25",), steps=50, guidance=7.5),
             scoring=Scoring("dinov2", "clip"),
         ),
@@ -289,6 +236,7 @@ DEMO: Final = replace(
 """Three concepts in at most five minutes on two slow cores."""
 
 
-def preset(model: str) -> Settings:
-    """The preset for a model's name, folder or hub name."""
-    return replace(PRESETS.get(model, PRESETS["sd15"]), model=model)
+def preset(model: str, method: MethodName = "ti") -> Settings:
+    """The preset for a model's name, folder or hub name and for a method."""
+    kind = kind_of(model)
+    return replace(PRESETS.get(kind, PRESETS["sd15"]), model=model, training=TRAINING[kind, method])

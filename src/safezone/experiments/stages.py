@@ -31,7 +31,7 @@ from safezone.experiments.workspace import (
 from safezone.generate import generate
 from safezone.images import write_png
 from safezone.models.base import Model
-from safezone.personalize import Adapter, load_embedding
+from safezone.personalize import Adapter
 from safezone.poisons import Checkpoints, Poison, imperceptibility, poison_concept
 from safezone.prompts import fill
 from safezone.scores import ImageEncoder, Row, TextImageEncoder, score_images, write_rows
@@ -45,7 +45,6 @@ VERSIONS: Final[Mapping[str, int]] = {
 }
 """Part of every key of a stage; raised when the same inputs no longer give the same artifact."""
 
-EMBEDDING: Final = "learned_embeds.safetensors"
 MANIFEST: Final = "manifest.json"
 RUN_RECORD: Final = "run.json"
 IMAGES_RECORD: Final = "images.json"
@@ -289,8 +288,3 @@ def score_stage(
     with artifact_folder(place, KEY_FILE, key) as temporary:
         write_rows(temporary / ROWS, rows)
         write_json(temporary / KEY_FILE, {"key": key})
-
-
-def read_adapter(place: Path) -> Adapter:
-    """The adapter that ``personalize_stage`` wrote."""
-    return load_embedding(place / EMBEDDING)

@@ -8,14 +8,27 @@ learning rate.
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import product
+from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, cast
 
 from safezone.errors import UserError
+from safezone.experiments.kinds import kind_of
 from safezone.experiments.run import TEXTUAL_INVERSION
-from safezone.experiments.settings import Training
+from safezone.experiments.training import TRAINING, MethodName, Training
 
-METHODS: Final = (TEXTUAL_INVERSION,)
-"""The methods that the stages can train."""
+LORA: Final = "lora"
+CUSTOM_DIFFUSION: Final = "custom diffusion"
+CUSTOM_DIFFUSION_CROP: Final = "custom diffusion crop"
+
+METHODS: Final[Mapping[str, MethodName]] = MappingProxyType(
+    {
+        TEXTUAL_INVERSION: "ti",
+        LORA: "lora",
+        CUSTOM_DIFFUSION: "custom-diffusion",
+        CUSTOM_DIFFUSION_CROP: "custom-diffusion",
+    }
+)
+"""The methods that the stages can train, and what the settings call them."""
 
 PAPER_STEPS: Final = 5000
 PAPER_LEARNING_RATE: Final = 5e-4
@@ -62,15 +75,24 @@ def _number(text: str, method: str) -> float:
         raise UserError(f"The method {method!r} has {text!r} where a number must be.") from error
 
 
-def training_of(base: Training, method: str) -> Training:
-    """The preset's training with the settings of the method's name.
+def _kind(model: str) -> str:
+    kind = kind_of(model)
+    return kind if (kind, "ti") in TRAINING else "sd15"
+
+
+def training_of(base: Training, method: str, model: str) -> Training:
+    """``base`` with the settings of the method's name, or the preset of a method that base is not.
+
+    ``model``: the name or folder whose kind chooses that preset.
 
     Raises UserError for a method that the stages cannot train and for wrong settings.
     """
     name, settings = split_method(method)
     if name not in METHODS:
         raise UserError(f"There is no method {name!r}; choose from {', '.join(METHODS)}.")
-    result = base
+    if base.method != METHODS[name]:
+        base = TRAINING[_kind(model), METHODS[name]]
+    result = replace(base, crop_rescale=True) if name == CUSTOM_DIFFUSION_CROP else base
     if "schedule" in settings:
         if settings["schedule"] not in _SCHEDULES:
             known = ", ".join(_SCHEDULES)

@@ -1,6 +1,7 @@
 """The protocol behind which every latent diffusion model stands."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from safezone.arrays import Images, Latents, Timesteps
+from safezone.models.attention import AttentionRecord
+from safezone.models.deltas import Changes
 from safezone.models.process import Process
 
 
@@ -49,10 +52,21 @@ class Conditioning:
 
     ``encoder_hidden_states``: [batch, length, width]. ``added``: further keyword tensors of the
     U-Net (SDXL's pooled text embedding and time ids), each with a leading batch axis.
+    ``changes``: of the U-Net's layers, row by row; None leaves them as they are.
     """
 
     encoder_hidden_states: Float[Tensor, "batch length width"]
     added: Mapping[str, Tensor] | None = None
+    changes: Changes | None = None
+
+    def __getitem__(self, rows: Tensor) -> "Conditioning":
+        """The given rows, repeated as often as they are named; differentiable."""
+        added = self.added
+        return Conditioning(
+            self.encoder_hidden_states[rows],
+            None if added is None else {name: value[rows] for name, value in added.items()},
+            None if self.changes is None else self.changes[rows],
+        )
 
 
 class Model(Protocol):
@@ -72,6 +86,10 @@ class Model(Protocol):
     latent_channels: int
     embedding_width: int
     """Width of one token vector."""
+    layers: Mapping[str, tuple[int, int]]
+    """(outputs, inputs) of the layers that changes may name, such as
+    ``unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k`` or
+    ``text_encoder.encoder.layers.0.self_attn.q_proj``."""
     device: torch.device
     folder: Path | str
     """Where it was loaded from (a diffusers folder or a hub name)."""
@@ -94,16 +112,37 @@ class Model(Protocol):
         ...
 
     def embed_text(
-        self, tokens: Tokens, vectors: Float[Tensor, "batch vectors width"] | None = None
+        self,
+        tokens: Tokens,
+        vectors: Float[Tensor, "batch vectors width"] | None = None,
+        changes: Changes | None = None,
     ) -> Conditioning:
         """Runs the text encoder; ``vectors[i, k]`` replaces the lookup where ``slots[i] == k``.
 
-        Differentiable in ``vectors``. Raises ValueError when slots are used and no vectors given.
+        ``changes``: of the layers of the text encoder and the U-Net, one row for each prompt; the
+        result carries them on to ``predict``. Differentiable in ``vectors`` and the changes.
+        Raises ValueError when slots are used and no vectors given.
         """
         ...
 
     def word_vectors(self, text: str) -> Float[Tensor, "tokens width"]:
         """The frozen lookup's rows for the tokens of ``text`` (no start, end or padding)."""
+        ...
+
+    def ordinary_tokens(self) -> Int[Tensor, " tokens"]:
+        """The ids of all tokens but the special ones, int64 on the CPU."""
+        ...
+
+    def token_vectors(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
+        """The frozen lookup's rows for token ids of any shape."""
+        ...
+
+    def record_attention(self) -> AbstractContextManager[AttentionRecord]:
+        """Inside the block, every ``predict`` is recorded: where each token was attended to."""
+        ...
+
+    def checkpoint_gradients(self, enabled: bool) -> None:
+        """Whether the U-Net recomputes its activations in the backward pass to save memory."""
         ...
 
     def predict(

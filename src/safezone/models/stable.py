@@ -1,17 +1,20 @@
 """Stable Diffusion 1.x and 2.x, and everything built like them."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from safezone.arrays import Images, Latents, Timesteps
 from safezone.errors import UserError
+from safezone.models.attention import AttentionRecord, record_cross_attention
 from safezone.models.base import Conditioning, Posterior, Tokens
+from safezone.models.deltas import Changes, changed, checkpointing, watch
 from safezone.models.process import Process
 from safezone.models.schedulers import make_scheduler
 
@@ -61,6 +64,9 @@ class StableDiffusion:
         self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
         self._lookup: torch.nn.Embedding = text_encoder.get_input_embeddings()
         self._lookup.register_forward_hook(_inject)
+        self.layers: Mapping[str, tuple[int, int]] = watch("unet", unet) | watch(
+            "text_encoder", flat(text_encoder)
+        )
         self.embedding_width = int(self._lookup.embedding_dim)
         # A tokenizer whose files name no length claims 1e30.
         self.length = min(
@@ -130,17 +136,23 @@ class StableDiffusion:
         )
 
     def embed_text(
-        self, tokens: Tokens, vectors: Float[Tensor, "batch vectors width"] | None = None
+        self,
+        tokens: Tokens,
+        vectors: Float[Tensor, "batch vectors width"] | None = None,
+        changes: Changes | None = None,
     ) -> Conditioning:
         """The text encoder's last hidden states, after its final layer norm.
 
         ``vectors[i, k]`` replaces the lookup where ``tokens.slots[i] == k``; differentiable in
-        ``vectors``. Raises ValueError when slots are used and too few vectors given.
+        ``vectors``, and in ``changes``, which the result carries on. Raises ValueError when slots
+        are used and too few vectors given.
         """
         ids, slots = tokens.ids.to(self.device), tokens.slots.to(self.device)
         needed = int(slots.max()) + 1 if slots.numel() else 0
         if needed == 0:
-            return Conditioning(self.text_encoder(ids).last_hidden_state)
+            with changed(changes):
+                hidden = self.text_encoder(ids).last_hidden_state
+            return Conditioning(hidden, changes=changes)
         expected = (len(ids), self.embedding_width)
         if vectors is None:
             raise ValueError("the tokens have slots for learned vectors, but no vectors were given")
@@ -150,14 +162,29 @@ class StableDiffusion:
             raise ValueError(f"the tokens need {needed} vectors, {vectors.shape[1]} were given")
         reset = _REPLACE.set(_at_slots(slots, vectors.to(self.device)))
         try:
-            return Conditioning(self.text_encoder(ids).last_hidden_state)
+            with changed(changes):
+                hidden = self.text_encoder(ids).last_hidden_state
         finally:
             _REPLACE.reset(reset)
+        return Conditioning(hidden, changes=changes)
 
     def word_vectors(self, text: str) -> Float[Tensor, "tokens width"]:
         """The frozen lookup's rows for the tokens of ``text`` (no start, end or padding)."""
         ids = torch.tensor(self._word_ids(text), dtype=torch.int64, device=self.device)
         return self._lookup.weight.detach()[ids].clone()
+
+    def ordinary_tokens(self) -> Int[Tensor, " tokens"]:
+        """The ids of all tokens but the special ones, int64 on the CPU."""
+        special = set(self.tokenizer.all_special_ids)
+        return torch.tensor([i for i in range(len(self.tokenizer)) if i not in special])
+
+    def token_vectors(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
+        """The frozen lookup's rows for token ids of any shape."""
+        return self._lookup.weight.detach()[ids.to(self.device)].clone()
+
+    def record_attention(self) -> AbstractContextManager[AttentionRecord]:
+        """Inside the block, every ``predict`` is recorded: where each token was attended to."""
+        return record_cross_attention(self.unet)
 
     def _word_ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False, verbose=False).input_ids)
@@ -167,13 +194,24 @@ class StableDiffusion:
     ) -> Latents:
         """The U-Net's raw prediction, whose meaning ``process`` knows."""
         added = conditioning.added
-        prediction: Tensor = self.unet(
-            noisy_latents.to(self.device, self.dtype),
-            timesteps.to(self.device),
-            encoder_hidden_states=conditioning.encoder_hidden_states.to(self.device, self.dtype),
-            added_cond_kwargs=None if added is None else dict(added),
-        ).sample
+        with changed(conditioning.changes):
+            prediction: Tensor = self.unet(
+                noisy_latents.to(self.device, self.dtype),
+                timesteps.to(self.device),
+                encoder_hidden_states=conditioning.encoder_hidden_states.to(
+                    self.device, self.dtype
+                ),
+                added_cond_kwargs=None if added is None else dict(added),
+            ).sample
         return prediction.to(noisy_latents.dtype)
+
+    def checkpoint_gradients(self, enabled: bool) -> None:
+        """Whether the U-Net recomputes its activations in the backward pass instead of keeping
+        them: a third more time for a fraction of the memory."""
+        if enabled:
+            self.unet.enable_gradient_checkpointing(checkpointing)
+        else:
+            self.unet.disable_gradient_checkpointing()
 
     def scheduler(self, name: str = "ddim") -> Any:
         """A fresh diffusers scheduler with this model's betas and prediction type.
@@ -182,6 +220,11 @@ class StableDiffusion:
         Euler steps). Raises UserError for any other.
         """
         return make_scheduler(name, self._scheduler_config)
+
+
+def flat(text_encoder: Any) -> Any:
+    """The module below which the layers are: CLIPTextModel had one more level before 5.6."""
+    return getattr(text_encoder, "text_model", text_encoder)
 
 
 def _ordinary_id(tokenizer: Any) -> int:

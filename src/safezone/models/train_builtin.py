@@ -1,13 +1,15 @@
 """Trains the built-in models from the mini world: ``python -m safezone.models.train_builtin``.
 
 Every stage resumes from its last checkpoint below ``--work`` and is skipped when it is done;
-``export`` writes the pipeline's folder, ``encoders`` and ``pixel`` those of the scoring networks
-and of the purifiers' model. Settings are in ``Recipe``; what the result is worth is told by
-``python -m safezone.models.training.quality``.
+``export`` writes the pipeline's folder; ``classifier``, ``instance`` and ``clip`` write those of
+the scoring networks, ``pixel`` that of the purifiers' model, ``v`` and ``rf`` those of the twins
+that predict velocity and rectified flow, trained from the pipeline that ``export`` wrote. Settings
+are in ``Recipe``; what the result is worth: ``python -m safezone.models.training.quality``.
 """
 
 import argparse
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +21,7 @@ from safezone.errors import UserError
 from safezone.models.builtin import WEIGHTS
 from safezone.models.pixel import MINI_PIXEL
 from safezone.models.training import autoencoder as ae
-from safezone.models.training import encoders, export
+from safezone.models.training import encoders, export, instance
 from safezone.models.training.corpus import (
     PAIR_SEED,
     TRAIN_SEED,
@@ -35,8 +37,10 @@ from safezone.models.training.denoiser import (
 from safezone.models.training.parallel import launch
 from safezone.models.training.pixels import export_pixels, train_pixels
 from safezone.models.training.text import WIDTH, build_tokenizer, new_text_encoder
+from safezone.models.training.twins import TWINS, export_twin, open_vae, train_twin
 
-STAGES = ("corpus", "autoencoder", "denoiser", "decoder", "export", "encoders", "pixel")
+SCORING = ("classifier", "instance", "clip")
+STAGES = ("corpus", "autoencoder", "denoiser", "decoder", "export", *SCORING, "pixel", *TWINS)
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,12 @@ class Recipe:
     autoencoder: int = 2_800
     denoiser: int = 12_000
     decoder: int = 900
-    classifier: int = 2_200
-    instance: int = 900
+    classifier: int = 4_000
+    instance: int = 1_200
     clip: int = 900
     pixel: int = 6_000
+    v: int = 2_000
+    rf: int = 2_000
 
 
 def _autoencoder(work: Path, start: Path | None) -> AutoencoderKL:
@@ -104,17 +110,21 @@ def _train_denoiser(
     )
 
 
-def _train_encoders(work: Path, out: Path, recipe: Recipe, start: Path | None) -> None:
-    corpus, tokenizer = Corpus(work / "train"), _tokenizer(work, start)
-    classifier = encoders.train_classifier(work, corpus, recipe.classifier)
-    export.replace_folder(
-        out / "mini-classifier", lambda f: encoders.save_classifier(f, classifier)
-    )
-    pairs = encoders.render_pairs(work, PAIR_SEED, recipe.pairs)
-    instance = encoders.train_instance(work, pairs, recipe.instance)
-    export.replace_folder(out / "mini-instance", lambda f: encoders.save_instance(f, instance))
+def _train_scoring(
+    stage: str, work: Path, recipe: Recipe, start: Path | None
+) -> Callable[[Path], None]:
+    """Trains one scoring network; returns what writes it into a folder."""
+    corpus = Corpus(work / "train")
+    if stage == "classifier":
+        classifier = encoders.train_classifier(work, corpus, recipe.classifier)
+        return lambda folder: encoders.save_classifier(folder, classifier)
+    if stage == "instance":
+        pairs = instance.render_pairs(work, PAIR_SEED, recipe.pairs)
+        network = instance.train_instance(work, pairs, recipe.instance)
+        return lambda folder: instance.save_instance(folder, network)
+    tokenizer = _tokenizer(work, start)
     clip = encoders.train_clip(work, corpus, tokenizer, recipe.clip)
-    export.replace_folder(out / "mini-clip", lambda f: encoders.save_clip(f, clip, tokenizer))
+    return lambda folder: encoders.save_clip(folder, clip, tokenizer)
 
 
 def _export(work: Path, out: Path, start: Path | None) -> None:
@@ -141,6 +151,7 @@ def main(arguments: list[str] | None = None) -> None:
         help="a trained folder: its U-Net and text encoder are where the denoiser starts, its "
         "autoencoder and tokenizer are used where --work has none",
     )
+    parser.add_argument("--steps", type=int, help="steps of the stages v and rf")
     parser.add_argument("--photos", type=Path, help="a folder of photographs for the autoencoder")
     options = parser.parse_args(arguments)
     recipe, work = Recipe(), options.work
@@ -182,8 +193,15 @@ def main(arguments: list[str] | None = None) -> None:
         export_pixels(options.out / MINI_PIXEL, work / "pixel.safetensors")
     if "export" in stages:
         _export(work, options.out, options.start)
-    if "encoders" in stages:
-        _train_encoders(work, options.out, recipe, options.start)
+    for stage in [stage for stage in SCORING if stage in stages]:
+        save = _train_scoring(stage, work, recipe, options.start)
+        export.replace_folder(options.out / f"mini-{stage}", save)
+    for stage in [stage for stage in TWINS if stage in stages]:
+        base, steps = options.out / "mini", options.steps or getattr(recipe, stage)
+        # Before the processes part: each of them reads what is written here.
+        cache_posteriors(work, open_vae(base), corpus, options.workers)
+        launch(options.workers, train_twin, stage, work, base, steps, options.workers)
+        export_twin(stage, work, base, options.out)
 
 
 if __name__ == "__main__":

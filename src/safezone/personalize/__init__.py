@@ -1,22 +1,47 @@
 """Learning a concept: many runs share one pass through the frozen model."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final
+
 from safezone.personalize.adapters import Adapter
+from safezone.personalize.custom_diffusion import CustomDiffusion
+from safezone.personalize.embedding_files import check_placeholder
 from safezone.personalize.engine import fit
-from safezone.personalize.exports import (
-    check_placeholder,
+from safezone.personalize.files import (
+    ADAPTER_FILES,
+    load_adapter,
     load_embedding,
+    read_adapter,
+    save_adapter,
     save_embedding,
 )
+from safezone.personalize.lora import LoRA
+from safezone.personalize.personalization import Personalization
 from safezone.personalize.posteriors import TrainingRun
-from safezone.personalize.textual_inversion import TextualInversion, train
+from safezone.personalize.textual_inversion import TextualInversion
+from safezone.personalize.training import train
+
+METHODS: Final[Mapping[str, type[Personalization]]] = MappingProxyType(
+    {"ti": TextualInversion, "lora": LoRA, "custom-diffusion": CustomDiffusion}
+)
+"""By the name that settings and the command line know."""
 
 __all__ = [
+    "ADAPTER_FILES",
+    "METHODS",
     "Adapter",
+    "CustomDiffusion",
+    "LoRA",
+    "Personalization",
     "TextualInversion",
     "TrainingRun",
     "check_placeholder",
     "fit",
+    "load_adapter",
     "load_embedding",
+    "read_adapter",
+    "save_adapter",
     "save_embedding",
     "train",
 ]

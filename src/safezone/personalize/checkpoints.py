@@ -41,7 +41,8 @@ class State:
 
     @staticmethod
     def start(parameters: Mapping[str, Tensor], runs: int) -> "State":
-        """The state before the first step."""
+        """The state before the first step; by name in one order, as sums over names are logged."""
+        parameters = dict(sorted(parameters.items()))
         return State(
             parameters={name: value.detach().clone() for name, value in parameters.items()},
             exp_avg={name: torch.zeros_like(value) for name, value in parameters.items()},
@@ -102,7 +103,7 @@ def load_state(path: Path, content_key: str, device: torch.device) -> State | No
     def group(prefix: str) -> dict[str, Tensor]:
         return {
             name.removeprefix(f"{prefix}/"): value.to(device)
-            for name, value in tensors.items()
+            for name, value in sorted(tensors.items())
             if name.startswith(f"{prefix}/")
         }
 

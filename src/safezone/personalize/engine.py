@@ -18,9 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from safezone.arrays import Timesteps
 from safezone.defenses import masked_loss
-from safezone.defenses.timesteps import TimestepDistribution
 from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.personalize.checkpoints import (
@@ -32,7 +30,7 @@ from safezone.personalize.checkpoints import (
     save_state,
     truncate_log,
 )
-from safezone.personalize.draws import draw, pick
+from safezone.personalize.crops import check_size
 from safezone.personalize.method import (
     Batch,
     Injection,
@@ -42,7 +40,8 @@ from safezone.personalize.method import (
     Preview,
     learning_rate,
 )
-from safezone.personalize.posteriors import TrainingData, TrainingRun, training_data
+from safezone.personalize.posteriors import TrainingRun, training_data
+from safezone.personalize.samples import Sampler
 
 _VERSION = 1
 """Raised when the same settings no longer give the same result; part of the content key."""
@@ -67,20 +66,9 @@ class _Training:
     runs: Sequence[TrainingRun]
     method: Method
     injection: Injection
-    data: TrainingData
+    sampler: Sampler
     network: Network
     max_batch: int
-
-    def timesteps(self, active: Tensor, uniforms: Tensor) -> Timesteps:
-        """int64 [active x batch], the runs of one distribution sampled in one call."""
-        result = torch.empty(uniforms.shape, dtype=torch.int64)
-        groups: dict[TimestepDistribution, list[int]] = {}
-        for i, r in enumerate(active.tolist()):
-            groups.setdefault(self.runs[r].defense.timesteps, []).append(i)
-        for distribution, members in groups.items():
-            drawn = distribution.sample(uniforms[members].flatten(), self.model.process.steps)
-            result[members] = drawn.view(len(members), -1)
-        return result.flatten()
 
     def accumulate(
         self, parameters: Mapping[str, Tensor], step: int, active: Int[Tensor, " active"]
@@ -90,33 +78,18 @@ class _Training:
         The gradient is that of the sum over runs of the run's mean over its batch, however few
         rows the device takes at once.
         """
-        size, device = self.method.batch_size, self.model.device
-        names = [(self.runs[r].seed, self.runs[r].concept.name) for r in active.tolist()]
-        draws = draw(names, step, size, self.data.shape)
-        image = pick(draws.image, self.data.counts[active, None])
-        side = (draws.flip < 0.5).long() if self.method.flip else torch.zeros_like(image)
-        place = (active[:, None], image, side)  # each [active, batch]
-        noise = draws.noise.to(device)
-        clean = self.data.latents(self.data.rows[place].flatten(), draws.posterior_noise.to(device))
-        timesteps = self.timesteps(active, draws.timestep).to(device)
-        noisy = self.model.process.corrupt(clean, noise, timesteps)
-        target = self.model.process.target(clean, noise, timesteps)
-        weights, latent_weights = self.data.weights, self.data.latent_weights
-        weight_rows = self.data.weight_rows[place].flatten().to(device)
-        if weights is not None:
-            weights = weights[weight_rows]
-        if latent_weights is not None:
-            noisy = noisy * latent_weights[weight_rows]
-        owners = active.repeat_interleave(size)
-        templates = pick(draws.template, self.injection.templates).flatten()
+        samples = self.sampler.at(step, active)
+        size = self.method.batch_size * self.method.accumulation
+        rows = min(self.max_batch, len(active) * self.method.batch_size)
         losses = []
-        for start in range(0, len(owners), self.max_batch):
-            cut = slice(start, start + self.max_batch)
-            batch = Batch(owners[cut], templates[cut], noisy[cut], timesteps[cut])
-            prediction = self.injection.predict(self.network, parameters, batch)
-            loss = masked_loss(
-                prediction.float() - target[cut], None if weights is None else weights[cut]
+        for start in range(0, len(samples.runs), rows):
+            cut = slice(start, start + rows)
+            batch = Batch(
+                samples.runs[cut], samples.prompts[cut], samples.noisy[cut], samples.timesteps[cut]
             )
+            prediction = self.injection.predict(self.network, parameters, batch)
+            weights = None if samples.weights is None else samples.weights[cut]
+            loss = masked_loss(prediction.float() - samples.target[cut], weights)
             (loss.sum() / size).backward()
             losses.append(loss.detach())
         return torch.cat(losses).view(-1, size).mean(dim=1).double().cpu()
@@ -230,6 +203,7 @@ def fit(
     preview: Preview | None = None,
     max_batch: int = 64,
     compile: bool = False,
+    checkpointing: bool = False,
 ) -> list[Outcome]:
     """Trains all runs in one pass a step and returns their outcomes in order.
 
@@ -239,6 +213,8 @@ def fit(
     is called with the steps done and the outcomes so far every ``method.preview_every`` steps.
     ``max_batch``: rows (runs x batch size) in one forward pass; fewer need less memory and give
     the same result to float tolerance. ``compile``: the network through ``torch.compile``.
+    ``checkpointing``: recompute the network's activations in the backward pass, which takes a third
+    more time and a fraction of the memory.
 
     Raises UserError for no runs, keys that are not unique, unfit images, missing masks, and a
     checkpoint in ``folder`` that other runs or settings have made.
@@ -253,8 +229,12 @@ def fit(
     if _finished(state, method):
         return _outcomes(state)
     data = training_data(model, runs, flip=method.flip, max_batch=max_batch)
+    if method.crop_rescale:
+        check_size(data.images.shape[-1], model.factor)
+    model.checkpoint_gradients(checkpointing)
     network = torch.compile(model.predict, dynamic=False) if compile else model.predict
-    training = _Training(model, runs, method, injection, data, network, max_batch)
+    sampler = Sampler(model, runs, method, data, injection.templates)
+    training = _Training(model, runs, method, injection, sampler, network, max_batch)
     if folder is not None:
         for run in runs:
             truncate_log(log_path(folder, run.key), state.step)

@@ -20,11 +20,11 @@ Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
 class Batch:
     """Some rows of one pass, on the model's device but for the indices.
 
-    ``runs``, ``templates``: int64 [batch] on the CPU: which run, which training prompt.
+    ``runs``, ``prompts``: int64 [batch] on the CPU: which run, which of its prompts.
     """
 
     runs: Int[Tensor, " batch"]
-    templates: Int[Tensor, " batch"]
+    prompts: Int[Tensor, " batch"]
     noisy: Latents
     timesteps: Timesteps
 
@@ -39,7 +39,8 @@ class Injection(Protocol):
 
     @property
     def templates(self) -> int:
-        """How many training prompts there are to choose from."""
+        """How many training prompts there are to choose from; as many again follow for each
+        prefix of ``safezone.personalize.crops`` when the method crops and rescales."""
         ...
 
     def predict(self, network: Network, parameters: Mapping[str, Tensor], batch: Batch) -> Latents:
@@ -59,6 +60,8 @@ class Method(Protocol):
     @property
     def batch_size(self) -> int: ...
     @property
+    def accumulation(self) -> int: ...
+    @property
     def learning_rate(self) -> float: ...
     @property
     def schedule(self) -> Schedule: ...
@@ -66,6 +69,8 @@ class Method(Protocol):
     def weight_decay(self) -> float: ...
     @property
     def flip(self) -> bool: ...
+    @property
+    def crop_rescale(self) -> bool: ...
     @property
     def log_every(self) -> int: ...
     @property

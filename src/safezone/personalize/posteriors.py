@@ -36,11 +36,13 @@ class TrainingData:
 
     ``posteriors``: of [rows] images. ``weights``, ``latent_weights``: float32 [weight rows, 1, h,
     w], what the error and the noisy latents are multiplied with, or None when no run masks them.
-    ``rows`` and ``weight_rows``: int64 [runs, most images, 2] on the CPU, the
-    last axis 1 for the mirror image. ``counts``: int64 [runs], the number of images.
+    ``images``: the distinct images as the encoder saw them. ``rows`` and ``weight_rows``: int64
+    [runs, most images, 2] on the CPU, the last axis 1 for the mirror image. ``counts``: int64
+    [runs], the number of images.
     """
 
     posteriors: Posterior
+    images: UInt8[Tensor, "rows 3 s s"]
     weights: Float[Tensor, "weight_rows 1 h w"] | None
     latent_weights: Float[Tensor, "weight_rows 1 h w"] | None
     rows: Int[Tensor, "runs images 2"]
@@ -153,6 +155,7 @@ def training_data(
     joined, joined_latent = _join(weights, weight_counts), _join(latent_weights, weight_counts)
     return TrainingData(
         posteriors=_encode(model, torch.stack(distinct), max_batch),
+        images=torch.stack(distinct),
         weights=None if joined is None else joined.to(model.device),
         latent_weights=None if joined_latent is None else joined_latent.to(model.device),
         rows=rows,

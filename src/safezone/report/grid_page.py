@@ -229,9 +229,9 @@ def _cell_data(section: Section, table: ScoreTable) -> dict[Cell, dict[str, Any]
     compared = {(c.poison, c.defense): c for c in compare(ours, table.metric)}
     values: dict[Cell, dict[str, list[str]]] = {}
     for row in sorted(ours, key=lambda row: row.seed):
-        cell = values.setdefault((row.poison, row.defense), {})
-        cell.setdefault(row.concept, []).append(number(row.value, decimals + 1))
-    found = {}
+        by_concept = values.setdefault((row.poison, row.defense), {})
+        by_concept.setdefault(row.concept, []).append(number(row.value, decimals + 1))
+    found: dict[Cell, dict[str, Any]] = {}
     for cell, concepts in values.items():
         facts = dict(section.facts.get(cell, {}))
         if (difference := compared.get(cell)) is not None:

@@ -1,4 +1,4 @@
-"""The scoring networks: attribute classifier, instance encoder, text-image encoder."""
+"""Two of the scoring networks: the attribute classifier and the text-image encoder."""
 
 import json
 from pathlib import Path
@@ -56,7 +56,8 @@ def shrunken(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return found
 
 
-def _resnet(hidden: tuple[int, ...], seed: int) -> ResNetModel:
+def small_resnet(hidden: tuple[int, ...], seed: int) -> ResNetModel:
+    """A stock ResNet of one basic block a stage, initialised from ``seed``."""
     torch.manual_seed(seed)
     return ResNetModel(
         ResNetConfig(
@@ -68,7 +69,7 @@ def _resnet(hidden: tuple[int, ...], seed: int) -> ResNetModel:
     )
 
 
-def _augment(images: Tensor, rng: np.random.Generator) -> Tensor:
+def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
     """Light noise, blur for every fourth, a shift of up to 3 pixels; for images in [-1, 1]."""
     noise = torch.from_numpy(rng.standard_normal(images.shape, np.float32))
     strength = torch.from_numpy(rng.random((len(images), 1, 1, 1), np.float32)) * 0.1
@@ -85,7 +86,7 @@ class AttributeClassifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         hidden = (48, 96, 192)
-        self.backbone = _resnet(hidden, 5)
+        self.backbone = small_resnet(hidden, 5)
         self.heads = nn.ModuleDict(
             {k: nn.Linear(hidden[-1], len(v)) for k, v in ATTRIBUTES.items()}
         )
@@ -109,7 +110,7 @@ def train_classifier(
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng([5, step])
         rows = np.sort(rng.integers(len(images), size=batch))
-        pixels = _augment(torch.from_numpy(images[rows]).float() / 127.5 - 1, rng)
+        pixels = augment(torch.from_numpy(images[rows]).float() / 127.5 - 1, rng)
         outputs = model(pixels)
         return sum(
             (functional.cross_entropy(outputs[k], labels[k][rows]) for k in ATTRIBUTES),
@@ -149,62 +150,6 @@ def load_classifier(folder: Path) -> AttributeClassifier:
 
 def _half(tensor: Tensor) -> Tensor:
     return tensor.half() if tensor.is_floating_point() else tensor
-
-
-class InstanceNetwork(nn.Module):
-    """A small residual network and a projection to 128 dimensions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.backbone = _resnet((64, 128, 256), 6)
-        self.projection = nn.Linear(256, 128, bias=False)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        pooled = self.backbone(pixel_values=pixels).pooler_output.flatten(1)
-        projected: Tensor = self.projection(pooled)
-        return projected
-
-
-def render_pairs(folder: Path, seed: int, count: int) -> NDArray[np.uint8]:
-    """Two scenes each of ``count`` objects, uint8 [count, 2, 3, 64, 64], kept on disk."""
-    path = folder / f"pairs-{seed}-{count}.npy"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        found = np.empty((count, 2, 3, SIDE, SIDE), np.uint8)
-        for index in tqdm(range(count), desc="render pairs", mininterval=5):
-            scenes = miniworld.instance_pair(np.random.default_rng([seed, index]))
-            both = np.stack([miniworld.render(s).image.transpose(2, 0, 1) for s in scenes])
-            found[index] = ((shrink(both) + 1) * 127.5).round().to(torch.uint8).numpy()
-        np.save(path, found)
-    pairs: NDArray[np.uint8] = np.load(path, mmap_mode="r")
-    return pairs
-
-
-def train_instance(
-    folder: Path, pairs: NDArray[np.uint8], steps: int, batch: int = 64, temperature: float = 0.1
-) -> InstanceNetwork:
-    """InfoNCE: an object's two scenes attract, all others of the batch repel."""
-    model = InstanceNetwork().train()
-
-    def loss_at(step: int) -> Tensor:
-        rng = np.random.default_rng([6, step])
-        rows = np.sort(rng.choice(len(pairs), batch, replace=False))
-        pixels = torch.from_numpy(pairs[rows]).float().transpose(0, 1).flatten(0, 1) / 127.5 - 1
-        features = functional.normalize(model(_augment(pixels, rng)), dim=1)
-        logits = features[:batch] @ features[batch:].T / temperature
-        target = torch.arange(batch)
-        return functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
-
-    train("instance", folder, {"instance": model}, loss_at, steps, 2e-3, ema=0.995)
-    settle_batch_norm(model, pairs[:1000].reshape(-1, 3, SIDE, SIDE), model)
-    return model.eval().requires_grad_(False)
-
-
-def save_instance(folder: Path, model: InstanceNetwork) -> None:
-    """The backbone as a stock ResNetModel folder, the projection beside it, half precision."""
-    model.backbone.half().save_pretrained(folder)
-    save_file({"weight": model.projection.weight.half()}, folder / "projection.safetensors")
-    model.float()
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
@@ -252,7 +197,7 @@ def train_clip(
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng([7, step])
         rows = np.sort(rng.choice(len(images), batch, replace=False))
-        pixels = _augment(torch.from_numpy(images[rows]).float() / 127.5 - 1, rng)
+        pixels = augment(torch.from_numpy(images[rows]).float() / 127.5 - 1, rng)
         image, text = clip_embeddings(model, pixels, captions(rows, rng))
         logits = model.logit_scale.exp().clamp(max=50) * image @ text.T
         target = torch.arange(batch)

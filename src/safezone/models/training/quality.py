@@ -22,7 +22,8 @@ from safezone.images import read_image
 from safezone.models import Model, load_model
 from safezone.models.builtin import WEIGHTS
 from safezone.models.training.corpus import HELD_OUT_SEED
-from safezone.models.training.encoders import ATTRIBUTES, load_classifier, render_pairs, shrink
+from safezone.models.training.encoders import ATTRIBUTES, load_classifier, shrink
+from safezone.models.training.instance import render_pairs
 from safezone.scores import load_encoder, load_text_image_encoder
 from safezone.scores.metrics import psnr
 
@@ -113,7 +114,7 @@ def generation_quality(
 
 def instance_quality(pairs: int, work: Path) -> Mapping[str, Any]:
     """Cosines of the same object in two scenes, of different objects, and the AUC between."""
-    found = torch.from_numpy(np.array(render_pairs(work, HELD_OUT_SEED, pairs)))
+    found = torch.from_numpy(np.array(render_pairs(work, HELD_OUT_SEED, pairs).images))
     features = load_encoder("mini-instance").features(found.flatten(0, 1))
     first, second = functional.normalize(features, dim=1).view(pairs, 2, -1).unbind(1)
     cosines = first @ second.T

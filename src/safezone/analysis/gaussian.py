@@ -1,0 +1,105 @@
+"""The best noise prediction for Gaussian latents in closed form (appendix B).
+
+Assumed: z ~ N(mu_z, C), noise ~ N(0, I) independent of z, and z_t = s z + sigma noise. Then
+
+    E[noise | z_t] = sigma (s^2 C + sigma^2 I)^-1 (z_t - s mu_z)            (Eq. 10)
+    min E|prediction - noise|^2 / d = tr(s^2 C (s^2 C + sigma^2 I)^-1) / d
+
+The paper prints mu_x for mu_z in Eq. 10 and 11. Its Eq. 11 adds I to the covariance, which treats
+prediction and noise as independent; they are not, and the error of the best prediction is that of
+the conditional distribution, I - sigma^2 (s^2 C + sigma^2 I)^-1, used here.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from safezone.arrays import Latents, Timesteps
+from safezone.models.base import Posterior
+from safezone.models.process import Process
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianLatents:
+    """N(mean, C) with C = directions^T diag(variances) directions + rest I beside them.
+
+    ``mean``: float64 [channels, h, w]. ``directions``: orthonormal [r, d]; ``variances``: [r],
+    the whole variance along each; ``rest``: that of every direction orthogonal to them.
+    """
+
+    mean: Float[Tensor, "channels h w"]
+    directions: Float[Tensor, "r d"]
+    variances: Float[Tensor, " r"]
+    rest: float
+
+    @property
+    def size(self) -> int:
+        """d, the number of elements of one latent."""
+        return self.mean.numel()
+
+    def optimal_noise(self, noisy: Latents, signal: Tensor, sigma: Tensor) -> Latents:
+        """E[noise | z_t] of [batch] noisy latents; ``signal`` and ``sigma``: [batch]."""
+        signal, sigma = (value.to(noisy.device).double()[:, None] for value in (signal, sigma))
+        centred = noisy.flatten(1).double() - signal * self.mean.flatten().to(noisy.device)
+        directions = self.directions.to(noisy.device)
+        gain = sigma / (signal**2 * self.variances.to(noisy.device) + sigma**2)  # [batch, r]
+        rest = sigma / (signal**2 * self.rest + sigma**2)  # [batch, 1]
+        along = centred @ directions.T
+        found = rest * centred + ((gain - rest) * along) @ directions
+        return found.view_as(noisy).to(noisy.dtype)
+
+    def _mean_over_directions(self, values: Tensor, rest: Tensor) -> Tensor:
+        return (values.sum(dim=-1) + (self.size - len(self.variances)) * rest) / self.size
+
+    def expected_loss(self, signal: Tensor, sigma: Tensor) -> Float[Tensor, " timesteps"]:
+        """The least mean squared error per element, float64, for [timesteps] of both."""
+        power = signal.double()[:, None] ** 2
+        noise = sigma.double()[:, None] ** 2
+        along = power * self.variances / (power * self.variances + noise)
+        rest = power * self.rest / (power * self.rest + noise)
+        return self._mean_over_directions(along, rest[:, 0])
+
+    def expected_norm(self, signal: Tensor, sigma: Tensor) -> Float[Tensor, " timesteps"]:
+        """sqrt(E|E[noise | z_t]|^2): the norm of the best prediction, which is d^0.5 for noise."""
+        return (self.size * (1 - self.expected_loss(signal, sigma))).clamp(min=0).sqrt()
+
+
+def signal_and_sigma(process: Process, timesteps: Timesteps) -> tuple[Tensor, Tensor]:
+    """s and sigma of z_t = s z + sigma noise, float64 [timesteps], of any process."""
+    one = torch.ones(len(timesteps), 1, 1, 1, dtype=torch.float64)
+    zero = torch.zeros_like(one)
+    signal = process.corrupt(one, zero, timesteps).flatten()
+    return signal, process.corrupt(zero, one, timesteps).flatten()
+
+
+def measured(posterior: Posterior) -> GaussianLatents:
+    """The Gaussian with the measured mean and covariance of images' latents.
+
+    C is the covariance of the posterior means, shrunk towards a multiple of the identity as much
+    as Ledoit and Wolf (2004) find right for so few images (1,000 for 1,024 or 16,384 elements:
+    unshrunk, every direction not seen would count as known), plus the posteriors' mean variance.
+    ``posterior``: of [images], at least two.
+    """
+    means = posterior.mean.double().cpu()
+    centre = means.mean(dim=0)
+    centred = (means - centre).flatten(1)  # [images, d]
+    images, size = centred.shape
+    _, lengths, directions = torch.linalg.svd(centred, full_matrices=False)
+    sample = lengths.square() / images  # the sample covariance's eigenvalues
+    level = float(sample.sum()) / size
+    squares = float(sample.square().sum())
+    spread = squares - size * level**2  # |S - level I|^2
+    chance = (float(centred.square().sum(dim=1).square().sum()) / images - squares) / images
+    shrink = min(1.0, chance / spread) if spread > 0 else 1.0
+    rest = shrink * level + float(posterior.std.double().square().mean())
+    return GaussianLatents(centre, directions, (1 - shrink) * sample + rest, rest)
+
+
+def of_covariance(
+    mean: Float[Tensor, "channels h w"], covariance: Float[Tensor, "d d"]
+) -> GaussianLatents:
+    """The Gaussian of a given covariance, symmetric and non-negative."""
+    variances, vectors = torch.linalg.eigh(covariance.double())
+    return GaussianLatents(mean.double(), vectors.T.contiguous(), variances.clamp(min=0), 0.0)

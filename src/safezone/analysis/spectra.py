@@ -1,0 +1,100 @@
+"""What a poison does to pixels and frequencies: histograms, bimodality, radial power spectra."""
+
+import math
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
+
+LEVELS = 255
+"""Differences of 8-bit images lie in -255 .. 255; a histogram has one bin for each."""
+
+BIMODAL = 5 / 9
+"""Sarle's coefficient of the uniform distribution; above it a distribution counts as bimodal."""
+
+
+def levels() -> Float[Tensor, " bins"]:
+    """float64 [511]: the differences -255 .. 255, in levels (1/255 of the pixel range)."""
+    return torch.arange(-LEVELS, LEVELS + 1, dtype=torch.float64)
+
+
+def perturbation_counts(
+    clean: UInt8[Tensor, "..."], changed: UInt8[Tensor, "..."]
+) -> Int[Tensor, " bins"]:
+    """int64 [511]: how many values differ by -255 .. 255 levels (figures 7 and 12).
+
+    ``clean``, ``changed``: uint8 of one shape; channels count alike. Raises ValueError otherwise.
+    """
+    if clean.dtype != torch.uint8 or changed.dtype != torch.uint8 or clean.shape != changed.shape:
+        raise ValueError(f"{clean.dtype} {tuple(clean.shape)}, {changed.dtype} {changed.shape}")
+    differences = changed.flatten().long() - clean.flatten().long()
+    return torch.bincount(differences + LEVELS, minlength=2 * LEVELS + 1)
+
+
+def bimodality(values: Float[Tensor, " n"], counts: Tensor | None = None) -> float:
+    """Sarle's bimodality coefficient (g^2 + 1) / (k + 3 (n - 1)^2 / ((n - 2)(n - 3))).
+
+    g and k: the sample's skewness and excess kurtosis with their usual corrections. 1/3 for a
+    Gaussian, 5/9 for a uniform distribution, 1 for two points alike. ``counts``: how often each
+    value occurs, by default once. NaN for fewer than four values or values that are all equal.
+    Not a test: a skewed distribution with one mode can lie above 5/9.
+    """
+    weights = torch.ones_like(values) if counts is None else counts
+    values, weights = values.double(), weights.double()
+    n = float(weights.sum())
+    if n < 4:
+        return math.nan
+    centred = values - (weights * values).sum() / n
+    second, third, fourth = (float((weights * centred**p).sum()) / n for p in (2, 3, 4))
+    if second <= 0:
+        return math.nan
+    skewness = math.sqrt(n * (n - 1)) / (n - 2) * third / second**1.5
+    excess = (n - 1) / ((n - 2) * (n - 3)) * ((n + 1) * (fourth / second**2 - 3) + 6)
+    return float((skewness**2 + 1) / (excess + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3))))
+
+
+def share_at_limit(counts: Int[Tensor, " bins"], limit: int) -> float:
+    """The share of values whose difference is at least ``limit`` levels, in [0, 1]."""
+    return float(counts[levels().abs() >= limit].sum() / counts.sum())
+
+
+def rapsd(fields: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n radii"]:
+    """Radially averaged power spectral density, |FFT2|^2 / (H W), per field (appendix D).
+
+    Averaged over the channels and over all frequencies whose distance from 0, in cycles per
+    shorter side, rounds to the radius 0 .. min(H, W) // 2 (Nyquist). White noise of variance s
+    has the power s at every radius. Real fields of any size.
+    """
+    height, width = fields.shape[-2:]
+    power = torch.fft.fft2(fields.double()).abs().square().mean(dim=1) / (height * width)
+    shorter = min(height, width)
+    down, right = (torch.fft.fftfreq(side, dtype=torch.float64) for side in (height, width))
+    radius = ((down[:, None].square() + right[None].square()).sqrt() * shorter).round().long()
+    inside = radius <= shorter // 2
+    rings = radius[inside]  # [frequencies]
+    counts = torch.bincount(rings, minlength=shorter // 2 + 1)
+    sums = torch.zeros(len(fields), shorter // 2 + 1, dtype=torch.float64)
+    sums.index_add_(1, rings, power[:, inside].cpu())
+    return sums / counts
+
+
+def frequencies(radii: int, shorter_side: int) -> Float[Tensor, " radii"]:
+    """The radii 0 .. radii - 1 in cycles per pixel (or latent cell)."""
+    return torch.arange(radii, dtype=torch.float64) / shorter_side
+
+
+def resample_spectrum(
+    power: Float[Tensor, " radii"], shorter_side: int, radii: int, target_side: int
+) -> Float[Tensor, " radii"]:
+    """A spectrum at the frequencies of another size, linear between its own."""
+    position = frequencies(radii, target_side) * shorter_side
+    lower = position.floor().long().clamp(max=len(power) - 1)
+    upper = (lower + 1).clamp(max=len(power) - 1)
+    share = (position - lower).clamp(0, 1)
+    return power[lower] * (1 - share) + power[upper] * share
+
+
+def spectrum_distance(power: Float[Tensor, " radii"], reference: Float[Tensor, " radii"]) -> float:
+    """Root mean square of the ratio in decibels over all radii but 0; 0 for equal spectra."""
+    ratio = 10 * (power[1:] / reference[1:]).log10()
+    return float(ratio.square().mean().sqrt())

@@ -1,0 +1,119 @@
+"""Loss, predicted noise and gradient by timestep (figures 4, 5, 10 and 11)."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from safezone.analysis.latents import image_draws
+from safezone.arrays import Timesteps
+from safezone.models.base import Conditioning, Model, Posterior, Tokens
+
+COUNT = 21
+"""How many timesteps the paper looks at."""
+
+
+def timestep_grid(steps: int, count: int = COUNT) -> Timesteps:
+    """int64 [count]: equally spaced from 0 to ``steps - 1``, rounded."""
+    return torch.linspace(0, steps - 1, count, dtype=torch.float64).round().long()
+
+
+@torch.no_grad()
+def noise_statistics(
+    model: Model,
+    posterior: Posterior,
+    conditioning: Conditioning,
+    timesteps: Timesteps,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    batch_size: int = 64,
+) -> dict[str, Float[Tensor, "images timesteps"]]:
+    """``loss`` and ``prediction_norm`` of every image at every timestep, float32 on the CPU.
+
+    ``loss``: the mean squared error of the predicted noise over the latent's elements (Eq. 2);
+    ``prediction_norm``: the predicted noise's l2 norm, sqrt(elements) for true noise. A prediction
+    of another kind is turned into noise first, so that all models are compared alike; there the
+    loss is not the one that they are trained with. ``posterior``: of [images]; ``conditioning``:
+    one row an image. Posterior sample and noise of an image come from (seed, its name) alone: a
+    clean image and its poison with equal names are compared under the same noise.
+    """
+    count = len(timesteps)
+    latents, noise = image_draws(posterior, names, count, seed)
+    rows = torch.arange(len(names), device=latents.device).repeat_interleave(count)
+    times = timesteps.repeat(len(names)).to(latents.device)
+    losses, norms = [], []
+    for start in range(0, len(rows), batch_size):
+        cut = slice(start, start + batch_size)
+        noisy = model.process.corrupt(latents[cut], noise[cut], times[cut])
+        prediction = model.predict(noisy, times[cut], conditioning[rows[cut]])
+        predicted = model.process.to_noise(noisy, prediction, times[cut]).float()
+        losses.append((predicted - noise[cut]).square().flatten(1).mean(dim=1).cpu())
+        norms.append(predicted.flatten(1).norm(dim=1).cpu())
+    shape = (len(names), count)
+    return {"loss": torch.cat(losses).view(shape), "prediction_norm": torch.cat(norms).view(shape)}
+
+
+def embedding_gradients(
+    model: Model,
+    posterior: Posterior,
+    tokens: Tokens,
+    vectors: Float[Tensor, "vectors width"],
+    timesteps: Timesteps,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    batch_size: int = 32,
+) -> Float[Tensor, "images timesteps"]:
+    """|dL / d vectors|_2 of every image at every timestep, float32 on the CPU (appendix C).
+
+    L is the training loss of one image, timestep and noise: the mean squared error of the model's
+    own target. ``tokens``: one row an image, with slots for ``vectors``. Noise as in
+    ``noise_statistics``; name an image differently, as ``"a/2"``, for further draws.
+    """
+    count = len(timesteps)
+    latents, noise = image_draws(posterior, names, count, seed)
+    rows = torch.arange(len(names)).repeat_interleave(count)
+    times = timesteps.repeat(len(names)).to(latents.device)
+    norms = []
+    for start in range(0, len(rows), batch_size):
+        cut = slice(start, start + batch_size)
+        given = vectors.to(model.device, torch.float32).expand(len(rows[cut]), -1, -1)
+        given = given.clone().requires_grad_(True)  # each sample has its own: [batch, k, width]
+        noisy = model.process.corrupt(latents[cut], noise[cut], times[cut])
+        target = model.process.target(latents[cut], noise[cut], times[cut])
+        conditioning = model.embed_text(tokens[rows[cut]], given)
+        error = model.predict(noisy, times[cut], conditioning).float() - target
+        loss = error.square().flatten(1).mean(dim=1).sum()
+        (gradient,) = torch.autograd.grad(loss, given)
+        norms.append(gradient.flatten(1).norm(dim=1).cpu())
+    return torch.cat(norms).view(len(names), count)
+
+
+def quantile_bands(
+    values: Float[Tensor, "samples timesteps"],
+) -> dict[str, Float[Tensor, " timesteps"]]:
+    """``median``, the 50% band ``low50``, ``high50`` and the 95% band ``low95``, ``high95``."""
+    levels = {"median": 0.5, "low50": 0.25, "high50": 0.75, "low95": 0.025, "high95": 0.975}
+    found = torch.quantile(values.double(), torch.tensor(list(levels.values())).double(), dim=0)
+    return dict(zip(levels, found, strict=True))
+
+
+def apart(
+    clean: Mapping[str, Tensor], changed: Mapping[str, Tensor], timesteps: Timesteps
+) -> dict[str, int | None]:
+    """Where two distributions part and where they meet again, by ``quantile_bands``.
+
+    Apart is a timestep at which the changed median lies outside the clean 50% band. ``part``: the
+    first such timestep, ``meet``: the first after the last such; None when there is none.
+    """
+    outside = (changed["median"] < clean["low50"]) | (changed["median"] > clean["high50"])
+    where = outside.nonzero().flatten()
+    if not len(where):
+        return {"part": None, "meet": None}
+    after = int(where[-1]) + 1
+    return {
+        "part": int(timesteps[where[0]]),
+        "meet": int(timesteps[after]) if after < len(timesteps) else None,
+    }

@@ -1,0 +1,117 @@
+"""``safezone analyze sensitivity``: where in the image a word acts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import tyro
+
+from safezone.commands.console import Answer, Flat, Machine, parse, require
+from safezone.errors import UserError
+
+if TYPE_CHECKING:
+    from safezone.analysis.sensitivity import Slots
+    from safezone.models import Model
+
+DESCRIPTION: Final = """\
+Semantic sensitivity maps (Eq. 6): how much the predicted noise changes at every place when a word
+of the prompt is replaced by random rows of the vocabulary; beside them the cross-attention of the
+same word. Where a folder has masks, R is the share of a map inside the object (Eq. 16).
+
+Example:
+    safezone analyze sensitivity my-toy my-toy-poisoned --prompt "a photo of a toy" --word toy \\
+        --out analysis
+    safezone analyze sensitivity my-toy --prompt "a photo of a <my-toy>" \\
+        --embedding runs/my-toy/my-toy/nominal/seed0/learned_embeds.safetensors --out analysis
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``safezone analyze sensitivity`` is told."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of images."""
+    prompt: str
+    """What the images show, with the word."""
+    out: Path
+    """Folder for sensitivity.svg, .png and .json, and what was measured."""
+    word: str | None = None
+    """The word that is replaced, or <start>; by default the embedding's placeholder."""
+    embedding: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A learned_embeds.safetensors, whose placeholder the prompt holds."""
+    model: str = "mini"
+    """Built-in model, diffusers folder or hub name."""
+    timestep: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = ()
+    """Timestep; may be given repeatedly. By default a tenth, 3, 5, 7 and 9 tenths of all."""
+    images: int = 2
+    """How many images of every folder, from the first."""
+    rows: int = 32
+    """Random rows of the vocabulary."""
+    seed: int = 0
+    """Of the noise and the rows."""
+    machine: Flat[Machine] = field(default_factory=Machine)
+
+
+def read(name: str, arguments: Sequence[str]) -> Options:
+    return parse(Options, arguments, name=f"analyze {name}", description=DESCRIPTION)
+
+
+def _slots(options: Options, model: "Model") -> "tuple[Slots, str]":
+    from safezone.analysis.sensitivity import START, word_slots
+    from safezone.personalize import load_embedding
+
+    adapter = None if options.embedding is None else load_embedding(options.embedding)
+    word = options.word or (None if adapter is None else adapter.placeholder)
+    if word is None:
+        raise UserError("no word is given; give --word or --embedding")
+    if adapter is not None and word != adapter.placeholder:
+        raise UserError(
+            f"--word {word} is not {adapter.placeholder}, its placeholder; leave --word out"
+        )
+    slots = word_slots(model, options.prompt, word, None if adapter is None else adapter.vectors)
+    if not slots.present:
+        raise UserError(
+            f"the prompt {options.prompt!r} does not hold {word!r}; give a word of it, or {START}"
+        )
+    return slots, word
+
+
+def run(options: Options) -> Answer:
+    """Measures what is missing and draws."""
+    import torch
+
+    from safezone.commands.opening import open_model, require_out_folder
+    from safezone.concepts import load_concept
+    from safezone.experiments.workspace import weights_key
+    from safezone.figures.cache import Cache
+    from safezone.figures.probe import TIMES, Probe, folder_maps
+    from safezone.figures.style import save
+
+    require(options.folders, "folder", "analyze sensitivity")
+    require_out_folder(options.out)
+    if options.images < 1:
+        raise UserError(f"images is {options.images}; give at least 1")
+    model = open_model(options.model, options.machine)
+    steps = model.process.steps
+    if any(not 0 <= t < steps for t in options.timestep):
+        raise UserError(f"a timestep is out of range; give 0 to {steps - 1}")
+    slots, word = _slots(options, model)
+    times = options.timestep or tuple(round(share * steps) for share in TIMES)
+    cache = Cache(options.out / "work" / "analysis")
+    probe = Probe(model, weights_key(model), cache, options.rows, options.seed)
+    concepts = {}
+    for folder in options.folders:
+        name = folder.resolve().name
+        concept = load_concept(folder, model.image_size)
+        concepts[str(folder) if name in concepts else name] = concept
+    title = f"“{word}” in “{options.prompt}”"
+    drawing = folder_maps(probe, slots, concepts, torch.tensor(times), options.images, title)
+    paths = save(drawing, options.out, "sensitivity")
+    lines = [
+        f"{name}: R = {', '.join(f'{value:.2f}' for value in values.values())}"
+        for name, values in drawing.numbers["in_region_ratio"].items()
+    ]
+    lines.append(f"written: {', '.join(map(str, paths))}")
+    return Answer(drawing.numbers, "\n".join(lines))

@@ -1,0 +1,181 @@
+"""``safezone analyze timesteps``: loss, prediction and gradient by timestep of folders."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import tyro
+
+from safezone.commands.console import Answer, Flat, Machine, parse, progress, require
+from safezone.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from safezone.concepts import Concept
+    from safezone.figures.cache import Cache
+    from safezone.models import Model
+    from safezone.personalize import Adapter
+
+DESCRIPTION: Final = """\
+The loss of a model on images, and the norm of the noise that it predicts, by timestep: medians, 50%
+and 95% bands, beside the closed form for Gaussian latents; where other folders part from the first
+and meet it again. With --embedding also the gradient on the learned vectors. Images of equal names
+in several folders are compared under the same noise.
+
+Example:
+    safezone analyze timesteps my-toy my-toy-poisoned --prompt "a photo of a toy" --out analysis
+    safezone analyze timesteps my-toy --prompt "a photo of a <my-toy>" \\
+        --embedding runs/my-toy/my-toy/nominal/seed0/learned_embeds.safetensors --out analysis
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``safezone analyze timesteps`` is told."""
+
+    folders: tyro.conf.Positional[tuple[Path, ...]]
+    """Folders of images; the first, clean one is what the others are compared with."""
+    out: Path
+    """Folder for timesteps.svg, .png and .json, and what was measured."""
+    model: str = "mini"
+    """Built-in model, diffusers folder or hub name."""
+    prompt: str = "a photo"
+    """What the model is told of every image."""
+    embedding: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """A learned_embeds.safetensors, whose placeholder the prompt holds."""
+    timesteps: int = 21
+    """How many timesteps, equally spaced."""
+    draws: int = 4
+    """Noises for every image."""
+    seed: int = 0
+    """Of the noise."""
+    machine: Flat[Machine] = field(default_factory=Machine)
+
+
+def read(name: str, arguments: Sequence[str]) -> Options:
+    return parse(Options, arguments, name=f"analyze {name}", description=DESCRIPTION)
+
+
+def run(options: Options) -> Answer:
+    """Measures what is missing and draws."""
+    from safezone.analysis.gaussian import measured
+    from safezone.analysis.timesteps import timestep_grid
+    from safezone.commands.opening import open_model, require_out_folder
+    from safezone.concepts import load_concept
+    from safezone.figures.bands import closed_form, expanded_drawing, gradient_drawing
+    from safezone.figures.cache import Cache
+    from safezone.figures.style import save
+    from safezone.models.base import Posterior
+
+    require(options.folders, "folder", "analyze timesteps")
+    require_out_folder(options.out)
+    if options.timesteps < 2 or options.draws < 1:
+        raise UserError("give timesteps as at least 2 and draws as at least 1")
+    adapter = _adapter(options)
+    model = open_model(options.model, options.machine)
+    timesteps = timestep_grid(model.process.steps, options.timesteps)
+    cache = Cache(options.out / "work" / "analysis")
+    found = {}
+    for folder in options.folders:
+        concept = load_concept(folder, model.image_size)
+        name = folder.resolve().name
+        label = name if name not in found else str(folder)
+        found[label] = _arrays(options, model, concept, adapter, timesteps, cache)
+    theory = {
+        name: closed_form(measured(Posterior(each["mean"], each["std"])), model.process, timesteps)
+        for name, each in found.items()
+        if len(each["mean"]) > 1
+    }
+    n = f"n = {min(len(each['loss']) for each in found.values())} images x noises, {model.name}"
+    drawing = expanded_drawing(
+        {name: each["loss"] for name, each in found.items()},
+        {name: each["prediction_norm"] for name, each in found.items()},
+        theory,
+        timesteps,
+        elements=next(iter(found.values()))["mean"][0].numel(),
+        n=n,
+    )
+    paths = save(drawing, options.out, "timesteps")
+    data: dict[str, Any] = dict(drawing.numbers)
+    if adapter is not None:
+        gradients = {name: [each["gradient"]] for name, each in found.items()}
+        second = gradient_drawing({adapter.placeholder: gradients}, timesteps, n=n)
+        paths += save(second, options.out, "timesteps-gradient")
+        data |= second.numbers
+    lines = [
+        f"{name}: parts at t = {each['part']}, meets again at t = {each['meet']}"
+        for name, each in drawing.numbers["loss"].items()
+        if "part" in each
+    ]
+    lines.append(f"written: {', '.join(map(str, paths))}")
+    return Answer(data, "\n".join(lines))
+
+
+def _adapter(options: Options) -> "Adapter | None":
+    from safezone.personalize import load_embedding
+
+    if options.embedding is None:
+        return None
+    adapter = load_embedding(options.embedding)
+    if adapter.placeholder not in options.prompt:
+        raise UserError(
+            f"the prompt {options.prompt!r} does not hold {adapter.placeholder}, the placeholder "
+            f"of {options.embedding}; write it into --prompt"
+        )
+    return adapter
+
+
+def _arrays(
+    options: Options,
+    model: "Model",
+    concept: "Concept",
+    adapter: "Adapter | None",
+    timesteps: "Tensor",
+    cache: "Cache",
+) -> "dict[str, Tensor]":
+    """``loss``, ``prediction_norm`` and with an adapter ``gradient``, [images x draws, t]."""
+    import torch
+    from tqdm.auto import tqdm
+
+    from safezone.analysis.latents import posterior_of
+    from safezone.analysis.timesteps import embedding_gradients, noise_statistics
+    from safezone.experiments.workspace import weights_key
+    from safezone.figures.cache import tensor_key
+
+    def compute() -> dict[str, Tensor]:
+        posterior = posterior_of(model, concept.images)
+        prompts = [options.prompt] * len(concept.images)
+        if adapter is None:
+            tokens, vectors = model.tokenize(prompts), None
+        else:
+            vectors = adapter.vectors.to(model.device)
+            tokens = model.tokenize(prompts, adapter.placeholder, len(vectors))
+        given = None if vectors is None else vectors.expand(len(prompts), -1, -1)
+        with torch.no_grad():
+            conditioning = model.embed_text(tokens, given)
+        parts: dict[str, list[Tensor]] = {}
+        for k in tqdm(range(options.draws), desc="noises", disable=not progress()):
+            names = [f"{name}/{k}" for name in concept.image_names]
+            measured = noise_statistics(
+                model, posterior, conditioning, timesteps, names, seed=options.seed
+            )
+            if vectors is not None:
+                measured["gradient"] = embedding_gradients(
+                    model, posterior, tokens, vectors, timesteps, names, seed=options.seed
+                )
+            for name, values in measured.items():
+                parts.setdefault(name, []).append(values)
+        joined = {name: torch.cat(values) for name, values in parts.items()}
+        return {**joined, "mean": posterior.mean, "std": posterior.std}
+
+    key = (
+        weights_key(model),
+        concept.content_key(),
+        options.prompt,
+        None if adapter is None else tensor_key(adapter.vectors),
+        timesteps.tolist(),
+    )
+    place = cache.place("timesteps", *key, options.draws, options.seed)
+    return cache.arrays(place, compute)

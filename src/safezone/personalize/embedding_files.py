@@ -1,0 +1,71 @@
+"""Learned token vectors as the tensors that other programs read."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from safezone.errors import UserError
+from safezone.models.base import Model
+from safezone.personalize.adapters import Adapter
+
+_A1111_KEY = "emb_params"
+
+
+def check_placeholder(model: Model, placeholder: str) -> None:
+    """Raises UserError unless the placeholder can become a new token of the model.
+
+    It must not be empty, hold white space or be a token that the model's tokenizer already has:
+    stock programs refuse an embedding with such a name or change the meaning of that word.
+    """
+    if not placeholder or re.search(r"\s", placeholder):
+        raise UserError(
+            f"The placeholder {placeholder!r} is empty or has white space; choose one like "
+            "<my-toy>."
+        )
+    tokenizer = getattr(model, "tokenizer", None)
+    known = tokenizer is not None and placeholder in tokenizer.get_vocab()
+    if known or len(model.word_vectors(placeholder)) < 2:
+        raise UserError(
+            f"The placeholder {placeholder!r} is already a word of the model's tokenizer; choose "
+            f"another, such as <{placeholder.strip('<>') or 'concept'}-1>."
+        )
+
+
+def embedding_tensors(adapter: Adapter) -> dict[str, Tensor]:
+    """One key, the placeholder, holding float32 [n, width].
+
+    This is what diffusers' ``load_textual_inversion``, AUTOMATIC1111, ComfyUI and kohya's scripts
+    read for Stable Diffusion 1.x and 2.x.
+    """
+    return {adapter.placeholder: adapter.vectors}
+
+
+def read_vectors(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, Tensor]:
+    """The placeholder and its vectors, float32 [n, width].
+
+    The file holds one tensor, [n, width] or [width], under the placeholder; under
+    AUTOMATIC1111's key ``emb_params`` the placeholder is the file's name in angle brackets.
+    Raises UserError when it holds anything else.
+    """
+    if _A1111_KEY in tensors:
+        tensors = {f"<{path.stem}>": tensors[_A1111_KEY]}
+    if {"clip_l", "clip_g"} <= tensors.keys():
+        raise UserError(f"{path} is an SDXL embedding; give one for Stable Diffusion 1.x or 2.x.")
+    if len(tensors) != 1:
+        raise UserError(
+            f"{path} holds {len(tensors)} tensors, an embedding holds one; give an embedding file."
+        )
+    ((placeholder, vectors),) = tensors.items()
+    if vectors.ndim == 1:
+        vectors = vectors[None]
+    if vectors.ndim != 2 or not vectors.is_floating_point() or not vectors.numel():
+        raise UserError(
+            f"{path} holds a {vectors.dtype} tensor of shape {tuple(vectors.shape)}, not "
+            "[vectors, width]; give an embedding file."
+        )
+    if not torch.isfinite(vectors).all():
+        raise UserError(f"{path} holds NaN or infinite values; train the embedding again.")
+    return placeholder, vectors.float()

@@ -1,0 +1,183 @@
+"""Adapters on disk: one safetensors file each, ours or another program's."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from safezone.errors import UserError
+from safezone.models.base import Model
+from safezone.models.deltas import Full, LowRank
+from safezone.personalize.adapters import Adapter
+from safezone.personalize.embedding_files import embedding_tensors, read_vectors
+from safezone.personalize.lora_files import diffusers_lora, is_lora, read_deltas
+
+EMBEDDING: Final = "learned_embeds.safetensors"
+LORA: Final = "pytorch_lora_weights.safetensors"
+CUSTOM_DIFFUSION: Final = "custom_diffusion.safetensors"
+ADAPTER_FILES: Final = (EMBEDDING, LORA, CUSTOM_DIFFUSION)
+"""The file of an adapter in its folder: token vectors, low-rank changes, changes in full."""
+
+_OURS = "safezone"
+
+
+def adapter_file(adapter: Adapter) -> str:
+    """Which of ``ADAPTER_FILES`` holds this adapter."""
+    if not adapter.deltas:
+        return EMBEDDING
+    low_rank = all(isinstance(each, LowRank) for each in adapter.deltas.values())
+    return LORA if low_rank and not len(adapter.vectors) else CUSTOM_DIFFUSION
+
+
+def save_adapter(adapter: Adapter, folder: Path) -> Path:
+    """Writes the adapter into the folder under its kind's name, whole or not at all.
+
+    ``learned_embeds.safetensors`` and ``pytorch_lora_weights.safetensors`` are diffusers' files;
+    ``custom_diffusion.safetensors`` is our own: ``<layer>.diff`` for each changed layer and the
+    token vectors under the placeholder.
+    """
+    path = folder / adapter_file(adapter)
+    tensors: dict[str, Tensor]
+    if path.name == EMBEDDING:
+        tensors = embedding_tensors(adapter)
+    elif path.name == LORA:
+        tensors = diffusers_lora(
+            {name: each for name, each in adapter.deltas.items() if isinstance(each, LowRank)}
+        )
+    else:
+        tensors = {f"{name}.diff": each.weight() for name, each in adapter.deltas.items()}
+        if len(adapter.vectors):
+            tensors[adapter.placeholder] = adapter.vectors
+    write_tensors(path, tensors, adapter)
+    return path
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], adapter: Adapter) -> None:
+    """One safetensors file, float32, with the adapter's provenance as JSON in its metadata.
+
+    Written whole or not at all. Raises UserError unless the path ends in .safetensors.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(f"{path} must end in .safetensors; other programs go by that.")
+    ours: dict[str, Any] = {
+        "class_word": adapter.class_word,
+        "provenance": dict(adapter.provenance),
+    }
+    if adapter.deltas:
+        ours |= {"placeholder": adapter.placeholder, "trigger": adapter.trigger}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        plain = {name: each.detach().float().cpu().contiguous() for name, each in tensors.items()}
+        save_file(plain, temporary, {_OURS: json.dumps(ours)})
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_embedding(adapter: Adapter, path: Path) -> None:
+    """Writes the token vectors as the embedding file that other programs read."""
+    write_tensors(path, embedding_tensors(adapter), replace(adapter, deltas={}))
+
+
+def load_embedding(path: Path) -> Adapter:
+    """Reads an embedding that we, diffusers or AUTOMATIC1111 wrote as safetensors.
+
+    Raises UserError as ``load_adapter`` does, and for a file that changes layers.
+    """
+    adapter = load_adapter(path)
+    if adapter.deltas:
+        raise UserError(f"{path} is a LoRA or the like; give an embedding file.")
+    return adapter
+
+
+def load_adapter(path: Path, model: Model | None = None) -> Adapter:
+    """Reads an embedding, a LoRA or a Custom Diffusion file: ours, or in the names of diffusers,
+    AUTOMATIC1111 or kohya's scripts.
+
+    ``model``: what it is for; LoRAs in kohya's names and SDXL embeddings need it. Without our
+    metadata the class word is empty and so is a LoRA's trigger.
+
+    Raises UserError for a file that is no safetensors file (pickled ones are never opened), holds
+    anything else, or does not fit the model.
+    """
+    metadata, tensors = read_tensors(path)
+    ours = _own(metadata, path)
+    about = ours.get("provenance", {})
+    class_word = str(ours.get("class_word", ""))
+    if not is_lora(tensors):
+        placeholder, vectors = read_vectors(tensors, path)
+        return Adapter(vectors, placeholder, class_word, about)
+    placeholder = str(ours.get("placeholder", ""))
+    width = 0 if model is None else model.embedding_width
+    vectors = tensors.pop(placeholder, torch.zeros(0, width)).float()
+    deltas = read_deltas(tensors, None if model is None else model.layers, path)
+    adapter = Adapter(vectors, placeholder, class_word, about, deltas, str(ours.get("trigger", "")))
+    if len(vectors):
+        starting = {
+            name: replace(each, frozen_start=True) if isinstance(each, Full) else each
+            for name, each in deltas.items()
+        }
+        adapter = replace(adapter, deltas=starting)
+    if model is not None:
+        check_fits(adapter, model, path)
+    return adapter
+
+
+def read_adapter(folder: Path) -> Adapter:
+    """The adapter that ``save_adapter`` wrote into the folder; UserError when there is none."""
+    for name in ADAPTER_FILES:
+        if (folder / name).is_file():
+            return load_adapter(folder / name)
+    raise UserError(f"{folder} holds none of {', '.join(ADAPTER_FILES)}; train it again.")
+
+
+def check_fits(adapter: Adapter, model: Model, path: Path | None = None) -> None:
+    """Raises UserError unless the vectors and the changed layers are as the model's."""
+    what = path or f"The adapter {adapter.words}"
+    if len(adapter.vectors) and adapter.vectors.shape[1] != model.embedding_width:
+        raise UserError(
+            f"{what} has {adapter.vectors.shape[1]} numbers a vector, the model {model.name} "
+            f"{model.embedding_width}; use it with the kind of model it was trained on."
+        )
+    for name, delta in adapter.deltas.items():
+        if model.layers.get(name) != delta.shape:
+            raise UserError(
+                f"{what} changes {name} of {delta.shape[0]} x {delta.shape[1]}, which the model "
+                f"{model.name} does not have; use it with the kind of model it was trained on."
+            )
+
+
+def read_tensors(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
+    """The metadata and the tensors of a safetensors file; UserError when it is none."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist; check the spelling of the file's name.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return file.metadata() or {}, {
+                name: file.get_tensor(name).clone()
+                for name in file.keys()  # noqa: SIM118
+            }
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"{path} is not a safetensors file; convert the embedding to safetensors, since other "
+            "formats can run code when opened."
+        ) from error
+
+
+def _own(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any]:
+    """What ``write_tensors`` wrote beside the tensors, or nothing."""
+    if _OURS not in metadata:
+        return {}
+    try:
+        own = json.loads(metadata[_OURS])
+    except ValueError as error:
+        raise UserError(f"{path} has broken safezone metadata; export it again.") from error
+    return own if isinstance(own, dict) else {}

@@ -1,0 +1,105 @@
+"""LoRA (Hu et al., 2022): low-rank changes of the attention layers, under a prompt of their own."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from safezone.arrays import stream
+from safezone.concepts import Concept
+from safezone.errors import UserError
+from safezone.models.base import Model
+from safezone.models.deltas import Delta, LowRank
+from safezone.personalize.personalization import Personalization
+from safezone.personalize.posteriors import TrainingRun
+from safezone.personalize.starting import started_low_rank
+
+_TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+
+@dataclass(frozen=True)
+class LoRA(Personalization):
+    """Settings of LoRA; the defaults are the paper's (Appendix P) and diffusers' script's.
+
+    ``rank``; ``alpha``: the change is scaled by alpha / rank; None is the rank. ``targets``: ends
+    of the names of the U-Net's layers that change. ``text_encoder``: change the text encoder's
+    attention too. ``token``: the dummy word that signifies the LoRA; with the class word it stands
+    for the concept in prompts, as in "a photo of a * dog". Down matrices start normal with
+    deviation 1 / rank, up matrices at zero. The rest as in ``Personalization``.
+
+    Raises UserError for a value out of its range.
+    """
+
+    name: ClassVar[str] = "lora"
+
+    steps: int = 1000
+    learning_rate: float = 1e-4
+    templates: Literal["object", "style"] | tuple[str, ...] = ("a photo of a {}",)
+    rank: int = 4
+    alpha: float | None = None
+    targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    text_encoder: bool = False
+    token: str = "*"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rank < 1:
+            raise UserError(f"rank is {self.rank}; give at least 1.")
+        if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise UserError(f"alpha is {self.alpha}; give a positive number.")
+
+    def trigger(self, concept: Concept) -> str:
+        """The dummy word and the class word."""
+        return f"{self.token} {concept.class_word}".strip()
+
+    def layers(self, model: Model) -> list[str]:
+        """The names of the layers that change; UserError when a target names none."""
+        for target in self.targets:
+            if not any(_is_target(name, "unet", target) for name in model.layers):
+                raise UserError(
+                    f"The model {model.name} has no layer of the U-Net that ends in {target!r}; "
+                    "give targets such as to_q or ff.net.2."
+                )
+        return [
+            name
+            for name in model.layers
+            if any(_is_target(name, "unet", target) for target in self.targets)
+            or (
+                self.text_encoder
+                and any(_is_target(name, "text_encoder", target) for target in _TEXT_TARGETS)
+            )
+        ]
+
+    def begin(self, model: Model, run: TrainingRun) -> Mapping[str, Tensor]:
+        """Down and up matrix of every layer, which change nothing yet."""
+        layers = self.layers(model)
+        if self.start is not None:
+            return started_low_rank(self.start, model, layers, self.rank, self._scale)
+        parameters = {}
+        for name in layers:
+            outputs, inputs = model.layers[name]
+            generator = stream(run.seed, run.concept.name, "lora", name)
+            down = torch.randn(self.rank, inputs, generator=generator) / self.rank
+            parameters[f"{name}.down"] = down
+            parameters[f"{name}.up"] = torch.zeros(outputs, self.rank)
+        return parameters
+
+    @property
+    def _scale(self) -> float:
+        return 1.0 if self.alpha is None else self.alpha / self.rank
+
+    def deltas(self, parameters: Mapping[str, Tensor]) -> dict[str, Delta]:
+        """The low-rank changes that the parameters make."""
+        names = [key.removesuffix(".down") for key in parameters if key.endswith(".down")]
+        return {
+            name: LowRank(parameters[f"{name}.down"], parameters[f"{name}.up"], self._scale)
+            for name in names
+        }
+
+
+def _is_target(name: str, part: str, target: str) -> bool:
+    # text_encoder_2 is a text encoder too
+    return name.startswith(part) and name.endswith(f".{target}")

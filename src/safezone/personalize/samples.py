@@ -1,0 +1,117 @@
+"""What the runs see in one step: noisy latents, prompts, targets and where the loss counts."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from safezone.arrays import Latents, Timesteps
+from safezone.defenses.timesteps import TimestepDistribution
+from safezone.models.base import Model
+from safezone.personalize.crops import Crop, crops_of
+from safezone.personalize.draws import draw, pick
+from safezone.personalize.method import Method
+from safezone.personalize.posteriors import TrainingData, TrainingRun
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """The rows of one step, run after run, [rows, ...].
+
+    ``runs``, ``prompts``: int64 on the CPU, which run and which of its prompts. ``weights``: what
+    the error is multiplied with; None for ones.
+    """
+
+    runs: Int[Tensor, " rows"]
+    prompts: Int[Tensor, " rows"]
+    noisy: Latents
+    timesteps: Timesteps
+    target: Latents
+    weights: Float[Tensor, "rows 1 h w"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """What the samples of every step are drawn from."""
+
+    model: Model
+    runs: Sequence[TrainingRun]
+    method: Method
+    data: TrainingData
+    templates: int
+
+    def at(self, step: int, active: Int[Tensor, " active"]) -> Samples:
+        """The samples of one step for the active runs; a function of the step alone."""
+        size, device = self.method.batch_size * self.method.accumulation, self.model.device
+        names = [(self.runs[r].seed, self.runs[r].concept.name) for r in active.tolist()]
+        draws = draw(names, step, size, self.data.shape)
+        image = pick(draws.image, self.data.counts[active, None])
+        side = (draws.flip < 0.5).long() if self.method.flip else torch.zeros_like(image)
+        place = (active[:, None], image, side)  # each [active, batch]
+        rows, weight_rows = self.data.rows[place].flatten(), self.data.weight_rows[place].flatten()
+        weights = _of(self.data.weights, weight_rows)
+        latent_weights = _of(self.data.latent_weights, weight_rows)
+        prompts = pick(draws.template, self.templates).flatten()
+        noise, posterior_noise = draws.noise.to(device), draws.posterior_noise.to(device)
+        if self.method.crop_rescale:
+            crops = crops_of(names, step, size, self.data.images.shape[-1])
+            clean = self._cropped(crops, rows, posterior_noise)
+            prompts = prompts + self.templates * torch.tensor([crop.prefix for crop in crops])
+            weights = self._valid(crops, weights)
+            if latent_weights is not None:
+                latent_weights = self._moved(crops, latent_weights)
+        else:
+            clean = self.data.latents(rows, posterior_noise)
+        timesteps = self._timesteps(active, draws.timestep).to(device)
+        noisy = self.model.process.corrupt(clean, noise, timesteps)
+        if latent_weights is not None:
+            noisy = noisy * latent_weights
+        target = self.model.process.target(clean, noise, timesteps)
+        owners = active.repeat_interleave(size)
+        return Samples(owners, prompts, noisy, timesteps, target, weights)
+
+    def _timesteps(self, active: Tensor, uniforms: Tensor) -> Timesteps:
+        """int64 [active x batch], the runs of one distribution sampled in one call."""
+        result = torch.empty(uniforms.shape, dtype=torch.int64)
+        groups: dict[TimestepDistribution, list[int]] = {}
+        for i, r in enumerate(active.tolist()):
+            groups.setdefault(self.runs[r].defense.timesteps, []).append(i)
+        for distribution, members in groups.items():
+            drawn = distribution.sample(uniforms[members].flatten(), self.model.process.steps)
+            result[members] = drawn.view(len(members), -1)
+        return result.flatten()
+
+    def _cropped(self, crops: Sequence[Crop], rows: Tensor, noise: Latents) -> Latents:
+        """The images as cropped or rescaled now, through the encoder."""
+        images = [crop.image(self.data.images[row]) for crop, row in zip(crops, rows, strict=True)]
+        with torch.no_grad():
+            posterior = self.model.encode(torch.stack(images).to(self.model.device))
+        return posterior.sample(noise)
+
+    def _moved(
+        self, crops: Sequence[Crop], weights: Float[Tensor, "rows 1 h w"]
+    ) -> Float[Tensor, "rows 1 h w"]:
+        """The weights where what they belong to lies now."""
+        size, factor = self.data.images.shape[-1], self.model.factor
+        moved = [
+            crop.weights(w.cpu(), size, factor) for crop, w in zip(crops, weights, strict=True)
+        ]
+        return torch.stack(moved).to(weights.device)
+
+    def _valid(
+        self, crops: Sequence[Crop], weights: Float[Tensor, "rows 1 h w"] | None
+    ) -> Float[Tensor, "rows 1 h w"]:
+        """The crop's mask times the concept's. The loss becomes the sum over channels and cells
+        divided by the crop mask's cells, as in the released code of Custom Diffusion."""
+        size, factor = self.data.images.shape[-1], self.model.factor
+        valid = torch.stack([crop.valid(size, factor) for crop in crops]).to(self.model.device)
+        channels, height, width = self.data.shape
+        cells = valid.sum(dim=(1, 2, 3), keepdim=True)
+        valid = valid * (channels * height * width / cells).sqrt()
+        return valid if weights is None else valid * self._moved(crops, weights)
+
+
+def _of(weights: Tensor | None, rows: Tensor) -> Tensor | None:
+    return None if weights is None else weights[rows.to(weights.device)]

@@ -1,0 +1,99 @@
+"""From runs and a method to adapters."""
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+
+from safezone.models.base import Model
+from safezone.personalize.adapters import Adapter
+from safezone.personalize.engine import fit
+from safezone.personalize.injection import VECTORS
+from safezone.personalize.method import Outcome
+from safezone.personalize.personalization import Personalization
+from safezone.personalize.posteriors import TrainingRun
+
+AdapterPreview: TypeAlias = Callable[[int, list[Adapter]], None]
+
+
+def train(
+    model: Model,
+    runs: Sequence[TrainingRun],
+    settings: Personalization,
+    folder: Path | None = None,
+    *,
+    progress: bool = True,
+    preview: AdapterPreview | None = None,
+    max_batch: int = 64,
+    compile: bool = False,
+    checkpointing: bool = False,
+) -> list[Adapter]:
+    """Learns what the method says for all runs in one pass a step; adapters in the runs' order.
+
+    ``preview(step, adapters)``, such as ``safezone.generate.preview_writer`` makes, is called every
+    ``settings.preview_every`` steps; the rest is as in ``engine.fit``. A run that became NaN comes
+    back as ``failed``.
+
+    Raises UserError as ``engine.fit`` and the method's ``begin`` do.
+    """
+
+    def adapters(step: int, outcomes: Sequence[Outcome]) -> list[Adapter]:
+        return [
+            _adapter(model, run, settings, step, outcome)
+            for run, outcome in zip(runs, outcomes, strict=True)
+        ]
+
+    def show(step: int, outcomes: Sequence[Outcome]) -> None:
+        if preview is not None:
+            preview(step, adapters(step, outcomes))
+
+    outcomes = fit(
+        model,
+        runs,
+        settings,
+        folder,
+        progress=progress,
+        preview=show,
+        max_batch=max_batch,
+        compile=compile,
+        checkpointing=checkpointing,
+    )
+    return adapters(settings.steps, outcomes)
+
+
+def _adapter(
+    model: Model, run: TrainingRun, settings: Personalization, step: int, outcome: Outcome
+) -> Adapter:
+    parameters = {name: value.cpu() for name, value in outcome.parameters.items()}
+    trigger = settings.trigger(run.concept)
+    return Adapter(
+        vectors=parameters.get(VECTORS, torch.zeros(0, model.embedding_width)),
+        placeholder=run.concept.placeholder,
+        class_word=run.concept.class_word,
+        provenance={
+            "method": settings.name,
+            "run": run.key,
+            "concept": run.concept.name,
+            "concept_content_key": run.concept.content_key(),
+            "defense": run.defense.name,
+            "defense_parts": repr(run.defense),
+            "model": model.name,
+            "seed": run.seed,
+            "step": step,
+            "failed_at": outcome.failed_at,
+            "final_loss": outcome.loss if outcome.loss == outcome.loss else None,
+            "settings": dict(settings.content()),
+            "version": _version(),
+        },
+        deltas=settings.deltas(parameters),
+        trigger=trigger,
+    )
+
+
+def _version() -> str:
+    try:
+        return version("safezone")
+    except PackageNotFoundError:  # run from a source folder
+        return "unknown"

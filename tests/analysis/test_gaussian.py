@@ -1,0 +1,138 @@
+"""The closed form against a model whose best denoiser is known."""
+
+from typing import Any, cast
+
+import pytest
+import torch
+
+from safezone.analysis.gaussian import (
+    GaussianLatents,
+    measured,
+    of_covariance,
+    signal_and_sigma,
+)
+from safezone.analysis.timesteps import noise_statistics, timestep_grid
+from safezone.models.base import Conditioning, Model, Posterior
+from safezone.models.process import Epsilon, Process, RectifiedFlow, Velocity
+
+SHAPE = (4, 4, 4)
+SIZE = 64
+ALPHAS = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
+PROCESSES: dict[str, Process] = {
+    "epsilon": Epsilon((1 - ALPHAS).cumprod(0).float()),
+    "velocity": Velocity((1 - ALPHAS).cumprod(0).float()),
+    "flow": RectifiedFlow(1000),
+}
+
+
+def gaussian() -> tuple[GaussianLatents, torch.Tensor]:
+    """A Gaussian with correlated elements of very different variances, and a root of it."""
+    generator = torch.Generator().manual_seed(0)
+    mean = torch.randn(*SHAPE, generator=generator).double()
+    root = torch.randn(SIZE, SIZE, generator=generator).double() / SIZE**0.5
+    root = root @ torch.diag(torch.logspace(-1.5, 0.5, SIZE, dtype=torch.float64))
+    return of_covariance(mean, root @ root.T), root
+
+
+def sample(count: int) -> torch.Tensor:
+    latents, root = gaussian()
+    white = torch.randn(count, SIZE, generator=torch.Generator().manual_seed(1)).double()
+    return (latents.mean.flatten() + white @ root.T).view(-1, *SHAPE).float()
+
+
+class BestDenoiser:
+    """A model that knows the Gaussian and answers in its own kind of prediction."""
+
+    def __init__(self, process: Process) -> None:
+        self.process, self.device, self.latents = process, torch.device("cpu"), gaussian()[0]
+
+    def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, _: Any) -> torch.Tensor:
+        signal, sigma = signal_and_sigma(self.process, timesteps)
+        noise = self.latents.optimal_noise(noisy, signal, sigma)
+        over = signal.view(-1, 1, 1, 1).float().clamp(min=1e-6)
+        clean = (noisy - sigma.view(-1, 1, 1, 1).float() * noise) / over
+        return self.process.target(clean, noise, timesteps)
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_the_measured_loss_of_the_best_denoiser_is_the_closed_form(name: str) -> None:
+    process = PROCESSES[name]
+    model = cast(Model, BestDenoiser(process))
+    count, timesteps = 60_000, torch.tensor([20, 200, 500, 900])
+    latents = sample(count)
+    names = [str(i) for i in range(count)]
+    loss, norm = [], []
+    for t in timesteps:  # one noise each: drawing 60,000 named streams would take a minute
+        noise = torch.randn(count, *SHAPE, generator=torch.Generator().manual_seed(int(t)))
+        times = t.expand(count)
+        noisy = process.corrupt(latents, noise, times)
+        found = process.to_noise(noisy, model.predict(noisy, times, cast(Any, None)), times)
+        loss.append(float((found - noise).square().mean()))
+        norm.append(float(found.flatten(1).square().sum(dim=1).mean().sqrt()))
+    closed = gaussian()[0]
+    signal, sigma = signal_and_sigma(process, timesteps)
+    assert torch.tensor(loss).double() == pytest.approx(
+        closed.expected_loss(signal, sigma), abs=1e-3
+    )
+    assert torch.tensor(norm).double() == pytest.approx(
+        closed.expected_norm(signal, sigma), rel=1e-3
+    )
+    # The measuring function agrees with that within its own sample.
+    few = 400
+    posterior = Posterior(latents[:few], torch.zeros(few, *SHAPE))
+    conditioning = Conditioning(torch.zeros(few, 1, 1))
+    measured_loss = noise_statistics(model, posterior, conditioning, timesteps, names[:few])["loss"]
+    error = measured_loss.std(dim=0) / few**0.5
+    expected = closed.expected_loss(signal, sigma)
+    assert bool(((measured_loss.mean(dim=0) - expected).abs() < 4 * error).all())
+
+
+def test_no_linear_prediction_is_better() -> None:
+    """The error of any gain is sigma-quadratic around the closed form's."""
+    closed, root = gaussian()
+    covariance = root @ root.T
+    for t in timestep_grid(1000, 5):
+        signal, sigma = signal_and_sigma(PROCESSES["epsilon"], t[None])
+        best = sigma * torch.linalg.inv(signal**2 * covariance + sigma**2 * torch.eye(SIZE))
+
+        def loss(gain: torch.Tensor, signal: Any = signal, sigma: Any = sigma) -> float:
+            residual = gain * sigma - torch.eye(SIZE)
+            total = residual @ residual.T + signal**2 * gain @ covariance @ gain.T
+            return float(total.trace() / SIZE)
+
+        assert loss(best) == pytest.approx(float(closed.expected_loss(signal, sigma)), abs=1e-6)
+        assert loss(1.02 * best) >= loss(best)
+        assert loss(0.98 * best) >= loss(best)
+
+
+def test_the_loss_falls_from_one_to_nothing_and_the_norm_rises_to_that_of_noise() -> None:
+    closed = gaussian()[0]
+    signal, sigma = torch.tensor([1.0, 0.7, 0.0]), torch.tensor([0.0, 0.7, 1.0])
+    loss, norm = closed.expected_loss(signal, sigma + 1e-9), closed.expected_norm(signal, sigma)
+    assert loss[0] == pytest.approx(1, abs=1e-3)
+    assert loss[0] > loss[1] > loss[2] == 0
+    assert norm[2] == SIZE**0.5
+
+
+def test_the_measured_gaussian_has_the_samples_mean_and_total_variance() -> None:
+    latents = sample(50)  # fewer than elements
+    std = torch.full_like(latents, 0.1)
+    found = measured(Posterior(latents, std))
+    assert torch.allclose(found.mean, latents.double().mean(dim=0))
+    total = found.variances.sum() + (SIZE - len(found.variances)) * found.rest
+    expected = latents.flatten(1).double().var(dim=0, correction=0).sum() + SIZE * 0.01
+    assert float(total) == pytest.approx(float(expected), rel=1e-6)
+    identity = found.directions[:49] @ found.directions[:49].T
+    assert torch.allclose(identity, torch.eye(49).double(), atol=1e-8)
+
+
+def test_few_images_are_enough_to_come_near_the_true_closed_form() -> None:
+    signal, sigma = signal_and_sigma(PROCESSES["epsilon"], torch.tensor([50, 300, 600]))
+    expected = gaussian()[0].expected_loss(signal, sigma)
+    errors = []
+    for count in (40, 2000):
+        latents = sample(count)
+        found = measured(Posterior(latents, torch.full_like(latents, 1e-3)))
+        errors.append((found.expected_loss(signal, sigma) / expected - 1).abs())
+    assert float(errors[0].max()) < 0.5
+    assert float(errors[1].max()) < 0.05
