@@ -16,8 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from safezone.experiments.designs import Scope
 from safezone.experiments.paper import PAPER
 from safezone.experiments.run import Run
-from safezone.experiments.settings import PRESETS
-from safezone.experiments.variants import split_method, training_of
+from safezone.experiments.settings import preset as preset_of
+from safezone.experiments.variants import training_of
 from safezone.report.published import published
 from safezone.scores import CLEAN
 
@@ -32,6 +32,10 @@ IMAGES = 5
 POISON_STEPS = 100
 BACKWARD = 2.0
 """Forward and backward of a frozen network, in forwards."""
+WEIGHTS = 0.5
+"""More for the gradients of some layers' weights."""
+KINDS = {"sd15": "sd15", "sd15rf": "sd15-rf", "sd21": "sd21", "sd21v": "sd21", "sdxl": "sdxl"}
+"""Whose preset trains it."""
 SIDES = {"sd15": 512, "sd15rf": 512, "sd21": 512, "sd21v": 768, "sdxl": 1024}
 PURIFY = {"regen": 60, "pdmpure": 100}
 """Passes of a network for one image; PDMPure's own network counts as one of this size."""
@@ -87,7 +91,7 @@ def passes(model: str) -> tuple[float, float, float]:
 def operations(runs: set[Run], model: str, counted: tuple[float, float, float]) -> float:
     """All of these runs of one concept and seed, poisons and purified images once."""
     encode, predict, decode = counted
-    preset = PRESETS["sd15"]
+    preset = preset_of(KINDS[model])
     poisons = {run.poison for run in runs} - {CLEAN}
     total = len(poisons) * POISON_STEPS * IMAGES * BACKWARD * (encode + predict)
     for poison in {run.poison for run in runs}:
@@ -97,9 +101,12 @@ def operations(runs: set[Run], model: str, counted: tuple[float, float, float]) 
     sampling = preset.sampling
     images = len(sampling.texts()) * sampling.images_per_prompt
     for run in runs:
-        name = run.method.replace(split_method(run.method)[0], "textual inversion")
-        training = training_of(preset.training, name)
-        total += BACKWARD * predict * training.steps * training.batch_size
+        training = training_of(preset.training, run.method, KINDS[model])
+        step = BACKWARD + WEIGHTS * (training.method != "ti")
+        prior = 2 if training.method == "custom-diffusion" else 1  # as many images of the class
+        total += (
+            prior * step * predict * training.steps * training.batch_size * training.accumulation
+        )
         total += images * (2 * sampling.steps * predict + decode)
     return total
 

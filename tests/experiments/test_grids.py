@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from safezone.cli import main
+from safezone.commands.grid_run import read
 from safezone.errors import UserError
 from safezone.experiments import passes
 from safezone.experiments.designs import Scope
@@ -19,7 +20,7 @@ from safezone.experiments.memory import MEMORY, Capacity, OutOfMemory
 from safezone.experiments.paper import HUB, PAPER, model_for
 from safezone.experiments.requirements import missing_names, require_names
 from safezone.experiments.run import TEXTUAL_INVERSION, Grid
-from safezone.experiments.settings import PRESETS
+from safezone.experiments.settings import PRESETS, preset
 from safezone.experiments.variants import METHODS, setting_of, training_of
 from safezone.experiments.workspace import read_json
 from safezone.personalize import train
@@ -114,6 +115,15 @@ def test_a_family_stands_for_the_tables_own_model() -> None:
     assert model_for("table23", "my/folder") == "my/folder"
     with pytest.raises(UserError, match="no built-in twin"):
         model_for("table30", "mini")
+
+
+def test_the_preset_is_that_of_the_tables_own_model() -> None:
+    options = read("run", ["table30", "--model", "sd15", "--seeds", "1"])
+    assert options.training == preset(HUB["sdxl"]).training
+    assert options.training != preset("sd15").training
+    given = read("run", ["table30", "--model", "sd15", "--steps", "7"]).training
+    assert given == replace(options.training, steps=7)
+    assert read("run", ["table17"]).training == preset("mini").training
 
 
 # A user's grid
