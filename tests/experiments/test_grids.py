@@ -1,6 +1,7 @@
 """The paper's tables, a user's grids, and what lies in a workspace."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from safezone.cli import main
+from safezone.commands.grid_run import read
 from safezone.errors import UserError
 from safezone.experiments import passes
 from safezone.experiments.designs import Scope
@@ -15,10 +17,10 @@ from safezone.experiments.execution import run_grid
 from safezone.experiments.grid_file import file_grid, read_grid_file
 from safezone.experiments.lab import Lab
 from safezone.experiments.memory import MEMORY, Capacity, OutOfMemory
-from safezone.experiments.paper import PAPER, model_for
+from safezone.experiments.paper import HUB, PAPER, model_for
 from safezone.experiments.requirements import missing_names, require_names
 from safezone.experiments.run import TEXTUAL_INVERSION, Grid
-from safezone.experiments.settings import PRESETS
+from safezone.experiments.settings import PRESETS, preset
 from safezone.experiments.variants import METHODS, setting_of, training_of
 from safezone.experiments.workspace import read_json
 from safezone.personalize import train
@@ -41,6 +43,12 @@ def test_a_table_has_the_papers_rows_and_columns(name: str) -> None:
     assert columns == paper.columns
     assert len(grid) == 4 * len(columns) * len({run.poison for run in grid})
     assert f"grid run {name}" in (PAPER[name].build.__doc__ or "")
+
+
+def test_the_document_names_every_table() -> None:
+    document = Path(__file__).parents[2] / "docs" / "reproduce-on-a-gpu.md"
+    named = re.findall(r"^\| `(table\d+)` \|", document.read_text(encoding="utf-8"), re.M)
+    assert named == list(PAPER)
 
 
 def test_all_tables_with_scores_are_there() -> None:
@@ -99,11 +107,23 @@ def test_what_is_missing_is_named_at_once() -> None:
 
 
 def test_a_family_stands_for_the_tables_own_model() -> None:
-    assert model_for("table23", "sd15") == "sd15rf"
+    assert model_for("table17", "sd15") == HUB["sd15"]
+    assert model_for("table28", "sd15") == HUB["sd21v"]
+    with pytest.raises(UserError, match="no known place"):
+        model_for("table23", "sd15")
     assert model_for("table23", "mini") == "mini-rf"
     assert model_for("table23", "my/folder") == "my/folder"
     with pytest.raises(UserError, match="no built-in twin"):
         model_for("table30", "mini")
+
+
+def test_the_preset_is_that_of_the_tables_own_model() -> None:
+    options = read("run", ["table30", "--model", "sd15", "--seeds", "1"])
+    assert options.training == preset(HUB["sdxl"]).training
+    assert options.training != preset("sd15").training
+    given = read("run", ["table30", "--model", "sd15", "--steps", "7"]).training
+    assert given == replace(options.training, steps=7)
+    assert read("run", ["table17"]).training == preset("mini").training
 
 
 # A user's grid

@@ -1,9 +1,10 @@
 """``safezone grid run``."""
 
+import argparse
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -93,7 +94,27 @@ class Options:
 
 
 def read(verb: str, arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name=f"grid {verb}", description=DESCRIPTION)
+    base = _table_preset(arguments)
+    made = None if base is None else lambda: base
+    return parse(Options, arguments, name=f"grid {verb}", description=DESCRIPTION, base=made)
+
+
+def _table_preset(arguments: Sequence[str]) -> Settings | None:
+    """The preset of the table's own model: with --model sd15 table 26 trains as on SD 2.1."""
+    from safezone.experiments.paper import PAPER, model_for
+    from safezone.experiments.settings import preset
+
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--config")
+    early.add_argument("--model")
+    try:
+        told, rest = early.parse_known_args(list(arguments))
+    except (argparse.ArgumentError, SystemExit):
+        return None  # the real parser tells what is wrong
+    table = next((each for each in rest if each in PAPER), None)
+    if table is None or told.model not in ("mini", "sd15"):
+        return None
+    return preset(model_for(table, told.model))
 
 
 def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine) -> "Lab":
@@ -119,6 +140,7 @@ def make_grid(options: Options, lab: "Lab") -> "Grid":
     from safezone.experiments.designs import Scope
     from safezone.experiments.grid_file import file_grid, read_grid_file
     from safezone.experiments.paper import paper_grid
+    from safezone.experiments.selection import only, without
 
     names = [*lab.concepts, *lab.unreadable]
     most = len(names) if options.concepts is None else options.concepts
@@ -139,55 +161,12 @@ def _require_known(options: Options, settings: Settings) -> None:
     from safezone.experiments.designs import Scope
     from safezone.experiments.paper import paper_grid
     from safezone.experiments.requirements import require_names
+    from safezone.experiments.selection import names_in, only, without
 
     if not options.grid.endswith((".yaml", ".yml")):
         grid = paper_grid(options.grid).build(Scope(settings.model, ("any",), (0,)))
-        known = tuple(name for name in options.only if _names(grid, name))
+        known = tuple(name for name in options.only if names_in(grid, name))
         require_names(only(without(grid, options.without), known), settings)
-
-
-def without(grid: "Grid", names: Sequence[str]) -> "Grid":
-    """The grid without the runs of these poisons, defenses, parts of defenses, or methods."""
-    left = grid.runs
-    for name in names:
-        key = name.lower()
-        rest = tuple(
-            run
-            for run in left
-            if key not in (run.poison, run.defense, run.method, *run.defense.split("+"))
-        )
-        if len(rest) == len(left):
-            raise UserError(f"{grid.name} has no run of {name!r}; take that --without away")
-        left = rest
-    if not left:
-        raise UserError(f"no run of {grid.name} is left; give --without less often")
-    return replace(grid, runs=left)
-
-
-_AXES: Final = ("concept", "poison", "defense", "method")
-
-
-def _names(grid: "Grid", name: str) -> set[str]:
-    """Which axes of the grid have something of this name."""
-    return {a for a in _AXES for run in grid if getattr(run, a).lower() == name.lower()}
-
-
-def only(grid: "Grid", names: Sequence[str]) -> "Grid":
-    """The grid's runs of these concepts, poisons, defenses and methods; names of one axis add up.
-
-    Raises UserError for a name that no run has, and where no run is left.
-    """
-    chosen: dict[str, set[str]] = {}
-    for name in names:
-        axes = _names(grid, name)
-        if not axes:
-            raise UserError(f"{grid.name} has no run of {name!r}; take that --only away")
-        for axis in axes:
-            chosen.setdefault(axis, set()).add(name.lower())
-    left = [r for r in grid if all(getattr(r, a).lower() in v for a, v in chosen.items())]
-    if not left:
-        raise UserError(f"no run of {grid.name} is of all of {', '.join(names)}; give --only less")
-    return replace(grid, runs=tuple(left))
 
 
 def _executor(options: Options, open_again: Any) -> "Executor":
@@ -207,11 +186,10 @@ def _executor(options: Options, open_again: Any) -> "Executor":
 
 
 def _settings(options: Options) -> Settings:
-    from safezone.experiments.paper import model_for
+    from safezone.experiments.paper import hub_name, model_for
 
-    model = options.model
-    if not options.grid.endswith((".yaml", ".yml")):
-        model = model_for(options.grid, options.model)
+    yours = options.grid.endswith((".yaml", ".yml"))
+    model = hub_name(options.model) if yours else model_for(options.grid, options.model)
     cells = read_settings(options.machine.config, options.model).cells
     return Settings(
         model, options.poisoning, options.training, options.sampling, options.scoring, cells

@@ -150,8 +150,7 @@ class Ray:
             return
         ray = _library("ray")
         if not ray.is_initialized():
-            local = {"num_cpus": self.workers} if self.address is None else {}
-            ray.init(address=self.address, include_dashboard=False, log_to_driver=False, **local)
+            self._start(ray)
         remote = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=RETRIES)(work)
         pickled = pickle.dumps(self.open_lab)
         waiting = {remote.remote(pickled, [task]): task for task in tasks}
@@ -170,6 +169,23 @@ class Ray:
         finally:
             for reference in waiting:
                 ray.cancel(reference, force=True)
+
+    def _start(self, ray: Any) -> None:
+        """Connects, or starts workers here; again where a busy machine was too slow for Ray."""
+        local = {"num_cpus": self.workers} if self.address is None else {}
+        for left in reversed(range(RETRIES)):
+            try:
+                ray.init(
+                    address=self.address, include_dashboard=False, log_to_driver=False, **local
+                )
+                return
+            except Exception as error:  # Ray raises a bare one when its own processes are late
+                ray.shutdown()
+                if not left:
+                    raise UserError(
+                        f"Ray does not start ({error}); look at its address and logs, or take "
+                        "--executor processes"
+                    ) from error
 
     def close(self) -> None:
         """As the protocol says; a cluster with an address goes on."""

@@ -82,10 +82,15 @@ def _learned(place: Path) -> str:
         adapter = read_adapter(place)
     except UserError:
         return ""
-    norms = adapter.vectors.norm(dim=1).tolist()
+    said = []
     count, width = adapter.vectors.shape
-    said = f"{count} vector{'s' * (count != 1)} of {width} for {adapter.placeholder}, "
-    return f"{said}norm{'s' * (count != 1)} {', '.join(f'{norm:.2f}' for norm in norms)}"
+    if count:
+        norms = ", ".join(f"{norm:.2f}" for norm in adapter.vectors.norm(dim=1).tolist())
+        plural = "s" * (count != 1)
+        said.append(f"{count} vector{plural} of {width} for {adapter.placeholder}, norms {norms}")
+    if adapter.deltas:
+        said.append(f"changes of {len(adapter.deltas)} layers")
+    return "; ".join(said)
 
 
 def _training(made: Made, known: dict[Path, tuple[str, ...]]) -> tuple[str, ...]:

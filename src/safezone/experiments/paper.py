@@ -76,6 +76,16 @@ _MINI: Final[Mapping[str, str]] = MappingProxyType(
 )
 """The built-in twin of each of the paper's models; of SDXL there is none."""
 
+HUB: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+        "sd21": "stabilityai/stable-diffusion-2-1-base",
+        "sd21v": "stabilityai/stable-diffusion-2-1",
+        "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    }
+)
+"""Where the paper's models are on the hub; of SD 1.5 as rectified flow it names no place."""
+
 
 def paper_grid(name: str) -> PaperGrid:
     """The paper's grid of that name; UserError with near names for another."""
@@ -89,14 +99,26 @@ def paper_grid(name: str) -> PaperGrid:
 def model_for(name: str, family: str) -> str:
     """Which model the table is run on: ``family`` is ``mini``, ``sd15`` or a model of its own.
 
-    ``mini`` and ``sd15`` stand for the paper's models: table 23 with ``sd15`` is the rectified-flow
-    one. Any other name or folder is taken as it is. UserError where the built-in family has none.
+    ``mini`` and ``sd15`` stand for the paper's models: table 26 with ``sd15`` is Stable Diffusion
+    2.1. Any other name or folder is taken as it is. UserError where the family has none.
     """
     wanted = paper_grid(name).model
     if family == "sd15":
-        return wanted
+        return hub_name(wanted)
     if family != "mini":
         return family
     if wanted not in _MINI:
-        raise UserError(f"{name} is of {wanted}, which has no built-in twin; give --model {wanted}")
+        raise UserError(
+            f"{name} is of {wanted}, which has no built-in twin; give --model a folder of it"
+        )
     return _MINI[wanted]
+
+
+def hub_name(model: str) -> str:
+    """The hub name of one of the paper's models, others as given; UserError where it has none."""
+    if model == "sd15rf":
+        raise UserError(
+            "the rectified-flow model of SD 1.5 has no known place on the hub; give --model its "
+            "diffusers folder"
+        )
+    return HUB.get(model, model)

@@ -1,0 +1,150 @@
+"""Hours and disk of every table on large models, counted: prints the table of the docs.
+
+    PYTHONPATH=src python scripts/gpu_hours.py
+
+Multiplications and additions of U-Nets and autoencoders are counted on torch's meta device, without
+weights; what a card sustains is an assumption, stated below.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from torch.utils.flop_counter import FlopCounterMode
+
+from safezone.experiments.designs import Scope
+from safezone.experiments.paper import PAPER
+from safezone.experiments.run import Run
+from safezone.experiments.settings import preset as preset_of
+from safezone.experiments.variants import training_of
+from safezone.report.published import published
+from safezone.scores import CLEAN
+
+SUSTAINED = {"24 GB": 30e12, "80 GB": 60e12}
+"""Operations a second in float32 with TF32 convolutions: about a third of what such cards claim."""
+CARDS = 8
+SHARED = 0.94
+"""What is left of eight cards' speed when they share the work."""
+CONCEPTS = {"NovelConcepts10": 10, "CustomConcept101": 101}
+IMAGES = 5
+"""Of one concept."""
+POISON_STEPS = 100
+BACKWARD = 2.0
+"""Forward and backward of a frozen network, in forwards."""
+WEIGHTS = 0.5
+"""More for the gradients of some layers' weights."""
+KINDS = {"sd15": "sd15", "sd15rf": "sd15-rf", "sd21": "sd21", "sd21v": "sd21", "sdxl": "sdxl"}
+"""Whose preset trains it."""
+SIDES = {"sd15": 512, "sd15rf": 512, "sd21": 512, "sd21v": 768, "sdxl": 1024}
+PURIFY = {"regen": 60, "pdmpure": 100}
+"""Passes of a network for one image; PDMPure's own network counts as one of this size."""
+
+
+def _count(call: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call()
+    return float(counter.get_total_flops())
+
+
+def _unet(model: str) -> Any:
+    shape: dict[str, Any] = {"block_out_channels": (320, 640, 1280, 1280)}
+    shape |= {"cross_attention_dim": 768, "attention_head_dim": 8}
+    if model.startswith("sd21"):
+        shape |= {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20)}
+        shape |= {"use_linear_projection": True}
+    if model == "sdxl":
+        crossed = ("CrossAttnDownBlock2D",) * 2, ("CrossAttnUpBlock2D",) * 2
+        shape = {
+            "block_out_channels": (320, 640, 1280),
+            "down_block_types": ("DownBlock2D", *crossed[0]),
+            "up_block_types": (*crossed[1], "UpBlock2D"),
+            "transformer_layers_per_block": (1, 2, 10),
+            "cross_attention_dim": 2048,
+            "attention_head_dim": (5, 10, 20),
+            "use_linear_projection": True,
+        }
+    with torch.device("meta"):
+        return UNet2DConditionModel(**shape)
+
+
+def passes(model: str) -> tuple[float, float, float]:
+    """Operations of one sample through encoder, U-Net and decoder."""
+    side = SIDES[model]
+    unet = _unet(model)
+    with torch.device("meta"):
+        vae = AutoencoderKL(
+            block_out_channels=(128, 256, 512, 512),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=2,
+        )
+        image, latents = torch.empty(1, 3, side, side), torch.empty(1, 4, side // 8, side // 8)
+        words = torch.empty(1, 77, unet.config.cross_attention_dim)
+    return (
+        _count(lambda: vae.encode(image)),
+        _count(lambda: unet(latents, torch.zeros(1, device="meta"), words)),
+        _count(lambda: vae.decode(latents)),
+    )
+
+
+def operations(runs: set[Run], model: str, counted: tuple[float, float, float]) -> float:
+    """All of these runs of one concept and seed, poisons and purified images once."""
+    encode, predict, decode = counted
+    preset = preset_of(KINDS[model])
+    poisons = {run.poison for run in runs} - {CLEAN}
+    total = len(poisons) * POISON_STEPS * IMAGES * BACKWARD * (encode + predict)
+    for poison in {run.poison for run in runs}:
+        parts = {part for r in runs if r.poison == poison for part in [r.defense]}
+        for name, count in PURIFY.items():
+            total += IMAGES * count * predict * sum(name in part.split("+") for part in parts)
+    sampling = preset.sampling
+    images = len(sampling.texts()) * sampling.images_per_prompt
+    for run in runs:
+        training = training_of(preset.training, run.method, KINDS[model])
+        step = BACKWARD + WEIGHTS * (training.method != "ti")
+        prior = 2 if training.method == "custom-diffusion" else 1  # as many images of the class
+        total += (
+            prior * step * predict * training.steps * training.batch_size * training.accumulation
+        )
+        total += images * (2 * sampling.steps * predict + decode)
+    return total
+
+
+def _hours(count: float, card: str) -> str:
+    hours = count / SUSTAINED[card] / 3600
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}"
+
+
+def main() -> None:
+    """Prints one line a table, and the sums."""
+    counted = {model: passes(model) for model in SIDES}
+    seen: set[tuple[str, Run]] = set()
+    print("| Table | Runs | 24 GB, h | 80 GB, h | 8 x 80 GB, h | Disk, GB |")
+    print("|---|---|---|---|---|---|")
+    totals = dict.fromkeys(CONCEPTS, 0.0)
+    for name, entry in PAPER.items():
+        grid = entry.build(Scope(entry.model, ("any",), (0,)))
+        dataset = published(grid.table or 0).dataset
+        fresh = {run for run in grid if (dataset, run) not in seen}
+        seen |= {(dataset, run) for run in fresh}
+        count = CONCEPTS[dataset]
+        if not fresh:
+            print(f"| {name} | none left | 0 | 0 | 0 | 0 |")
+            continue
+        total = count * operations(fresh, entry.model, counted[entry.model])
+        totals[dataset] += total
+        size = len(fresh) * count * 25 * 1.5 * SIDES[entry.model] ** 2 / 1e9
+        eight = total / CARDS / SHARED
+        print(
+            f"| {name} | {len(fresh) * count:,} | {_hours(total, '24 GB')} | "
+            f"{_hours(total, '80 GB')} | {_hours(eight, '80 GB')} | {size:.1f} |"
+        )
+    for dataset, total in totals.items():
+        hours = [_hours(total, card) for card in SUSTAINED]
+        eight = total / CARDS / SHARED
+        print(f"{dataset}: {hours[0]} h, {hours[1]} h, {_hours(eight, '80 GB')} h")
+
+
+if __name__ == "__main__":
+    main()
