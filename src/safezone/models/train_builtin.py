@@ -3,8 +3,8 @@
 Every stage resumes from its last checkpoint below ``--work`` and is skipped when it is done;
 ``export`` writes the pipeline's folder, ``encoders`` and ``pixel`` those of the scoring networks
 and of the purifiers' model, ``v`` and ``rf`` those of the twins that predict velocity and rectified
-flow, trained from the pipeline that ``export`` wrote. Settings are in ``Recipe``; what the result is worth is told by
-``python -m safezone.models.training.quality``.
+flow, trained from the pipeline that ``export`` wrote. Settings are in ``Recipe``; what the result
+is worth is told by ``python -m safezone.models.training.quality``.
 """
 
 import argparse
