@@ -49,7 +49,8 @@ def load_model(
     asked of the hub (through its cache). ``device``: CUDA where
     there is one, else the CPU. ``dtype``: of the weights in memory, whatever is on the disk;
     float16 is not valid on the CPU nor for poisons (sign gradients underflow). Only safetensors
-    are read, and an autoencoder that overflows in half precision stays in single. Raises UserError for a folder, name or file that cannot be opened.
+    are read, and an autoencoder that overflows in half precision stays in single. Raises
+    UserError for a folder, name or file that cannot be opened.
     """
     chosen = pick_device(device)
     path = Path(name_or_folder).expanduser()
@@ -139,7 +140,7 @@ def fetch_folder(name: str) -> Path:
 
 
 def _check_parts(folder: Path) -> Mapping[str, Any]:
-    """The index; UserError unless ``folder`` is a text-to-image pipeline with CLIP text encoders."""
+    """The index; UserError unless it is a text-to-image pipeline with CLIP text encoders."""
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{folder} is not a diffusers folder: it has no model_index.json")
     index = read_config(folder / "model_index.json")

@@ -1,6 +1,7 @@
 """Checkpoints in one file, in the names of the original Stable Diffusion code."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -40,7 +41,7 @@ def load_single_file(path: Path, device: torch.device, dtype: torch.dtype) -> Mo
     from safezone.models.xl import StableDiffusionXL
 
     beside = path.with_suffix("")
-    options = {"config": str(beside)} if beside.is_dir() else {}
+    options: dict[str, Any] = {"config": str(beside)} if beside.is_dir() else {}
     if not xl:  # a safety checker is no part of the model
         options |= {"safety_checker": None}
     kind = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
