@@ -10,9 +10,10 @@ import torch
 from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.experiments.lab import Lab
-from safezone.experiments.settings import Cells, Poisoning, Sampling, Settings, Training
+from safezone.experiments.settings import Cells, Poisoning, Sampling, Settings
+from safezone.experiments.training import Training
 from safezone.experiments.workspace import weights_key
-from safezone.figures import trajectory
+from safezone.figures import cache, trajectory
 from safezone.figures.bench import UNSCORED, Bench, Scope
 from safezone.figures.cache import Cache, tensor_key
 from safezone.figures.curves import Panel, Series, draw_panels
@@ -52,7 +53,7 @@ def test_a_killed_training_goes_on_to_the_same_marks(
 
     whole = make_bench("whole")
     expected = trajectories(whole, cells(whole))
-    write = trajectory.write_arrays
+    write = cache.write_arrays
 
     def killed_at(step: int) -> Callable[[Path, Mapping[str, torch.Tensor]], None]:
         def writing(place: Path, arrays: Mapping[str, torch.Tensor]) -> None:
