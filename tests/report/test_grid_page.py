@@ -13,11 +13,10 @@ from safezone.report.grid_page import (
     Strip,
     render_grid_page,
     tables,
-    thumbnail,
-    training_pictures,
     write_grid_page,
 )
 from safezone.report.published import AVERAGE, published, same_runs
+from safezone.report.thumbnails import thumbnail, training_pictures
 from safezone.scores import Row
 
 POISONS = ("clean", "adm+", "ea")

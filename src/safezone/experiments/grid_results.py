@@ -27,12 +27,11 @@ from safezone.report.grid_page import (
     Section,
     Strip,
     tables,
-    thumbnail,
-    training_pictures,
     write_grid_page,
 )
 from safezone.report.published import Published, same_runs
 from safezone.report.tables import metric_of, settings_of, write_table
+from safezone.report.thumbnails import thumbnail, training_pictures
 from safezone.scores.rows import CLEAN, NOMINAL, Row, read_rows, write_rows, write_text
 
 COMPARISONS: Final = "comparisons.csv"
