@@ -162,7 +162,7 @@ def section(folder: Path, pictures: int = PICTURES) -> Section:
     scored = [row for row in rows if not row.reason]
     told = index.get("duration")
     return Section(
-        name=str(index.get("grid")),
+        name=folder.resolve().name,
         title=str(index.get("title")),
         rows=rows,
         metric=str(index.get("metric")),

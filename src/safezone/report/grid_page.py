@@ -3,6 +3,7 @@
 import base64
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,8 +35,8 @@ from safezone.report.tables import (
 )
 from safezone.scores.rows import Row, write_text
 
-PICTURES: Final = 2400
-"""About how many generated images a page holds: some 6 MB."""
+PICTURES: Final = 4000
+"""About how many generated images a page holds: some 5 MB of the built-in model's."""
 _WIDEST: Final = 12
 """A table with more columns is turned: settings below each other, poisons beside each other."""
 
@@ -192,6 +193,14 @@ def _difference_text(found: Comparison, decimals: int) -> str:
     return f"{mean}{spread}, Holm p {found.p_holm:.2g}: {verdict}"
 
 
+def _cell_command(command: str, poison: str, defense: str) -> str:
+    """The command of one cell; of a column that is a variant of the training, the whole grid's."""
+    if not command or "=" in defense:
+        return command
+    parts = ["--only", poison, "--only", defense, "--name", f"{poison},{defense}"]
+    return f"{command} {shlex.join(parts)}"
+
+
 def _cell_data(section: Section, table: ScoreTable) -> dict[Cell, dict[str, Any]]:
     """What a click on each cell of the table shows, as JSON values."""
     decimals = metric_of(table.metric).decimals
@@ -251,6 +260,7 @@ def render_grid_page(title: str, sections: Sequence[Section], versions: Mapping[
             parts.append((_shown(section, table, prefix), _cases(section, table)))
             for (poison, defense), cell in _cell_data(section, table).items():
                 cell["section"] = index
+                cell["command"] = _cell_command(section.command, poison, defense)
                 cells[f"{prefix}|{poison}|{defense}"] = cell
         for (poison, defense), found in section.strips.items():
             strips[f"{index}|{poison}|{defense}"] = {
@@ -262,7 +272,6 @@ def render_grid_page(title: str, sections: Sequence[Section], versions: Mapping[
         "cells": cells,
         "strips": strips,
         "pictures": list(pool),
-        "commands": [section.command for section in sections],
     }
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     context = {
