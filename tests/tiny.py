@@ -10,11 +10,17 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UNet2DConditionModel,
     UNet2DModel,
 )
 from tokenizers import pre_tokenizers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
 
 START, END = "<|startoftext|>", "<|endoftext|>"
 # Longest first, so that the merges of "at" do not break "cat": every word is one token.
@@ -65,12 +71,18 @@ def write_tokenizer(folder: Path, length: int) -> CLIPTokenizer:
 
 
 def tiny_pipeline(
-    folder: Path, *, prediction_type: str = "epsilon", length: int = 77, seed: int = 0
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    length: int = 77,
+    seed: int = 0,
+    linear: bool = False,
 ) -> StableDiffusionPipeline:
     """Random components, 64 x 64 pixels, f = 8, 4 latent channels, token vectors of width 32.
 
     ``prediction_type``: "epsilon", "v_prediction", or "flow_prediction" for a flow-matching
-    scheduler. ``folder`` receives the tokenizer's files.
+    scheduler. ``folder`` receives the tokenizer's files. ``linear``: the attention's projections
+    are linear layers and heads have a width, as in SD 2.x.
     """
     tokenizer = write_tokenizer(folder / "tokenizer", length)
     with torch.random.fork_rng(devices=[]):
@@ -93,7 +105,8 @@ def tiny_pipeline(
             down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
             up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
             cross_attention_dim=32,
-            attention_head_dim=2,
+            attention_head_dim=2 if not linear else (2, 4),
+            use_linear_projection=linear,
             norm_num_groups=8,
         )
         text_encoder = CLIPTextModel(
@@ -136,10 +149,58 @@ def tiny_pipeline(
 
 
 def write_tiny_folder(
-    folder: Path, *, prediction_type: str = "epsilon", length: int = 77, seed: int = 0
+    folder: Path,
+    *,
+    prediction_type: str = "epsilon",
+    length: int = 77,
+    seed: int = 0,
+    linear: bool = False,
 ) -> Path:
     """Writes ``tiny_pipeline`` as safetensors and returns ``folder``."""
-    pipeline = tiny_pipeline(folder, prediction_type=prediction_type, length=length, seed=seed)
+    pipeline = tiny_pipeline(
+        folder, prediction_type=prediction_type, length=length, seed=seed, linear=linear
+    )
+    pipeline.save_pretrained(folder, safe_serialization=True)
+    return folder
+
+
+def write_tiny_xl_folder(folder: Path, seed: int = 2) -> Path:
+    """SDXL's architecture, small: token vectors of width 32 + 48, a pooled embedding, time ids."""
+    base = tiny_pipeline(folder, seed=seed)
+    write_tokenizer(folder / "tokenizer_2", 77)
+    tokenizer_2 = CLIPTokenizer.from_pretrained(folder / "tokenizer_2", pad_token="a</w>")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        unet = UNet2DConditionModel(
+            sample_size=8,
+            block_out_channels=(16, 32),
+            layers_per_block=1,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2),
+            cross_attention_dim=32 + 48,
+            attention_head_dim=(2, 4),
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=48 + 6 * 8,
+            norm_num_groups=8,
+        )
+        config = CLIPTextConfig(
+            **{**base.text_encoder.config.to_dict(), "hidden_size": 48, "projection_dim": 48}
+        )
+        text_encoder_2 = CLIPTextModelWithProjection(config)
+    pipeline = StableDiffusionXLPipeline(
+        vae=base.vae,
+        text_encoder=base.text_encoder,
+        text_encoder_2=text_encoder_2,
+        tokenizer=base.tokenizer,
+        tokenizer_2=tokenizer_2,
+        unet=unet,
+        scheduler=base.scheduler,
+        force_zeros_for_empty_prompt=True,
+        add_watermarker=False,
+    )
     pipeline.save_pretrained(folder, safe_serialization=True)
     return folder
 

@@ -18,6 +18,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "poison": "protect the images of a folder",
     "mask": "check the masks of a folder's images, or make them",
     "personalize": "learn the objects of folders, with any defenses, in one pass",
+    "export": "write what was learned for ComfyUI, AUTOMATIC1111, kohya's scripts or diffusers",
     "generate": "make images of what was learned",
     "score": "compare generated images with the clean ones",
     "report": "one page with pictures, scores and what they mean",

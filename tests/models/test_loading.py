@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from safezone.errors import UserError
@@ -44,9 +45,13 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "no index": (lambda f: (f / "model_index.json").unlink(), "no model_index.json"),
     "bad index": (lambda f: (f / "model_index.json").write_text("{"), "not valid JSON"),
     "index is a list": (lambda f: (f / "model_index.json").write_text("[]"), "JSON object"),
-    "two encoders": (
-        lambda f: edit_json(f / "model_index.json", text_encoder_2=["transformers", "X"]),
+    "three encoders": (
+        lambda f: edit_json(f / "model_index.json", text_encoder_3=["transformers", "X"]),
         "only pipelines like Stable Diffusion",
+    ),
+    "no second encoder": (
+        lambda f: edit_json(f / "model_index.json", text_encoder_2=["transformers", "X"]),
+        "no text_encoder_2 folder",
     ),
     "no unet": (lambda f: shutil.rmtree(f / "unet"), "no unet folder"),
     "no scheduler file": (
@@ -104,10 +109,40 @@ def test_unknown_names(name: str | Path, sentence: str) -> None:
         load_model(name)
 
 
-def test_a_single_file_is_told_to_be_converted(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"x")
-    with pytest.raises(UserError, match="single file"):
+@pytest.mark.parametrize(
+    ("name", "words"), [("model.safetensors", "no safetensors"), ("model.ckpt", "can run code")]
+)
+def test_a_single_file_that_is_no_checkpoint(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=words):
+        load_model(tmp_path / name)
+
+
+def test_a_single_file_without_its_configurations_is_told_what_it_needs(tmp_path: Path) -> None:
+    save_file({"model.diffusion_model.x": torch.zeros(2)}, tmp_path / "model.safetensors")
+    with pytest.raises(UserError, match=r"configurations and the tokenizer .* into .*/model"):
         load_model(tmp_path / "model.safetensors")
+
+
+def test_a_single_file_with_its_configurations_opens(
+    tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The conversion of names is diffusers' own; here it is a pipeline opened from a folder."""
+    file = tmp_path / "toy.safetensors"
+    save_file({"model.diffusion_model.x": torch.zeros(2)}, file)
+    shutil.copytree(tiny_model_folder, tmp_path / "toy")
+    told: dict[str, object] = {}
+
+    def convert(path: str, **options: object) -> StableDiffusionPipeline:
+        told.update(options, path=path)
+        return StableDiffusionPipeline.from_pretrained(options["config"], safety_checker=None)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", convert)
+    model, folder = load_model(file), load_model(tiny_model_folder)
+    assert (told["path"], told["config"]) == (str(file), str(tmp_path / "toy"))
+    assert (model.name, model.folder) == ("toy", file)
+    assert type(model.process) is type(folder.process)
+    assert torch.equal(model.word_vectors("cat"), folder.word_vectors("cat"))
 
 
 @pytest.mark.parametrize("device", ["no-device", "cuda:99"])

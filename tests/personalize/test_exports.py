@@ -117,8 +117,8 @@ def header_only(path: Path) -> None:
         (header_only, "not a safetensors file"),
         (lambda path: save_file({"a": torch.ones(2), "b": torch.ones(2)}, path), "2 tensors"),
         (
-            lambda path: save_file({"clip_l": torch.ones(1, 2), "clip_g": torch.ones(1, 3)}, path),
-            "SDXL",
+            lambda path: save_file({"clip_l": torch.ones(1, 2), "clip_g": torch.ones(2, 3)}, path),
+            "unequal numbers",
         ),
         (lambda path: save_file({"a": torch.ones(2, 2, 2)}, path), r"\[vectors, width\]"),
         (lambda path: save_file({"a": torch.ones(2, dtype=torch.int64)}, path), "int64"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -11,11 +12,6 @@ from safezone.commands.console import Answer, Flat, Machine, parse, progress, re
 from safezone.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from safezone.concepts import Concept
-    from safezone.figures.cache import Cache
-    from safezone.models import Model
     from safezone.personalize import Adapter
 
 DESCRIPTION: Final = """\
@@ -64,8 +60,10 @@ def run(options: Options) -> Answer:
     from safezone.analysis.timesteps import timestep_grid
     from safezone.commands.opening import open_model, require_out_folder
     from safezone.concepts import load_concept
+    from safezone.experiments.workspace import weights_key
     from safezone.figures.bands import closed_form, expanded_drawing, gradient_drawing
-    from safezone.figures.cache import Cache
+    from safezone.figures.cache import Cache, tensor_key
+    from safezone.figures.folder_timesteps import folder_statistics
     from safezone.figures.style import save
     from safezone.models.base import Posterior
 
@@ -76,13 +74,29 @@ def run(options: Options) -> Answer:
     adapter = _adapter(options)
     model = open_model(options.model, options.machine)
     timesteps = timestep_grid(model.process.steps, options.timesteps)
+    model_key = weights_key(model)
+    vectors = None if adapter is None else tensor_key(adapter.vectors)
     cache = Cache(options.out / "work" / "analysis")
     found = {}
     for folder in options.folders:
         concept = load_concept(folder, model.image_size)
         name = folder.resolve().name
         label = name if name not in found else str(folder)
-        found[label] = _arrays(options, model, concept, adapter, timesteps, cache)
+        key = (model_key, concept.content_key(), options.prompt, vectors, timesteps.tolist())
+        found[label] = cache.arrays(
+            cache.place("timesteps", *key, options.draws, options.seed),
+            partial(
+                folder_statistics,
+                model,
+                concept,
+                options.prompt,
+                adapter,
+                timesteps,
+                draws=options.draws,
+                seed=options.seed,
+                progress=progress(),
+            ),
+        )
     theory = {
         name: closed_form(measured(Posterior(each["mean"], each["std"])), model.process, timesteps)
         for name, each in found.items()
@@ -125,57 +139,3 @@ def _adapter(options: Options) -> "Adapter | None":
             f"of {options.embedding}; write it into --prompt"
         )
     return adapter
-
-
-def _arrays(
-    options: Options,
-    model: "Model",
-    concept: "Concept",
-    adapter: "Adapter | None",
-    timesteps: "Tensor",
-    cache: "Cache",
-) -> "dict[str, Tensor]":
-    """``loss``, ``prediction_norm`` and with an adapter ``gradient``, [images x draws, t]."""
-    import torch
-    from tqdm.auto import tqdm
-
-    from safezone.analysis.latents import posterior_of
-    from safezone.analysis.timesteps import embedding_gradients, noise_statistics
-    from safezone.experiments.workspace import weights_key
-    from safezone.figures.cache import tensor_key
-
-    def compute() -> dict[str, Tensor]:
-        posterior = posterior_of(model, concept.images)
-        prompts = [options.prompt] * len(concept.images)
-        if adapter is None:
-            tokens, vectors = model.tokenize(prompts), None
-        else:
-            vectors = adapter.vectors.to(model.device)
-            tokens = model.tokenize(prompts, adapter.placeholder, len(vectors))
-        given = None if vectors is None else vectors.expand(len(prompts), -1, -1)
-        with torch.no_grad():
-            conditioning = model.embed_text(tokens, given)
-        parts: dict[str, list[Tensor]] = {}
-        for k in tqdm(range(options.draws), desc="noises", disable=not progress()):
-            names = [f"{name}/{k}" for name in concept.image_names]
-            measured = noise_statistics(
-                model, posterior, conditioning, timesteps, names, seed=options.seed
-            )
-            if vectors is not None:
-                measured["gradient"] = embedding_gradients(
-                    model, posterior, tokens, vectors, timesteps, names, seed=options.seed
-                )
-            for name, values in measured.items():
-                parts.setdefault(name, []).append(values)
-        joined = {name: torch.cat(values) for name, values in parts.items()}
-        return {**joined, "mean": posterior.mean, "std": posterior.std}
-
-    key = (
-        weights_key(model),
-        concept.content_key(),
-        options.prompt,
-        None if adapter is None else tensor_key(adapter.vectors),
-        timesteps.tolist(),
-    )
-    place = cache.place("timesteps", *key, options.draws, options.seed)
-    return cache.arrays(place, compute)

@@ -61,7 +61,7 @@ def run(options: Options) -> Answer:
     from safezone.experiments.outputs import MINI_LIMITS
     from safezone.experiments.stages import generate_stage
 
-    files = _files(options.embeddings)
+    files = adapter_files(options.embeddings)
     prompts = options.sampling.texts()
     if options.out is not None:
         require_out_folder(options.out)
@@ -82,8 +82,8 @@ def run(options: Options) -> Answer:
     return Answer(data, "\n".join(lines), status=1 if failed else 0)
 
 
-def _files(given: Sequence[Path]) -> dict[Path, Path]:
-    """Every embedding file, with its place below what was given."""
+def adapter_files(given: Sequence[Path]) -> dict[Path, Path]:
+    """Every file of an adapter, with its place below what was given."""
     from safezone.personalize import ADAPTER_FILES
 
     files: dict[Path, Path] = {}

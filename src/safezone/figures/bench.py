@@ -86,6 +86,12 @@ class Bench:
     def concepts(self) -> list[Concept]:
         return list(self.lab.concepts.values())
 
+    @property
+    def concept_count(self) -> str:
+        """As in a title: 1 concept, 10 concepts."""
+        count = len(self.concepts)
+        return f"{count} concept{'s' * (count != 1)}"
+
     def run(self, concept: Concept, data: str, defense: str = NOMINAL) -> Run:
         name = self.lab.model.name
         return Run(concept.name, data, defense, TEXTUAL_INVERSION, name, self.scope.seed)

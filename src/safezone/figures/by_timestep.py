@@ -171,7 +171,7 @@ def _gradients(
 def _gradient_count(bench: Bench) -> str:
     concepts = bench.concepts
     each = sum(len(c.images) for c in concepts) * bench.scope.draws / len(concepts)
-    return f"{len(concepts)} concepts, n = {each:.0f} losses a concept and timestep"
+    return f"{bench.concept_count}, n = {each:.0f} losses a concept and timestep"
 
 
 def gradients(bench: Bench) -> Drawing:

@@ -34,7 +34,7 @@ def dataset(bench: Bench) -> Drawing:
     tiles += [None] * (-len(tiles) % columns)
     rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
     count = sum(len(c.images) for c in concepts)
-    title = f"{len(concepts)} concepts, {count} images; the first of each"
+    title = f"{bench.concept_count}, {count} images; the first of each"
     figure = draw_tiles(title, rows, [""] * len(rows), [""] * columns, side=1.2)
     return Drawing(
         figure, {c.name: {"class_word": c.class_word, "images": len(c.images)} for c in concepts}
@@ -148,7 +148,7 @@ def plane(bench: Bench, *own: str) -> Drawing:
         if len(bench.concepts) > 1:
             intervals[name] = (similarity.low, similarity.high, clip.low, clip.high)
     title = (
-        f"Mean over {', '.join(poisons)}; {len(bench.concepts)} concepts, one seed, 95% intervals "
+        f"Mean over {', '.join(poisons)}; {bench.concept_count}, one seed, 95% intervals "
         f"over concepts, {bench.model.name}"
     )
     figure = draw_plane(

@@ -61,7 +61,7 @@ def losses_in_and_out(bench: Bench, *own: str) -> Drawing:
     return region_drawing(
         {d: {name: torch.stack(v) for name, v in parts.items()} for d, parts in values.items()},
         torch.tensor(next(iter(found.values())).steps),
-        n=f"{len(bench.concepts)} concepts, {len(timesteps)} timesteps, {defense} training, "
+        n=f"{bench.concept_count}, {len(timesteps)} timesteps, {defense} training, "
         f"{bench.model.name}",
     )
 

@@ -195,7 +195,7 @@ def ratios(bench: Bench, *own: str) -> Drawing:
     area = float(torch.cat([bench.masks(c).mean(dim=(1, 2)) for c in bench.concepts]).mean())
     title = (
         f"Share of the learned word's sensitivity inside the object: mean over "
-        f"{len(bench.concepts)} concepts ± standard error, K = {bench.scope.rows} rows, "
+        f"{bench.concept_count} ± standard error, K = {bench.scope.rows} rows, "
         f"t = {', '.join(str(int(t)) for t in times)}; the object's area is {area:.2f}"
     )
     figure = draw_panels(title, [row], share_y=True, width=3.6, height=3)

@@ -17,7 +17,7 @@ AFTER: Final = f"JPEG {QUALITY}"
 
 def _count(bench: Bench) -> str:
     images = sum(len(concept.images) for concept in bench.concepts)
-    return f"n = {images} images of {len(bench.concepts)} concepts, {bench.model.name}"
+    return f"n = {images} images of {bench.concept_count}, {bench.model.name}"
 
 
 def histograms(bench: Bench, *own: str) -> Drawing:

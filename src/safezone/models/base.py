@@ -84,8 +84,8 @@ class Model(Protocol):
     factor: int
     """Pixels per latent cell along one side (8 for Stable Diffusion)."""
     latent_channels: int
-    embedding_width: int
-    """Width of one token vector."""
+    embedding_widths: tuple[int, ...]
+    """Width of one token vector in each text encoder's lookup: one, or two for SDXL."""
     layers: Mapping[str, tuple[int, int]]
     """(outputs, inputs) of the layers that changes may name, such as
     ``unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k`` or
@@ -93,6 +93,11 @@ class Model(Protocol):
     device: torch.device
     folder: Path | str
     """Where it was loaded from (a diffusers folder or a hub name)."""
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of one token vector, of all text encoders together."""
+        ...
 
     def encode(self, images: Images) -> Posterior:
         """The posterior over scaled latents; differentiable in ``images``."""

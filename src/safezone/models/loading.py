@@ -19,6 +19,8 @@ WEIGHTS: Final = {
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
+XL_PARTS: Final = (*PARTS, "text_encoder_2", "tokenizer_2")
+XL_WEIGHTS: Final = {**WEIGHTS, "text_encoder_2": "model"}
 # Full-precision safetensors, whole or in shards, and the small text files beside them.
 HUB_FILES: Final = (
     "model_index.json",
@@ -27,10 +29,11 @@ HUB_FILES: Final = (
     "image_noising_scheduler/*.json",
     "low_res_scheduler/*.json",
     "tokenizer/*",
-    *(f"{part}/config.json" for part in WEIGHTS),
-    *(f"{part}/{stem}.safetensors" for part, stem in WEIGHTS.items()),
-    *(f"{part}/{stem}-?????-of-?????.safetensors" for part, stem in WEIGHTS.items()),
-    *(f"{part}/{stem}.safetensors.index.json" for part, stem in WEIGHTS.items()),
+    "tokenizer_2/*",
+    *(f"{part}/config.json" for part in XL_WEIGHTS),
+    *(f"{part}/{stem}.safetensors" for part, stem in XL_WEIGHTS.items()),
+    *(f"{part}/{stem}-?????-of-?????.safetensors" for part, stem in XL_WEIGHTS.items()),
+    *(f"{part}/{stem}.safetensors.index.json" for part, stem in XL_WEIGHTS.items()),
 )
 
 
@@ -39,42 +42,65 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Model:
-    """Opens a Stable Diffusion 1.x or 2.x like model: built-in name, diffusers folder or hub name.
+    """Opens a Stable Diffusion 1.x, 2.x or XL like model: built-in name, folder, file or hub name.
 
-    A built-in name (``"mini"``) comes first, then an existing folder, and only a string
-    "owner/name" that is no folder is asked of the hub (through its cache). ``device``: CUDA where
+    A built-in name (``"mini"``) comes first, then an existing diffusers folder or single-file
+    checkpoint (``safezone.models.single_file``), and only a string "owner/name" that is neither is
+    asked of the hub (through its cache). ``device``: CUDA where
     there is one, else the CPU. ``dtype``: of the weights in memory, whatever is on the disk;
     float16 is not valid on the CPU nor for poisons (sign gradients underflow). Only safetensors
-    are read. Raises UserError for a folder, name or file that cannot be opened.
+    are read, and an autoencoder that overflows in half precision stays in single. Raises
+    UserError for a folder, name or file that cannot be opened.
     """
-    name, source, folder = _find(name_or_folder)
-    _check_parts(folder)
     chosen = pick_device(device)
+    path = Path(name_or_folder).expanduser()
+    if path.is_file():
+        from safezone.models.single_file import load_single_file
+
+        return load_single_file(path, chosen, dtype)
+    name, source, folder = _find(name_or_folder)
+    index = _check_parts(folder)
     # Imported here because it takes seconds, and a wrong name should be told at once.
     from diffusers import AutoencoderKL, UNet2DConditionModel
-    from transformers import CLIPTextModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     from safezone.models.schedulers import process_of
     from safezone.models.stable import StableDiffusion
+    from safezone.models.xl import StableDiffusionXL
 
     scheduler_config = read_config(folder / "scheduler" / "scheduler_config.json")
+    vae_config = read_config(folder / "vae" / "config.json")
     process = process_of(scheduler_config)
     with quiet():
-        unet = read_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
-        vae = read_part(AutoencoderKL, folder, "vae", torch_dtype=dtype)
         text_encoder = read_part(CLIPTextModel, folder, "text_encoder", dtype=dtype)
-        tokenizer = _read_tokenizer(folder, text_encoder.config.vocab_size)
-    return StableDiffusion(
-        name=name,
-        folder=source,
-        unet=unet,
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        process=process,
-        scheduler_config=scheduler_config,
-        device=chosen,
-    )
+        parts = {
+            "name": name,
+            "folder": source,
+            "unet": read_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype),
+            "vae": read_part(
+                AutoencoderKL, folder, "vae", torch_dtype=vae_dtype(vae_config, dtype)
+            ),
+            "text_encoder": text_encoder,
+            "tokenizer": _read_tokenizer(folder, "tokenizer", text_encoder.config.vocab_size),
+            "process": process,
+            "scheduler_config": scheduler_config,
+            "device": chosen,
+        }
+        if "text_encoder_2" not in index:
+            return StableDiffusion(**parts)
+        second = read_part(CLIPTextModelWithProjection, folder, "text_encoder_2", dtype=dtype)
+        return StableDiffusionXL(
+            text_encoder_2=second,
+            tokenizer_2=_read_tokenizer(folder, "tokenizer_2", second.config.vocab_size),
+            zero_empty=bool(index.get("force_zeros_for_empty_prompt", False)),
+            **parts,
+        )
+
+
+def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """The autoencoder's type: SDXL's overflows in float16, as its configuration says."""
+    overflows = dtype == torch.float16 and config.get("force_upcast", True)
+    return torch.float32 if overflows else dtype
 
 
 def _find(name_or_folder: str | Path) -> tuple[str, Path | str, Path]:
@@ -85,16 +111,11 @@ def _find(name_or_folder: str | Path) -> tuple[str, Path | str, Path]:
         return name_or_folder, folder, folder
     if path.is_dir():
         return path.resolve().name, path, path
-    if path.is_file():
-        raise UserError(
-            f"{path} is a single file; convert it to a diffusers folder "
-            "(StableDiffusionPipeline.from_single_file, then save_pretrained)"
-        )
     if isinstance(name_or_folder, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name_or_folder):
         return name_or_folder, name_or_folder, fetch_folder(name_or_folder)
     raise UserError(
         f"there is no model folder {str(name_or_folder)!r}; give a diffusers folder, "
-        f"a hub name owner/name, or a built-in model ({', '.join(BUILTIN)})"
+        f"a checkpoint file, a hub name owner/name, or a built-in model ({', '.join(BUILTIN)})"
     )
 
 
@@ -118,20 +139,21 @@ def fetch_folder(name: str) -> Path:
         ) from error
 
 
-def _check_parts(folder: Path) -> None:
-    """Raises UserError unless ``folder`` is a text-to-image pipeline with one CLIP text encoder."""
+def _check_parts(folder: Path) -> Mapping[str, Any]:
+    """The index; UserError unless it is a text-to-image pipeline with CLIP text encoders."""
     if not (folder / "model_index.json").is_file():
         raise UserError(f"{folder} is not a diffusers folder: it has no model_index.json")
     index = read_config(folder / "model_index.json")
-    if "text_encoder_2" in index or "transformer" in index:
+    if "text_encoder_3" in index or "transformer" in index:
         raise UserError(
             f"{folder} holds a {index.get('_class_name')}; "
-            "only pipelines like Stable Diffusion 1.x and 2.x are supported"
+            "only pipelines like Stable Diffusion 1.x, 2.x and XL are supported"
         )
-    for part in PARTS:
+    xl = "text_encoder_2" in index
+    for part in XL_PARTS if xl else PARTS:
         if part not in index or not (folder / part).is_dir():
             raise UserError(f"{folder} is incomplete: it has no {part} folder")
-    for part, stem in WEIGHTS.items():
+    for part, stem in (XL_WEIGHTS if xl else WEIGHTS).items():
         if not any((folder / part).glob(f"{stem}*.safetensors")):
             if any((folder / part).glob("*.bin")):
                 raise UserError(
@@ -146,6 +168,7 @@ def _check_parts(folder: Path) -> None:
             f"{config.get('out_channels', 4)}: an inpainting or depth model; "
             "use a text-to-image model"
         )
+    return index
 
 
 def read_config(file: Path) -> Mapping[str, Any]:
@@ -179,22 +202,22 @@ def read_part(kind: Any, folder: Path, part: str, **options: Any) -> Any:
     return module
 
 
-def _read_tokenizer(folder: Path, vocabulary: int) -> Any:
+def _read_tokenizer(folder: Path, part: str, vocabulary: int) -> Any:
     """The CLIP tokenizer; one without its vocabulary files loads silently with a few tokens."""
     from transformers import CLIPTokenizer
 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(
-            str(folder), subfolder="tokenizer", local_files_only=True
+            str(folder), subfolder=part, local_files_only=True
         )
     except Exception as error:  # as above
         raise UserError(
-            f"{folder / 'tokenizer'} cannot be opened as a CLIP tokenizer: "
+            f"{folder / part} cannot be opened as a CLIP tokenizer: "
             "it needs vocab.json and merges.txt"
         ) from error
     if not 256 <= len(tokenizer) <= vocabulary:
         raise UserError(
-            f"{folder / 'tokenizer'} has {len(tokenizer)} tokens and the text encoder "
+            f"{folder / part} has {len(tokenizer)} tokens and the text encoder "
             f"{vocabulary}: they do not belong together or files are missing"
         )
     return tokenizer

@@ -8,6 +8,7 @@ from safezone.personalize.adapters import Adapter
 from safezone.personalize.custom_diffusion import CustomDiffusion
 from safezone.personalize.embedding_files import check_placeholder
 from safezone.personalize.engine import fit
+from safezone.personalize.exports import FORMATS, export_adapter, load_into_pipeline
 from safezone.personalize.files import (
     ADAPTER_FILES,
     load_adapter,
@@ -29,6 +30,7 @@ METHODS: Final[Mapping[str, type[Personalization]]] = MappingProxyType(
 
 __all__ = [
     "ADAPTER_FILES",
+    "FORMATS",
     "METHODS",
     "Adapter",
     "CustomDiffusion",
@@ -37,9 +39,11 @@ __all__ = [
     "TextualInversion",
     "TrainingRun",
     "check_placeholder",
+    "export_adapter",
     "fit",
     "load_adapter",
     "load_embedding",
+    "load_into_pipeline",
     "read_adapter",
     "save_adapter",
     "save_embedding",

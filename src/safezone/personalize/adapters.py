@@ -22,7 +22,8 @@ class Adapter:
     values telling how the adapter was made; of a failed run it holds ``failed_at``, the step that
     became NaN, and the values are the last finite ones. ``deltas``: by the names in
     ``Model.layers``. ``trigger``: the words that stand for the concept in a prompt, the
-    placeholder where there are vectors; empty: just the placeholder.
+    placeholder where there are vectors; empty: just the placeholder. ``widths``: of the vectors'
+    parts, one for each text encoder of SDXL; empty: they are of one.
     """
 
     vectors: Float[Tensor, "n width"]
@@ -31,6 +32,7 @@ class Adapter:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     deltas: Mapping[str, Delta] = field(default_factory=lambda: MappingProxyType({}))
     trigger: str = ""
+    widths: tuple[int, ...] = ()
 
     @property
     def failed(self) -> bool:

@@ -12,6 +12,7 @@ from safezone.models.base import Model
 from safezone.personalize.adapters import Adapter
 
 _A1111_KEY = "emb_params"
+_XL_KEYS = ("clip_l", "clip_g")
 
 
 def check_placeholder(model: Model, placeholder: str) -> None:
@@ -35,30 +36,42 @@ def check_placeholder(model: Model, placeholder: str) -> None:
 
 
 def embedding_tensors(adapter: Adapter) -> dict[str, Tensor]:
-    """One key, the placeholder, holding float32 [n, width].
+    """One key, the placeholder, holding [n, width]; for SDXL ``clip_l`` and ``clip_g``.
 
     This is what diffusers' ``load_textual_inversion``, AUTOMATIC1111, ComfyUI and kohya's scripts
-    read for Stable Diffusion 1.x and 2.x.
+    read for Stable Diffusion 1.x and 2.x, and all but the first for SDXL.
     """
+    if len(adapter.widths) > 1:
+        parts = adapter.vectors.split(adapter.widths, dim=1)
+        return dict(zip(_XL_KEYS, parts, strict=True))
     return {adapter.placeholder: adapter.vectors}
 
 
-def read_vectors(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, Tensor]:
-    """The placeholder and its vectors, float32 [n, width].
+def read_vectors(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, Tensor, tuple[int, ...]]:
+    """The placeholder, its vectors, float32 [n, width], and the widths of their parts, if several.
 
-    The file holds one tensor, [n, width] or [width], under the placeholder; under
-    AUTOMATIC1111's key ``emb_params`` the placeholder is the file's name in angle brackets.
-    Raises UserError when it holds anything else.
+    The file holds one tensor, [n, width] or [width], under the placeholder, or SDXL's ``clip_l``
+    and ``clip_g``. Under these and under AUTOMATIC1111's key ``emb_params`` the placeholder is the
+    file's name in angle brackets. Raises UserError when it holds anything else.
     """
+    if set(_XL_KEYS) == set(tensors):
+        parts = [_vectors(tensors[key], path) for key in _XL_KEYS]
+        if len(parts[0]) != len(parts[1]):
+            raise UserError(f"{path} has unequal numbers of vectors; export the embedding again.")
+        widths = tuple(part.shape[1] for part in parts)
+        return f"<{path.stem}>", torch.cat(parts, dim=1), widths
     if _A1111_KEY in tensors:
         tensors = {f"<{path.stem}>": tensors[_A1111_KEY]}
-    if {"clip_l", "clip_g"} <= tensors.keys():
-        raise UserError(f"{path} is an SDXL embedding; give one for Stable Diffusion 1.x or 2.x.")
     if len(tensors) != 1:
         raise UserError(
             f"{path} holds {len(tensors)} tensors, an embedding holds one; give an embedding file."
         )
     ((placeholder, vectors),) = tensors.items()
+    return placeholder, _vectors(vectors, path), ()
+
+
+def _vectors(vectors: Tensor, path: Path) -> Tensor:
+    """float32 [n, width]; UserError for anything else."""
     if vectors.ndim == 1:
         vectors = vectors[None]
     if vectors.ndim != 2 or not vectors.is_floating_point() or not vectors.numel():
@@ -68,4 +81,4 @@ def read_vectors(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, Tensor
         )
     if not torch.isfinite(vectors).all():
         raise UserError(f"{path} holds NaN or infinite values; train the embedding again.")
-    return placeholder, vectors.float()
+    return vectors.float()

@@ -163,7 +163,9 @@ def _due(step: int, every: int) -> bool:
 
 
 def _gradient(parameter: Tensor) -> Tensor:
-    assert parameter.grad is not None
+    if parameter.grad is None:
+        # The prediction may not depend on a layer, such as the last of SDXL's text encoders.
+        parameter.grad = torch.zeros_like(parameter)
     return parameter.grad
 
 

@@ -70,8 +70,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], adapter: Adapter) -
         "class_word": adapter.class_word,
         "provenance": dict(adapter.provenance),
     }
-    if adapter.deltas:
-        ours |= {"placeholder": adapter.placeholder, "trigger": adapter.trigger}
+    if adapter.deltas or adapter.widths:
+        ours |= {
+            "placeholder": adapter.placeholder,
+            "trigger": adapter.trigger,
+            "widths": list(adapter.widths),
+        }
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
@@ -102,7 +106,7 @@ def load_adapter(path: Path, model: Model | None = None) -> Adapter:
     """Reads an embedding, a LoRA or a Custom Diffusion file: ours, or in the names of diffusers,
     AUTOMATIC1111 or kohya's scripts.
 
-    ``model``: what it is for; LoRAs in kohya's names and SDXL embeddings need it. Without our
+    ``model``: what it is for; LoRAs in kohya's names need it. Without our
     metadata the class word is empty and so is a LoRA's trigger.
 
     Raises UserError for a file that is no safetensors file (pickled ones are never opened), holds
@@ -112,14 +116,26 @@ def load_adapter(path: Path, model: Model | None = None) -> Adapter:
     ours = _own(metadata, path)
     about = ours.get("provenance", {})
     class_word = str(ours.get("class_word", ""))
+    told = str(ours.get("placeholder", ""))
     if not is_lora(tensors):
-        placeholder, vectors = read_vectors(tensors, path)
-        return Adapter(vectors, placeholder, class_word, about)
-    placeholder = str(ours.get("placeholder", ""))
+        placeholder, vectors, widths = read_vectors(tensors, path)
+        adapter = Adapter(vectors, told or placeholder, class_word, about, widths=widths)
+        if model is not None:
+            check_fits(adapter, model, path)
+        return adapter
+    placeholder = told
     width = 0 if model is None else model.embedding_width
     vectors = tensors.pop(placeholder, torch.zeros(0, width)).float()
     deltas = read_deltas(tensors, None if model is None else model.layers, path)
-    adapter = Adapter(vectors, placeholder, class_word, about, deltas, str(ours.get("trigger", "")))
+    adapter = Adapter(
+        vectors,
+        placeholder,
+        class_word,
+        about,
+        deltas,
+        str(ours.get("trigger", "")),
+        tuple(ours.get("widths", ())),
+    )
     if len(vectors):
         starting = {
             name: replace(each, frozen_start=True) if isinstance(each, Full) else each

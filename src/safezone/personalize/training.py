@@ -89,6 +89,7 @@ def _adapter(
         },
         deltas=settings.deltas(parameters),
         trigger=trigger,
+        widths=model.embedding_widths if len(model.embedding_widths) > 1 else (),
     )
 
 
