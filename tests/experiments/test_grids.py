@@ -25,6 +25,7 @@ from safezone.experiments.variants import METHODS, setting_of, training_of
 from safezone.experiments.workspace import read_json
 from safezone.personalize import train
 from safezone.report.published import AVERAGE, published
+from safezone.scores import read_rows
 from small_lab import grid
 
 SCOPE = Scope("m", ("A", "B"), (0, 1))
@@ -278,6 +279,34 @@ def test_a_grid_from_file_to_export(
     assert main(["grid", "export", str(tmp_path / "given"), "--out", str(out)]) == 0
     names = {path.name for path in (tmp_path / "given" / "mine").iterdir()}
     assert {"rows.csv", "table.csv", "table.md", "table.tex", "report.html"} <= names
+    # all tables on one page, and one of a part
+    assert main([*arguments, "--only", "szt", "--name", "part"]) == 0
+    assert len(read_rows(out / "part" / "rows.jsonl")) < len(read_rows(out / "mine" / "rows.jsonl"))
+    assert main(["report", str(out), "--title", "Both"]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<h1>Both</h1>" in page
+    assert re.findall(r'<section id="(\w+)">', page) == ["mine", "part", "made"]
+    assert "data:image/webp" in page
+
+
+def test_a_stopped_grid_says_how_to_go_on(
+    tmp_path: Path,
+    tiny_model_folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopped(*arguments: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safezone.experiments.perform.generate_stage", stopped)
+    monkeypatch.setattr("sys.argv", ["safezone", "grid", "run", "mine.yaml"])
+    file = tmp_path / "mine.yaml"
+    file.write_text(GOOD)
+    arguments = _arguments(tiny_model_folder, tmp_path / "out")
+    assert main(["grid", "run", str(file), *arguments]) == 130
+    assert "Go on with:\n    safezone grid run mine.yaml" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert main(["grid", "run", str(file), *arguments]) == 0
 
 
 def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,11 +13,10 @@ from safezone.report.grid_page import (
     Strip,
     render_grid_page,
     tables,
-    thumbnail,
-    training_pictures,
     write_grid_page,
 )
 from safezone.report.published import AVERAGE, published, same_runs
+from safezone.report.thumbnails import thumbnail, training_pictures
 from safezone.scores import Row
 
 POISONS = ("clean", "adm+", "ea")
@@ -116,7 +115,7 @@ def test_in_a_browser_a_click_opens_a_cell_and_nothing_is_asked_of_anyone(page: 
     said = page.run("document.getElementById('behind').innerText")
     for part in ("ADM+, SZT", "paper 0.43", "steps 400", "Holm p", "recovery", "4 vectors of 128"):
         assert part in said
-    assert "safezone grid run table17 --model mini" in said
+    assert "safezone grid run table17 --model mini --only adm+ --only szt" in said
     assert "a <c> on </script>grass" in page.run("document.querySelector('#behind ol').textContent")
     page.run("document.querySelector('#behind .close').click()")
     assert not page.run("document.getElementById('behind').open")

@@ -5,7 +5,7 @@ are two), one pass of the denoiser is timed here, and all operations are taken t
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -18,6 +18,8 @@ from safezone.experiments.stages import done
 from safezone.models.base import Model
 from safezone.scores import CLEAN
 
+BATCH: Final = 4
+"""Samples of the pass that is timed."""
 BACKWARD: Final = 2.0
 """Forward and backward of a frozen network, in forwards: activations alone have gradients."""
 
@@ -44,27 +46,30 @@ class Cost:
 
 @torch.no_grad()
 def count_passes(model: Model) -> Passes:
-    """Counts and times one pass of each part at batch 1, at the model's own size."""
+    """Counts each part at the model's size; times the denoiser with ``BATCH`` samples."""
     image = torch.full((1, 3, model.image_size, model.image_size), 0.5, device=model.device)
     words = model.embed_text(model.tokenize(["a photo"]))
-
-    def measured(part: str) -> tuple[float, float]:
-        calls = {
-            "encode": lambda: model.encode(image).mean,
-            "predict": lambda: model.predict(latents, steps, words),
-            "decode": lambda: model.decode(latents),
-        }
-        with FlopCounterMode(display=False) as counter:
-            calls[part]()
-        started = time.perf_counter()
-        calls[part]()
-        return float(counter.get_total_flops()), time.perf_counter() - started
-
     latents = model.encode(image).mean
     steps = torch.zeros(1, dtype=torch.long, device=model.device)
-    parts = {part: measured(part) for part in ("encode", "predict", "decode")}
-    flops, seconds = parts["predict"]
-    return Passes(parts["encode"][0], flops, parts["decode"][0], flops / max(seconds, 1e-9))
+    encode = _operations(lambda: model.encode(image))
+    predict = _operations(lambda: model.predict(latents, steps, words))
+    decode = _operations(lambda: model.decode(latents))
+    batch = latents.expand(BATCH, -1, -1, -1)
+    many = model.embed_text(model.tokenize(["a photo"] * BATCH))
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        model.predict(batch, steps.expand(BATCH), many).sum().item()  # waits for a GPU
+        return time.perf_counter() - started
+
+    best = min(seconds() for _ in range(4))  # the first one warms up
+    return Passes(encode, predict, decode, BATCH * predict / max(best, 1e-9))
+
+
+def _operations(call: Callable[[], object]) -> float:
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return float(counter.get_total_flops())
 
 
 def stage_flops(lab: Lab, grid: Grid, passes: Passes) -> dict[str, float]:

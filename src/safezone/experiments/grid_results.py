@@ -27,12 +27,11 @@ from safezone.report.grid_page import (
     Section,
     Strip,
     tables,
-    thumbnail,
-    training_pictures,
     write_grid_page,
 )
 from safezone.report.published import Published, same_runs
 from safezone.report.tables import metric_of, settings_of, write_table
+from safezone.report.thumbnails import thumbnail, training_pictures
 from safezone.scores.rows import CLEAN, NOMINAL, Row, read_rows, write_rows, write_text
 
 COMPARISONS: Final = "comparisons.csv"
@@ -163,7 +162,7 @@ def section(folder: Path, pictures: int = PICTURES) -> Section:
     scored = [row for row in rows if not row.reason]
     told = index.get("duration")
     return Section(
-        name=str(index.get("grid")),
+        name=folder.resolve().name,
         title=str(index.get("title")),
         rows=rows,
         metric=str(index.get("metric")),

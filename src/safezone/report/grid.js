@@ -57,9 +57,9 @@ const open = (button) => {
     const list = make("ol", undefined, details);
     for (const prompt of prompts) make("li", prompt, list);
   }
-  if (data.commands[cell.section]) {
+  if (cell.command) {
     make("p", "Command", body).className = "quiet";
-    make("code", data.commands[cell.section], make("pre", undefined, body));
+    make("code", cell.command, make("pre", undefined, body));
   }
   dialog.showModal();
   dialog.scrollTop = 0;

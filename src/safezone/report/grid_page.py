@@ -1,18 +1,15 @@
 """One page for tables: ours, its spread and the paper's number; behind each cell what made it."""
 
 import base64
-import io
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from jaxtyping import UInt8
 from markupsafe import Markup
-from PIL import Image
-from torch import Tensor
 
 from safezone.experiments.comparisons import (
     Comparison,
@@ -22,7 +19,7 @@ from safezone.experiments.comparisons import (
     weakest_points,
     with_average,
 )
-from safezone.report.html import amplified_difference, asset, environment
+from safezone.report.html import asset, environment
 from safezone.report.published import AVERAGE, Published
 from safezone.report.tables import (
     METRICS,
@@ -38,35 +35,13 @@ from safezone.report.tables import (
 )
 from safezone.scores.rows import Row, write_text
 
-THUMBNAIL: Final = 96
-"""Side of the page's pictures, in pixels."""
-PICTURES: Final = 2400
-"""About how many generated images a page holds: some 6 MB."""
+PICTURES: Final = 4000
+"""About how many generated images a page holds: some 5 MB of the built-in model's."""
 _WIDEST: Final = 12
 """A table with more columns is turned: settings below each other, poisons beside each other."""
-_QUALITY: Final = 75
 
 Cell = tuple[str, str]
 """(poison, defense)."""
-
-
-def thumbnail(image: UInt8[Tensor, "3 h w"], side: int = THUMBNAIL) -> str:
-    """The image as a small WebP, a data URI of about 2 kB."""
-    picture = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
-    if picture.width > side:
-        picture = picture.resize((side, side), Image.Resampling.LANCZOS)
-    buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=_QUALITY, method=4)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def training_pictures(
-    clean: UInt8[Tensor, "n 3 h w"], given: UInt8[Tensor, "n 3 h w"]
-) -> tuple[str, ...]:
-    """The first image given to the trainer and, if it is poisoned, its change 8 times amplified."""
-    if clean.shape != given.shape or bool((clean == given).all()):
-        return (thumbnail(given[0]),)
-    return (thumbnail(given[0]), thumbnail(amplified_difference(clean[:1], given[:1])[0]))
 
 
 @dataclass(frozen=True)
@@ -218,6 +193,14 @@ def _difference_text(found: Comparison, decimals: int) -> str:
     return f"{mean}{spread}, Holm p {found.p_holm:.2g}: {verdict}"
 
 
+def _cell_command(command: str, poison: str, defense: str) -> str:
+    """The command of one cell; of a column that is a variant of the training, the whole grid's."""
+    if not command or "=" in defense:
+        return command
+    parts = ["--only", poison, "--only", defense, "--name", f"{poison},{defense}"]
+    return f"{command} {shlex.join(parts)}"
+
+
 def _cell_data(section: Section, table: ScoreTable) -> dict[Cell, dict[str, Any]]:
     """What a click on each cell of the table shows, as JSON values."""
     decimals = metric_of(table.metric).decimals
@@ -277,6 +260,7 @@ def render_grid_page(title: str, sections: Sequence[Section], versions: Mapping[
             parts.append((_shown(section, table, prefix), _cases(section, table)))
             for (poison, defense), cell in _cell_data(section, table).items():
                 cell["section"] = index
+                cell["command"] = _cell_command(section.command, poison, defense)
                 cells[f"{prefix}|{poison}|{defense}"] = cell
         for (poison, defense), found in section.strips.items():
             strips[f"{index}|{poison}|{defense}"] = {
@@ -288,7 +272,6 @@ def render_grid_page(title: str, sections: Sequence[Section], versions: Mapping[
         "cells": cells,
         "strips": strips,
         "pictures": list(pool),
-        "commands": [section.command for section in sections],
     }
     text = json.dumps(data, ensure_ascii=False).replace("<", "\\u003c")
     context = {
