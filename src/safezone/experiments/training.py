@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MethodName: TypeAlias = Literal["ti", "lora", "custom-diffusion"]
 _LAYER_ENDS: Final = ("to_q", "to_k", "to_v", "to_out.0")
-_NOT_OF_A_METHOD: Final = ("method", "runs_per_pass", "precision", "checkpointing", "compile")
+_NOT_OF_A_METHOD: Final = ("method", "runs_per_pass", "checkpointing", "compile")
 
 
 @dataclass(frozen=True)

@@ -48,9 +48,10 @@ _VERSION = 1
 
 def content_key(model: Model, runs: Sequence[TrainingRun], method: Method) -> str:
     """A hash of all that the result depends on; a checkpoint of another key is refused."""
+    precision = [] if model.dtype == torch.float32 else [str(model.dtype)]
     content = {
         "version": _VERSION,
-        "model": [model.name, str(model.folder)],
+        "model": [model.name, str(model.folder), *precision],
         "method": [type(method).__name__, method.content()],
         "runs": [[run.key, run.concept.content_key(), repr(run.defense), run.seed] for run in runs],
     }
@@ -68,6 +69,17 @@ class _Training:
     sampler: Sampler
     network: Network
     max_batch: int
+
+    @property
+    def scale(self) -> float:
+        """What losses are multiplied with before the backward pass, a power of two.
+
+        In float16 the gradient of a mean over thousands of elements would underflow to zero, so
+        there it is about that of the sum.
+        """
+        if self.model.dtype != torch.float16:
+            return 1.0
+        return float(2 ** round(math.log2(self.sampler.data.shape.numel())))
 
     def accumulate(
         self, parameters: Mapping[str, Tensor], step: int, active: Int[Tensor, " active"]
@@ -89,7 +101,7 @@ class _Training:
             prediction = self.injection.predict(self.network, parameters, batch)
             weights = None if samples.weights is None else samples.weights[cut]
             loss = masked_loss(prediction.float() - samples.target[cut], weights)
-            (loss.sum() / size).backward()
+            (loss.sum() / size * self.scale).backward()
             losses.append(loss.detach())
         return torch.cat(losses).view(-1, size).mean(dim=1).double().cpu()
 
@@ -100,6 +112,7 @@ class _Training:
         well = torch.zeros(len(self.runs), dtype=torch.bool)
         well[active] = losses.isfinite()
         for parameter in state.parameters.values():
+            _gradient(parameter).div_(self.scale)
             well &= _gradient(parameter).flatten(1).isfinite().all(dim=1).cpu()
         ill = ~well
         kept = {}
