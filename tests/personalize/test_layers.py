@@ -318,6 +318,7 @@ def test_half_precision_learns_nearly_the_same(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 @METHOD
 def test_the_compiled_network_learns_the_same(
     tiny_model: Model, sixteen: Sequence[TrainingRun], method: Personalization

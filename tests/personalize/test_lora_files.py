@@ -145,6 +145,7 @@ def test_custom_diffusion_as_a_lora_tells_its_error(
         lost += float((delta.weight() - lora.deltas[name].weight()).square().sum())
         total += float(delta.weight().square().sum())
     assert exported.error == pytest.approx((lost / total) ** 0.5, rel=1e-4)
+    assert exported.error is not None
     assert 0 < exported.error < 1
 
 
