@@ -15,7 +15,7 @@ from safezone.experiments.run import content_key
 from safezone.experiments.stages import RUN_RECORD, done
 from safezone.experiments.training import Training
 from safezone.experiments.workspace import cannot_write, read_json, whole_folder, write_json
-from safezone.generate import preview_writer
+from safezone.generate import generate, preview_writer
 from safezone.models.base import Model
 from safezone.personalize import TrainingRun, save_adapter, train
 from safezone.personalize.checkpoints import log_path
@@ -87,9 +87,12 @@ def personalize_stage(
     finished, started = 0, time.monotonic()
     for folder, group in _groups(jobs, scratch, training.runs_per_pass):
         try:
+            runs = [job.run for job in group]
+            if method.prior:
+                runs = with_class_images(model, runs, method.prior_images)
             adapters = train(
                 model,
-                [job.run for job in group],
+                runs,
                 method,
                 folder,
                 progress=progress,
@@ -117,6 +120,24 @@ def personalize_stage(
             finished += 1
         shutil.rmtree(folder, ignore_errors=True)
         note(f"{finished} of {todo} runs trained{_left(started, finished, todo)}")
+
+
+def with_class_images(model: Model, runs: Sequence[TrainingRun], count: int) -> list[TrainingRun]:
+    """The runs with images of their class that the model draws, the same for one class word."""
+    prior = {
+        word: generate(
+            model,
+            [None],
+            [f"a photo of a {word}"],
+            count,
+            seed=0,
+            noise_keys=["prior"],
+            size=runs[0].concept.images.shape[-1],
+            progress=False,
+        )[0]
+        for word in dict.fromkeys(run.concept.class_word for run in runs)
+    }
+    return [replace(run, prior=prior[run.concept.class_word]) for run in runs]
 
 
 def _left(started: float, finished: int, todo: int) -> str:
