@@ -10,7 +10,9 @@ prediction and noise as independent; they are not, and the error of the best pre
 the conditional distribution, I - sigma^2 (s^2 C + sigma^2 I)^-1, used here.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import Final
 
 import torch
 from jaxtyping import Float
@@ -77,24 +79,64 @@ def signal_and_sigma(process: Process, timesteps: Timesteps) -> tuple[Tensor, Te
 def measured(posterior: Posterior) -> GaussianLatents:
     """The Gaussian with the measured mean and covariance of images' latents.
 
-    C is the covariance of the posterior means, shrunk towards a multiple of the identity as much
-    as Ledoit and Wolf (2004) find right for so few images (1,000 for 1,024 or 16,384 elements:
-    unshrunk, every direction not seen would count as known), plus the posteriors' mean variance.
-    ``posterior``: of [images], at least two.
+    C is the covariance of the posterior means, shrunk towards a multiple of the identity by the
+    share under which images left out are most likely (five folds), plus the posteriors' mean
+    variance. Unshrunk, every direction not seen in few images would count as known; shrinking for
+    the least squared error of C, as Ledoit and Wolf do, lets strong directions drown weak ones,
+    which the closed form depends on. ``posterior``: of [images], at least two.
     """
     means = posterior.mean.double().cpu()
-    centre = means.mean(dim=0)
-    centred = (means - centre).flatten(1)  # [images, d]
-    images, size = centred.shape
-    _, lengths, directions = torch.linalg.svd(centred, full_matrices=False)
-    sample = lengths.square() / images  # the sample covariance's eigenvalues
-    level = float(sample.sum()) / size
-    squares = float(sample.square().sum())
-    spread = squares - size * level**2  # |S - level I|^2
-    chance = (float(centred.square().sum(dim=1).square().sum()) / images - squares) / images
-    shrink = min(1.0, chance / spread) if spread > 0 else 1.0
-    rest = shrink * level + float(posterior.std.double().square().mean())
-    return GaussianLatents(centre, directions, (1 - shrink) * sample + rest, rest)
+    vectors = means.flatten(1)
+    folds = torch.arange(len(vectors)) % min(_FOLDS, len(vectors))
+    likelihoods = torch.zeros(len(_SHARES), dtype=torch.float64)
+    for fold in folds.unique():
+        found = _principal(vectors[folds != fold])
+        likelihoods += torch.stack(
+            [found.shrunk(share).log_likelihood(vectors[folds == fold]) for share in _SHARES]
+        )
+    share = _SHARES[int(likelihoods.argmax())]
+    whole = _principal(vectors).shrunk(share)
+    within = float(posterior.std.double().square().mean())
+    return GaussianLatents(
+        means.mean(dim=0), whole.directions, whole.variances + within, whole.rest + within
+    )
+
+
+_FOLDS: Final = 5
+_SHARES: Final = tuple(10.0 ** (-k / 4) for k in range(25))
+
+
+@dataclass(frozen=True, eq=False)
+class _Principal:
+    """Mean [d], directions [r, d], their variances [r] and that of all other directions."""
+
+    mean: Tensor
+    directions: Tensor
+    variances: Tensor
+    rest: float = 0.0
+
+    def shrunk(self, share: float) -> "_Principal":
+        """The covariance (1 - share) C + share (tr C / d) I; a share of 1e-6 at least."""
+        level = share * float(self.variances.sum()) / self.directions.shape[1]
+        return replace(self, variances=(1 - share) * self.variances + level, rest=level)
+
+    def log_likelihood(self, vectors: Float[Tensor, "images d"]) -> Tensor:
+        """Of all images together, up to a constant; -inf where nothing varies."""
+        if self.rest == 0.0:
+            return torch.tensor(-torch.inf, dtype=torch.float64)
+        centred = vectors - self.mean
+        along = (centred @ self.directions.T).square()
+        beside = (centred.square().sum(dim=1) - along.sum(dim=1)).clamp(min=0)
+        distance = (along / self.variances).sum(dim=1) + beside / self.rest
+        others = vectors.shape[1] - len(self.variances)
+        volume = self.variances.log().sum() + others * math.log(self.rest)
+        return -0.5 * (distance + volume).sum()
+
+
+def _principal(vectors: Float[Tensor, "images d"]) -> _Principal:
+    mean = vectors.mean(dim=0)
+    _, lengths, directions = torch.linalg.svd(vectors - mean, full_matrices=False)
+    return _Principal(mean, directions, lengths.square() / len(vectors))
 
 
 def of_covariance(
