@@ -126,13 +126,15 @@ def test_the_measured_gaussian_has_the_samples_mean_and_total_variance() -> None
     assert torch.allclose(identity, torch.eye(49).double(), atol=1e-8)
 
 
-def test_few_images_are_enough_to_come_near_the_true_closed_form() -> None:
+def test_the_closed_form_of_measured_latents_nears_the_true_one_from_above() -> None:
+    """Too few images shrink too much: the loss is then overstated, never hidden."""
     signal, sigma = signal_and_sigma(PROCESSES["epsilon"], torch.tensor([50, 300, 600]))
     expected = gaussian()[0].expected_loss(signal, sigma)
     errors = []
-    for count in (40, 2000):
+    for count in (40, 20_000):
         latents = sample(count)
         found = measured(Posterior(latents, torch.full_like(latents, 1e-3)))
-        errors.append((found.expected_loss(signal, sigma) / expected - 1).abs())
-    assert float(errors[0].max()) < 0.5
-    assert float(errors[1].max()) < 0.05
+        errors.append(found.expected_loss(signal, sigma) / expected - 1)
+    assert bool((errors[0] > 0).all())
+    assert bool((errors[1].abs() < errors[0] / 4).all())
+    assert float(errors[1].abs().max()) < 0.05
