@@ -19,6 +19,7 @@ from safezone.generate import generate, preview_writer
 from safezone.models.base import Model
 from safezone.personalize import TrainingRun, save_adapter, train
 from safezone.personalize.checkpoints import log_path
+from safezone.personalize.trackers import trackers_of
 
 MEMBERS: Final = "members.json"
 """In the folder of a training's checkpoints: the keys of its runs."""
@@ -85,6 +86,7 @@ def personalize_stage(
     if not todo:
         return
     finished, started = 0, time.monotonic()
+    observers = trackers_of(training.tracker, scratch, method.content())
     for folder, group in _groups(jobs, scratch, training.runs_per_pass):
         try:
             runs = [job.run for job in group]
@@ -99,6 +101,7 @@ def personalize_stage(
                 preview=preview_writer(model, method.preview_prompts, scratch / "previews"),
                 compile=training.compile,
                 checkpointing=training.checkpointing,
+                observers=observers,
             )
         except (OSError, SafetensorError) as error:
             raise cannot_write(folder, error) from error
@@ -120,6 +123,8 @@ def personalize_stage(
             finished += 1
         shutil.rmtree(folder, ignore_errors=True)
         note(f"{finished} of {todo} runs trained{_left(started, finished, todo)}")
+    for observer in observers:
+        observer.close()
 
 
 def with_class_images(model: Model, runs: Sequence[TrainingRun], count: int) -> list[TrainingRun]:
