@@ -22,6 +22,7 @@ from safezone.generate import generate, preview_writer
 from safezone.models.base import Model
 from safezone.personalize import TrainingRun, save_adapter, train
 from safezone.personalize.checkpoints import CHECKPOINT, log_path
+from safezone.personalize.trackers import trackers_of
 
 MEMBERS: Final = "members.json"
 """In the folder of a training's checkpoints: the keys of its runs."""
@@ -157,6 +158,7 @@ def _train_pass(
     runs = [job.run for job in group]
     if method.prior:
         runs = with_class_images(model, runs, method.prior_images)
+    observers = trackers_of(training.tracker, folder.parent, method.content())
     try:
         adapters = train(
             model,
@@ -167,9 +169,13 @@ def _train_pass(
             preview=preview_writer(model, method.preview_prompts, folder.parent / "previews"),
             compile=training.compile,
             checkpointing=training.checkpointing,
+            observers=observers,
         )
     except (OSError, SafetensorError) as error:
         raise cannot_write(folder, error) from error
+    finally:
+        for observer in observers:
+            observer.close()
     for job, adapter in zip(group, adapters, strict=True):
         if job.done:
             continue

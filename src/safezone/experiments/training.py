@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MethodName: TypeAlias = Literal["ti", "lora", "custom-diffusion"]
 _LAYER_ENDS: Final = ("to_q", "to_k", "to_v", "to_out.0")
-_NOT_OF_A_METHOD: Final = ("method", "runs_per_pass", "checkpointing", "compile")
+_NOT_OF_A_METHOD: Final = ("method", "runs_per_pass", "tracker", "checkpointing", "compile")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class Training:
     """Runs that are trained together, in one pass through the model."""
     checkpointing: bool = False
     """Recompute the U-Net's activations to save memory; a step takes a third longer."""
+    tracker: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Also tell the log to tensorboard, wandb or any other tracker of accelerate."""
     compile: bool = False
     """The U-Net through torch.compile: a slower start, faster steps."""
 

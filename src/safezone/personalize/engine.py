@@ -36,6 +36,7 @@ from safezone.personalize.method import (
     Injection,
     Method,
     Network,
+    Observer,
     Outcome,
     Preview,
     learning_rate,
@@ -55,18 +56,11 @@ def content_key(model: Model, runs: Sequence[TrainingRun], method: Method) -> st
         "model": [model.name, str(model.folder), *precision],
         "method": [type(method).__name__, method.content()],
         "runs": [
-            [run.key, run.concept.content_key(), repr(run.defense), run.seed, *_prior_key(run)]
+            [run.key, run.concept.content_key(), repr(run.defense), run.seed, *run.prior_key()]
             for run in runs
         ],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _prior_key(run: TrainingRun) -> list[str]:
-    """The hash of the images of the class, if there are any."""
-    if run.prior is None:
-        return []
-    return [hashlib.sha256(run.prior.contiguous().numpy().tobytes()).hexdigest()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,6 +74,7 @@ class _Training:
     sampler: Sampler
     network: Network
     max_batch: int
+    observers: Sequence[Observer]
 
     @property
     def scale(self) -> float:
@@ -173,6 +168,8 @@ class _Training:
                 line |= {"failed_at": failed_at}
             if folder is not None:
                 append_log(log_path(folder, run.key), line)
+            for tell in self.observers:
+                tell(run.key, line)
         state.window.zero_()
 
 
@@ -240,6 +237,7 @@ def fit(
     max_batch: int = 64,
     compile: bool = False,
     checkpointing: bool = False,
+    observers: Sequence[Observer] = (),
 ) -> list[Outcome]:
     """Trains all runs in one pass a step and returns their outcomes in order.
 
@@ -250,7 +248,8 @@ def fit(
     ``max_batch``: rows (runs x batch size) in one forward pass; fewer need less memory and give
     the same result to float tolerance. ``compile``: the network through ``torch.compile``.
     ``checkpointing``: recompute the network's activations in the backward pass, which takes a third
-    more time and a fraction of the memory.
+    more time and a fraction of the memory. ``observers``: called with a run's key and each line of
+    its log.
 
     Raises UserError for no runs, keys that are not unique, unfit images, missing masks, and a
     checkpoint in ``folder`` that other runs or settings have made.
@@ -271,7 +270,7 @@ def fit(
     network = torch.compile(model.predict, dynamic=False) if compile else model.predict
     prior = prior_data(model, runs, max_batch=max_batch) if method.prior_weight else None
     sampler = Sampler(model, runs, method, data, prior, injection.templates)
-    training = _Training(model, runs, method, injection, sampler, network, max_batch)
+    training = _Training(model, runs, method, injection, sampler, network, max_batch, observers)
     if folder is not None:
         for run in runs:
             truncate_log(log_path(folder, run.key), state.step)

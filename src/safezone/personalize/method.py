@@ -99,6 +99,7 @@ class Outcome:
     loss: float
 
 
+Observer: TypeAlias = Callable[[str, Mapping[str, Any]], None]
 Preview: TypeAlias = Callable[[int, Sequence[Outcome]], None]
 
 

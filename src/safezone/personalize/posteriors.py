@@ -31,6 +31,12 @@ class TrainingRun:
     seed: int
     prior: UInt8[Tensor, "m 3 s s"] | None = None
 
+    def prior_key(self) -> list[str]:
+        """The hash of the images of the class, if there are any."""
+        if self.prior is None:
+            return []
+        return [hashlib.sha256(self.prior.contiguous().numpy().tobytes()).hexdigest()]
+
 
 @dataclass(frozen=True, eq=False)
 class TrainingData:

@@ -11,7 +11,7 @@ from safezone.models.base import Model
 from safezone.personalize.adapters import Adapter
 from safezone.personalize.engine import fit
 from safezone.personalize.injection import VECTORS
-from safezone.personalize.method import Outcome
+from safezone.personalize.method import Observer, Outcome
 from safezone.personalize.personalization import Personalization
 from safezone.personalize.posteriors import TrainingRun
 
@@ -29,6 +29,7 @@ def train(
     max_batch: int = 64,
     compile: bool = False,
     checkpointing: bool = False,
+    observers: Sequence[Observer] = (),
 ) -> list[Adapter]:
     """Learns what the method says for all runs in one pass a step; adapters in the runs' order.
 
@@ -59,6 +60,7 @@ def train(
         max_batch=max_batch,
         compile=compile,
         checkpointing=checkpointing,
+        observers=observers,
     )
     return adapters(settings.steps, outcomes)
 

@@ -1,0 +1,116 @@
+"""LoRA and Custom Diffusion from the command line, from training to another program's file."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from safezone.cli import main
+from safezone.errors import UserError
+from safezone.experiments.config import read_settings
+from safezone.experiments.kinds import KINDS, kind_of
+from safezone.experiments.settings import preset
+from safezone.experiments.training import TRAINING, Training
+from safezone.personalize import METHODS
+from tiny import write_tiny_folder, write_tiny_xl_folder
+
+
+@pytest.mark.parametrize(("kind", "method"), TRAINING)
+def test_every_preset_is_one_that_the_trainer_takes(kind: str, method: str) -> None:
+    training = preset(kind, method).training  # type: ignore[arg-type]
+    assert training == TRAINING[kind, method]  # type: ignore[index]
+    assert type(training.personalization()) is METHODS[method]
+    assert {(k, m) for k in KINDS for m in METHODS} == set(TRAINING)
+
+
+def test_the_presets_are_the_papers() -> None:
+    steps = {key: training.steps for key, training in TRAINING.items()}
+    assert (steps["sd15", "ti"], steps["sd21", "ti"], steps["sd15-rf", "ti"]) == (5000, 2500, 2500)
+    assert (TRAINING["sdxl", "ti"].steps, TRAINING["sdxl", "ti"].accumulation) == (500, 5)
+    assert steps["sd15", "lora"] == steps["sd15", "custom-diffusion"] == 1000
+    assert TRAINING["sd15", "lora"].rank == 4
+
+
+def test_kinds_are_told_from_folders(tmp_path: Path) -> None:
+    flow = write_tiny_folder(tmp_path / "flow", prediction_type="flow_prediction")
+    assert kind_of(str(flow)) == "sd15-rf"
+    assert kind_of(str(write_tiny_xl_folder(tmp_path / "xl"))) == "sdxl"
+    assert kind_of(str(write_tiny_folder(tmp_path / "plain"))) == "sd15"
+    assert kind_of("stabilityai/stable-diffusion-2-1") == "sd21"
+    assert (kind_of("mini"), kind_of("nobody/knows")) == ("mini", "sd15")
+
+
+def test_a_file_may_name_the_method(tmp_path: Path) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text("model: mini\ntraining:\n  method: lora\n  rank: 8\n")
+    training = read_settings(file, None).training
+    assert (training.method, training.rank) == ("lora", 8)
+    assert training.learning_rate == TRAINING["mini", "lora"].learning_rate
+    assert read_settings(file, None, method="ti").training.method == "lora"
+
+
+@pytest.mark.parametrize(
+    ("training", "words"),
+    [
+        (Training("ti", rank=8), "ti has no such setting"),
+        (Training("lora", vectors=2), "lora has no such setting"),
+        (Training("ti", start="no-such-file"), "does not exist"),
+    ],
+)
+def test_settings_of_another_method_are_refused(training: Training, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        training.personalization()
+
+
+def test_every_setting_reaches_a_method() -> None:
+    own = {each.name for kind in METHODS.values() for each in fields(kind)}
+    way = {"method", "runs_per_pass", "tracker", "checkpointing", "compile"}
+    assert {each.name for each in fields(Training)} <= own | way
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "dog"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        Image.fromarray(rng.integers(0, 256, (64, 64, 3)).astype(np.uint8)).save(
+            folder / f"{i}.png"
+        )
+    return folder
+
+
+@pytest.mark.parametrize("method", ["lora", "custom-diffusion"])
+def test_from_pictures_to_another_programs_file(
+    pictures: Path,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    method: str,
+) -> None:
+    model, runs = ("--model", str(tiny_model_folder)), str(tmp_path / "runs")
+    train = ["personalize", str(pictures), "--method", method, "--steps", "3", "--out", runs]
+    more = ["--prior-weight", "0.5", "--prior-images", "2", "--preview-every", "2"]
+    assert main([*train, *more, *model]) == 0, capsys.readouterr().err
+    record = json.loads(next(Path(runs).rglob("run.json")).read_text())
+    assert record["method"] == METHODS[method].name
+    assert list(Path(runs).rglob("previews/step-*.png"))
+    prompts = ["--prompts", "a photo of a {}", "--steps", "2"]
+    assert main(["generate", runs, *prompts, *model]) == 0, capsys.readouterr().err
+    images = json.loads(next(Path(runs).rglob("images.json")).read_text())
+    assert images["method"] == METHODS[method].name
+    out = tmp_path / "out"
+    export = ["export", runs, "--out", str(out), "--form", "diffusers"]
+    status = main(export)
+    if method == "custom-diffusion":
+        assert status == 2
+        assert "give a rank" in capsys.readouterr().err
+        assert main([*export, "--rank", "2"]) == 0
+        assert "relative error" in capsys.readouterr().out
+    (lora,) = out.rglob("pytorch_lora_weights.safetensors")
+    assert all(torch.isfinite(each).all() for each in load_file(lora).values())
