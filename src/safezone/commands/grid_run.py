@@ -1,10 +1,11 @@
 """``safezone grid run``."""
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -169,6 +170,14 @@ def _require_known(options: Options, settings: Settings) -> None:
         require_names(only(without(grid, options.without), known), settings)
 
 
+def _worker_machine(options: Options) -> Machine:
+    """Processes of one machine share its cores; more threads than cores make all of them slow."""
+    machine, told = options.machine, options.workers
+    if told.executor != "processes" or machine.threads is not None:
+        return machine
+    return replace(machine, threads=max(1, (os.cpu_count() or 1) // told.workers))
+
+
 def _executor(options: Options, open_again: Any) -> "Executor":
     from safezone.experiments.executors import InProcess, Processes, Ray, Slurm
 
@@ -208,8 +217,8 @@ def run_run(options: Options) -> Answer:
     _require_known(options, settings)
     work = options.out.absolute() / WORK
     data = None if options.data is None else options.data.absolute()
-    again = partial(open_lab, work, settings, data, options.machine)
-    lab = again()
+    lab = open_lab(work, settings, data, options.machine)
+    again = partial(open_lab, work, settings, data, _worker_machine(options))
     grid = make_grid(options, lab)
     if options.dry_run:
         return _dry(options, lab, grid)
