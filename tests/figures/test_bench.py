@@ -13,9 +13,8 @@ from safezone.experiments.lab import Lab
 from safezone.experiments.settings import Cells, Poisoning, Sampling, Settings
 from safezone.experiments.training import Training
 from safezone.experiments.workspace import weights_key
-from safezone.figures import cache, trajectory
 from safezone.figures.bench import UNSCORED, Bench, Scope
-from safezone.figures.cache import Cache, tensor_key
+from safezone.figures.cache import Cache, tensor_key, write_arrays
 from safezone.figures.curves import Panel, Series, draw_panels
 from safezone.figures.style import LOOKS, Drawing, save, stroke
 from safezone.figures.trajectory import Cell, trajectories
@@ -53,22 +52,21 @@ def test_a_killed_training_goes_on_to_the_same_marks(
 
     whole = make_bench("whole")
     expected = trajectories(whole, cells(whole))
-    write = cache.write_arrays
 
     def killed_at(step: int) -> Callable[[Path, Mapping[str, torch.Tensor]], None]:
         def writing(place: Path, arrays: Mapping[str, torch.Tensor]) -> None:
             if place.name == f"mark-{step}.safetensors":
                 raise KeyboardInterrupt
-            write(place, arrays)
+            write_arrays(place, arrays)
 
         return writing
 
     broken = make_bench("broken")
     for step in (4, 7):  # after its checkpoint and before its mark is written
-        monkeypatch.setattr(trajectory, "write_arrays", killed_at(step))
+        monkeypatch.setattr("safezone.figures.trajectory.write_arrays", killed_at(step))
         with pytest.raises(KeyboardInterrupt):
             trajectories(broken, cells(broken))
-    monkeypatch.setattr(trajectory, "write_arrays", write)
+    monkeypatch.undo()
     found = trajectories(broken, cells(broken))
     for label, each in expected.items():
         assert each.steps == list(range(11))

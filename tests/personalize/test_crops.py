@@ -95,8 +95,8 @@ def test_the_loss_is_a_mean_over_the_valid_cells(
 ) -> None:
     run = run_of(concept_named("duck", size=SIZE), kind)
     data = training_data(tiny_model, [run], flip=True)
-    sampler = Sampler(tiny_model, [run], replace(SHORT, batch_size=4), data, 1)
-    samples, drawn = sampler.at(0, torch.tensor([0])), crops_of([(0, "duck")], 0, 4, SIZE)
+    sampler = Sampler(tiny_model, [run], replace(SHORT, batch_size=4), data, None, 1)
+    samples, drawn = sampler.at(0, torch.tensor([0]))[0], crops_of([(0, "duck")], 0, 4, SIZE)
     assert samples.prompts.tolist() == [crop.prefix for crop in drawn]
     assert samples.weights is not None
     for weights, crop in zip(samples.weights, drawn, strict=True):

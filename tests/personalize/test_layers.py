@@ -9,10 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from safezone.arrays import stream
 from safezone.concepts import Concept
 from safezone.defenses import masked_loss
 from safezone.errors import UserError
-from safezone.models import Model
+from safezone.models import Model, load_model
 from safezone.models.deltas import Delta, Full, LowRank
 from safezone.personalize import (
     Adapter,
@@ -291,3 +292,63 @@ def test_unfit_settings_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=words):
         train(tiny_model, [run_of(concept)], LoRA(**values), progress=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@METHOD
+def test_half_precision_learns_nearly_the_same(
+    tiny_model_folder: Path,
+    tiny_model: Model,
+    concept: Concept,
+    run_of: Callable[..., TrainingRun],
+    method: Personalization,
+    dtype: torch.dtype,
+    tmp_path: Path,
+) -> None:
+    half = load_model(tiny_model_folder, dtype=dtype)
+    once, run = replace(method, steps=1), run_of(concept, "szt")
+    for name, model in (("half", half), ("single", tiny_model)):
+        (adapter,) = train(model, [run], once, tmp_path / name, progress=False)
+        assert not adapter.failed
+        assert {each.dtype for each in gradients(tmp_path / name)} == {torch.float32}
+    ours, single = (
+        torch.cat([g.flatten() for g in gradients(tmp_path / name)]) for name in ("half", "single")
+    )
+    assert torch.nn.functional.cosine_similarity(ours, single, dim=0) > 0.98
+    assert float(ours.norm() / single.norm()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@METHOD
+def test_the_compiled_network_learns_the_same(
+    tiny_model: Model, sixteen: Sequence[TrainingRun], method: Personalization
+) -> None:
+    method = replace(method, steps=2)
+    plain = train(tiny_model, sixteen[6:8], method, progress=False)
+    compiled = train(tiny_model, sixteen[6:8], method, progress=False, compile=True)
+    for one, other in zip(plain, compiled, strict=True):
+        assert distance(weights(other), weights(one)) < 1e-2
+
+
+def test_prior_preservation_adds_the_loss_on_the_class(
+    tiny_model: Model, sixteen: Sequence[TrainingRun], tmp_path: Path
+) -> None:
+    """The gradient is that of the concept plus the weight times that of the class's images."""
+    images = torch.randint(0, 256, (2, 3, 64, 64), generator=stream("dogs")).to(torch.uint8)
+    runs = [replace(run, prior=images) for run in sixteen[6:9]]
+    method = replace(METHODS["lora"], steps=1, batch_size=2)
+    found = {}
+    for weight in (0.0, 1.0, 2.0):
+        place = tmp_path / str(weight)
+        train(tiny_model, runs, replace(method, prior_weight=weight), place, progress=False)
+        found[weight] = torch.cat([g.flatten(1) for g in gradients(place)], dim=1)
+    one, two = (found[weight] - found[0.0] for weight in (1.0, 2.0))
+    assert float(one.norm()) > 0
+    assert distance(two, 2 * one) < 1e-4
+    alone = tmp_path / "alone"
+    train(tiny_model, [runs[1]], replace(method, prior_weight=2.0), alone, progress=False)
+    single = torch.cat([g.flatten(1) for g in gradients(alone)], dim=1)[0]
+    assert distance(found[2.0][1], single) < 1e-5
+    with pytest.raises(UserError, match="no images of its class"):
+        train(tiny_model, sixteen[:1], replace(method, prior_weight=1.0), progress=False)

@@ -146,6 +146,7 @@ def test_custom_diffusion_as_a_lora_tells_its_error(
         total += float(delta.weight().square().sum())
     assert exported.error is not None
     assert exported.error == pytest.approx((lost / total) ** 0.5, rel=1e-4)
+    assert exported.error is not None
     assert 0 < exported.error < 1
 
 

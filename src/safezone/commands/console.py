@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import tyro
 
@@ -23,6 +23,9 @@ Group = TypeVar("Group")
 
 Flat: TypeAlias = Annotated[Group, tyro.conf.OmitArgPrefixes]
 """A group of settings whose options do not carry the group's name."""
+
+
+Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)

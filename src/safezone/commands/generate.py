@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import tyro
 
-from safezone.commands.console import Answer, Flat, Machine, note, parse, progress, require
+from safezone.commands.console import (
+    Answer,
+    Flat,
+    Machine,
+    Precision,
+    note,
+    parse,
+    progress,
+    require,
+)
 from safezone.errors import UserError
 from safezone.experiments.run import TEXTUAL_INVERSION, require_seed
 from safezone.experiments.settings import Sampling
@@ -41,7 +50,9 @@ class Options:
     out: Path | None = None
     """Folder for the images; by default images/ beside each embedding."""
     model: str = "mini"
-    """Built-in model, diffusers folder or hub name."""
+    """Built-in model, diffusers folder, checkpoint file or hub name."""
+    precision: Precision = "float32"
+    """Of the model's weights; what is learned stays float32."""
     seed: int | None = None
     """Of the noise; by default the seed that each embedding was trained with."""
     sampling: Flat[Sampling] = field(default_factory=Sampling)
@@ -65,7 +76,7 @@ def run(options: Options) -> Answer:
     prompts = options.sampling.texts()
     if options.out is not None:
         require_out_folder(options.out)
-    model = open_model(options.model, options.machine)
+    model = open_model(options.model, options.machine, options.precision)
     jobs = _jobs(options, files, model)
     if any(job.record["photographs"] for job in jobs):
         note(f"note: {MINI_LIMITS}.")

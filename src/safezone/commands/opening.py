@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safezone.commands.console import Machine, note, set_threads
+import torch
+
+from safezone.commands.console import Machine, Precision, note, set_threads
 from safezone.concepts import CONCEPT_FILE
 from safezone.errors import UserError
 from safezone.experiments.outputs import MINI_LIMITS
@@ -16,10 +18,12 @@ from safezone.models import BUILTIN, Model, load_model
 from safezone.scores import CLEAN, CachedEncoder, load_encoder, load_text_image_encoder
 
 
-def open_model(name: str, machine: Machine) -> Model:
+def open_model(name: str, machine: Machine, precision: Precision = "float32") -> Model:
     """The model with finite weights, and as many threads as make sense; UserError otherwise."""
     set_threads(machine.threads)
-    model = load_model(name, machine.device)
+    model = load_model(name, machine.device, getattr(torch, precision))
+    if precision == "float16" and model.device.type == "cpu":
+        raise UserError("float16 needs a GPU; give precision bfloat16 or float32")
     require_finite(model, name)
     return model
 

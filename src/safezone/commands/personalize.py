@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 import tyro
 
-from safezone.commands.console import Answer, Flat, Machine, note, parse, progress, require
+from safezone.commands.console import (
+    Answer,
+    Flat,
+    Machine,
+    Precision,
+    note,
+    parse,
+    progress,
+    require,
+)
 from safezone.errors import UserError
 from safezone.experiments.run import require_seed
 from safezone.experiments.settings import Names
@@ -52,7 +61,9 @@ class Options:
     defense: Names = ("nominal",)
     """A defense; may be given repeatedly. (default: nominal)"""
     model: str = "mini"
-    """Built-in model, diffusers folder or hub name."""
+    """Built-in model, diffusers folder, checkpoint file or hub name."""
+    precision: Precision = "float32"
+    """Of the model's weights; what is learned stays float32."""
     class_word: str | None = None
     """What the object is called, for every folder; by default concept.json's or the name's."""
     placeholder: str | None = None
@@ -92,7 +103,7 @@ def run(options: Options) -> Answer:
                 f"{folder} holds {len(found)} image{'s' * (len(found) != 1)} and {FEWEST_IMAGES} "
                 f"are needed; give {FEWEST_IMAGES} to 15 images of one object"
             )
-    model = open_model(options.model, options.machine)
+    model = open_model(options.model, options.machine, options.precision)
     concepts = _concepts(options, model.image_size)
     for name in options.defense:
         resolve(defense(name).preprocess, model)

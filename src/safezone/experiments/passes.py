@@ -18,7 +18,7 @@ from safezone.experiments.stages import RUN_RECORD, artifact_folder, done
 from safezone.experiments.training import Training
 from safezone.experiments.turns import in_turn, turn
 from safezone.experiments.workspace import cannot_write, read_json, whole_folder, write_json
-from safezone.generate import preview_writer
+from safezone.generate import generate, preview_writer
 from safezone.models.base import Model
 from safezone.personalize import TrainingRun, save_adapter, train
 from safezone.personalize.checkpoints import CHECKPOINT, log_path
@@ -154,10 +154,13 @@ def _train_pass(
 ) -> None:
     """Trains the runs together and writes their adapters."""
     method = training.personalization()
+    runs = [job.run for job in group]
+    if method.prior:
+        runs = with_class_images(model, runs, method.prior_images)
     try:
         adapters = train(
             model,
-            [job.run for job in group],
+            runs,
             method,
             folder,
             progress=progress,
@@ -182,6 +185,24 @@ def _train_pass(
                 temporary / RUN_RECORD,
                 {**record, "settings": dict(adapter.provenance["settings"])},
             )
+
+
+def with_class_images(model: Model, runs: Sequence[TrainingRun], count: int) -> list[TrainingRun]:
+    """The runs with images of their class that the model draws, the same for one class word."""
+    prior = {
+        word: generate(
+            model,
+            [None],
+            [f"a photo of a {word}"],
+            count,
+            seed=0,
+            noise_keys=["prior"],
+            size=runs[0].concept.images.shape[-1],
+            progress=False,
+        )[0]
+        for word in dict.fromkeys(run.concept.class_word for run in runs)
+    }
+    return [replace(run, prior=prior[run.concept.class_word]) for run in runs]
 
 
 def _left(started: float, finished: int, todo: int) -> str:

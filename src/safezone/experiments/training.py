@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MethodName: TypeAlias = Literal["ti", "lora", "custom-diffusion"]
 _LAYER_ENDS: Final = ("to_q", "to_k", "to_v", "to_out.0")
-_NOT_OF_A_METHOD: Final = ("method", "runs_per_pass", "precision", "checkpointing", "compile")
+_NOT_OF_A_METHOD: Final = ("method", "runs_per_pass", "checkpointing", "compile")
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,10 @@ class Training:
     """Dummy word that stands for the concept, before the class word (lora)."""
     crop_rescale: bool = False
     """Show the concept smaller on grey, or a larger part of it (custom-diffusion)."""
+    prior_weight: float = 0.0
+    """Of the loss on images of the class that the model draws before (prior preservation)."""
+    prior_images: int = 100
+    """How many images of the class the model draws."""
     checkpoint_every: int = 100
     """Steps between checkpoints; a killed training goes on from the last one."""
     preview_every: int = 0

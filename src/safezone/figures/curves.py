@@ -116,7 +116,7 @@ def draw_histograms(
     for axes, (poison, treated) in zip(every, histograms.items(), strict=False):
         for look, (name, counts) in enumerate(treated.items(), start=1):
             style = stroke(look)
-            _outline(axes, counts, style, f"{name}{notes[poison][name]}")
+            _outline(axes, counts, 3 * limit, style, f"{name}{notes[poison][name]}")
         for side in (-limit, limit):
             axes.axvline(side, color="#777777", linewidth=0.8, linestyle=":")
         axes.set_xlim(-3 * limit, 3 * limit)
@@ -127,16 +127,17 @@ def draw_histograms(
     return figure
 
 
-def _outline(axes: "Axes", counts: Tensor, style: Any, name: str) -> None:
-    share = 100 * counts.double() / counts.sum()
+def _outline(axes: "Axes", counts: Tensor, widest: int, style: Any, name: str) -> None:
+    """The histogram between -widest and widest levels; shares are of all values."""
+    shown = levels().abs() <= widest
+    x, share = levels()[shown], (100 * counts.double() / counts.sum())[shown]
     axes.fill_between(
-        levels(), share, step="mid", facecolor=style.color, alpha=0.18, hatch=style.hatch,
+        x, share, step="mid", facecolor=style.color, alpha=0.18, hatch=style.hatch,
         edgecolor=style.color, linewidth=0,
     )  # fmt: skip
     axes.step(
-        levels(), share, where="mid", color=style.color, linestyle=style.dash, linewidth=1,
-        label=name,
-    )  # fmt: skip
+        x, share, where="mid", color=style.color, linestyle=style.dash, linewidth=1, label=name
+    )
 
 
 def draw_plane(

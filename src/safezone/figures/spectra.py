@@ -46,8 +46,8 @@ def histogram_drawing(histograms: Histograms, *, limit: int, n: str) -> Drawing:
     numbers = histogram_numbers(histograms, limit)
     notes = {
         poison: {
-            name: f": bimodality {each['bimodality']:.2f}, {100 * each['share_at_limit']:.0f}% at ±"
-            f"{limit} or beyond"
+            name: f": bimodality {each['bimodality']:.2f}, "
+            f"{100 * each['share_at_limit']:.0f}% from ±{limit} on"
             for name, each in treated.items()
         }
         for poison, treated in numbers.items()

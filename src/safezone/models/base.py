@@ -91,6 +91,8 @@ class Model(Protocol):
     ``unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k`` or
     ``text_encoder.encoder.layers.0.self_attn.q_proj``."""
     device: torch.device
+    dtype: torch.dtype
+    """Of the weights and of what is computed with them; latents and images stay float32."""
     folder: Path | str
     """Where it was loaded from (a diffusers folder or a hub name)."""
 

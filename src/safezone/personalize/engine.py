@@ -40,8 +40,8 @@ from safezone.personalize.method import (
     Preview,
     learning_rate,
 )
-from safezone.personalize.posteriors import TrainingRun, training_data
-from safezone.personalize.samples import Sampler
+from safezone.personalize.posteriors import TrainingRun, prior_data, training_data
+from safezone.personalize.samples import Sampler, Samples
 
 _VERSION = 1
 """Raised when the same settings no longer give the same result; part of the content key."""
@@ -49,13 +49,24 @@ _VERSION = 1
 
 def content_key(model: Model, runs: Sequence[TrainingRun], method: Method) -> str:
     """A hash of all that the result depends on; a checkpoint of another key is refused."""
+    precision = [] if model.dtype == torch.float32 else [str(model.dtype)]
     content = {
         "version": _VERSION,
-        "model": [model.name, str(model.folder)],
+        "model": [model.name, str(model.folder), *precision],
         "method": [type(method).__name__, method.content()],
-        "runs": [[run.key, run.concept.content_key(), repr(run.defense), run.seed] for run in runs],
+        "runs": [
+            [run.key, run.concept.content_key(), repr(run.defense), run.seed, *_prior_key(run)]
+            for run in runs
+        ],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _prior_key(run: TrainingRun) -> list[str]:
+    """The hash of the images of the class, if there are any."""
+    if run.prior is None:
+        return []
+    return [hashlib.sha256(run.prior.contiguous().numpy().tobytes()).hexdigest()]
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +81,17 @@ class _Training:
     network: Network
     max_batch: int
 
+    @property
+    def scale(self) -> float:
+        """What losses are multiplied with before the backward pass, a power of two.
+
+        In float16 the gradient of a mean over thousands of elements would underflow to zero, so
+        there it is about that of the sum.
+        """
+        if self.model.dtype != torch.float16:
+            return 1.0
+        return float(2 ** round(math.log2(self.sampler.data.shape.numel())))
+
     def accumulate(
         self, parameters: Mapping[str, Tensor], step: int, active: Int[Tensor, " active"]
     ) -> Float[Tensor, " active"]:
@@ -78,9 +100,20 @@ class _Training:
         The gradient is that of the sum over runs of the run's mean over its batch, however few
         rows the device takes at once.
         """
-        samples = self.sampler.at(step, active)
+        parts = self.sampler.at(step, active)
+        factors = (1.0, self.method.prior_weight)
+        losses = [
+            factor * self._backward(parameters, samples, len(active), factor)
+            for samples, factor in zip(parts, factors, strict=False)
+        ]
+        return torch.stack(losses).sum(dim=0)
+
+    def _backward(
+        self, parameters: Mapping[str, Tensor], samples: Samples, active: int, factor: float
+    ) -> Float[Tensor, " active"]:
+        """Adds the gradients of ``factor`` times the loss; returns the losses without it."""
         size = self.method.batch_size * self.method.accumulation
-        rows = min(self.max_batch, len(active) * self.method.batch_size)
+        rows = min(self.max_batch, active * self.method.batch_size)
         losses = []
         for start in range(0, len(samples.runs), rows):
             cut = slice(start, start + rows)
@@ -90,7 +123,7 @@ class _Training:
             prediction = self.injection.predict(self.network, parameters, batch)
             weights = None if samples.weights is None else samples.weights[cut]
             loss = masked_loss(prediction.float() - samples.target[cut], weights)
-            (loss.sum() / size).backward()
+            (loss.sum() / size * (factor * self.scale)).backward()
             losses.append(loss.detach())
         return torch.cat(losses).view(-1, size).mean(dim=1).double().cpu()
 
@@ -101,6 +134,7 @@ class _Training:
         well = torch.zeros(len(self.runs), dtype=torch.bool)
         well[active] = losses.isfinite()
         for parameter in state.parameters.values():
+            _gradient(parameter).div_(self.scale)
             well &= _gradient(parameter).flatten(1).isfinite().all(dim=1).cpu()
         ill = ~well
         kept = {}
@@ -235,7 +269,8 @@ def fit(
         check_size(data.images.shape[-1], model.factor)
     model.checkpoint_gradients(checkpointing)
     network = torch.compile(model.predict, dynamic=False) if compile else model.predict
-    sampler = Sampler(model, runs, method, data, injection.templates)
+    prior = prior_data(model, runs, max_batch=max_batch) if method.prior_weight else None
+    sampler = Sampler(model, runs, method, data, prior, injection.templates)
     training = _Training(model, runs, method, injection, sampler, network, max_batch)
     if folder is not None:
         for run in runs:

@@ -71,7 +71,7 @@ class Injection:
         """
         device = self._model.device
         layers = self._rules.deltas(parameters)
-        prompts = batch.runs * self._prompts + batch.prompts
+        prompts = batch.runs * self._prompts + batch.prompts % self._prompts
         if self._fixed is not None:
             fixed = self._fixed[prompts.to(device)]
             changes = Changes(layers, batch.runs.to(device))

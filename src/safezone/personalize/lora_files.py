@@ -137,8 +137,7 @@ def _names(layers: Iterable[str] | None) -> dict[str, str] | None:
 
 def _layer(stem: str, known: Mapping[str, str] | None, path: object) -> str:
     # diffusers' first LoRA files name the attention's processor.
-    stem = stem.replace(".processor.", ".").replace("to_out_lora", "to_out.0")
-    stem = re.sub(r"(to_out)(\.lora)?$", r"\1.0", stem)
+    stem = re.sub(r"to_out$", "to_out.0", stem.replace(".processor.", "."))
     if known is not None:
         if stem not in known:
             raise UserError(

@@ -20,7 +20,7 @@ from safezone.personalize.posteriors import TrainingRun
 from safezone.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES
 
 _WITHOUT_EFFECT = ("log_every", "checkpoint_every", "preview_every", "preview_prompts")
-_NEWER = ("accumulation", "start", "random_rows")
+_NEWER = ("accumulation", "start", "random_rows", "prior_weight", "prior_images")
 """Settings that enter the content only when they are used: older results keep their keys."""
 
 
@@ -36,7 +36,10 @@ class Personalization(ABC):
     image with probability 1/2; turn it off for things with writing. ``start``: an adapter's file
     to go on from, of ours or of another program. ``log_every``, ``checkpoint_every``,
     ``preview_every``: in steps; 0 makes no checkpoints but the last, and no previews.
-    ``preview_prompts``: for ``safezone.generate.preview_writer``.
+    ``preview_prompts``: for ``safezone.generate.preview_writer``. ``prior_weight``: of the loss on
+    images of the class that each run then brings along (``TrainingRun.prior``), under the prompt
+    "a photo of a <class word>" and at uniform timesteps (prior preservation, Ruiz et al. 2023); 0
+    is none. ``prior_images``: how many the model draws where a command makes them.
 
     Raises UserError for a value out of its range.
     """
@@ -61,12 +64,14 @@ class Personalization(ABC):
     checkpoint_every: int = 500
     preview_every: int = 0
     preview_prompts: tuple[str, ...] = ("a photo of a {}",)
+    prior_weight: float = 0.0
+    prior_images: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "log_every"):
+        for name in ("steps", "batch_size", "accumulation", "log_every", "prior_images"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} is {getattr(self, name)}; give at least 1.")
-        for name in ("checkpoint_every", "preview_every", "weight_decay"):
+        for name in ("checkpoint_every", "preview_every", "weight_decay", "prior_weight"):
             if not getattr(self, name) >= 0:
                 raise UserError(f"{name} is {getattr(self, name)}; give 0 or more.")
         if not 0 < self.learning_rate < float("inf"):
@@ -82,6 +87,11 @@ class Personalization(ABC):
         for prompt in self.prompts:
             if prompt.count("{}") != 1:
                 raise UserError(f"The template {prompt!r} needs {{}} once, for the placeholder.")
+
+    @property
+    def prior(self) -> bool:
+        """Whether images of the class take part."""
+        return self.prior_weight > 0
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -130,9 +140,17 @@ class Personalization(ABC):
         starts = [
             Start(
                 self.begin(model, run),
-                [text.replace("{}", self.trigger(run.concept)) for text in texts],
+                [
+                    *(text.replace("{}", self.trigger(run.concept)) for text in texts),
+                    *([class_prompt(run.concept)] if self.prior_weight else []),
+                ],
                 run.concept.placeholder if self.vectors else None,
             )
             for run in runs
         ]
         return Injection(model, self, starts, self.vectors, len(self.prompts))
+
+
+def class_prompt(concept: Concept) -> str:
+    """What prior preservation says of images of the class; it comes after a run's own prompts."""
+    return f"a photo of a {concept.class_word}"

@@ -21,13 +21,15 @@ class TrainingRun:
     """One personalization: what is learned, under which defense, with which seed.
 
     ``key``: unique among the runs of one pass; names the run's log. ``concept``: as it was given,
-    before the defense's preprocess.
+    before the defense's preprocess. ``prior``: uint8 [m, 3, S, S], images of the class for prior
+    preservation, at the concept's size.
     """
 
     key: str
     concept: Concept
     defense: Defense
     seed: int
+    prior: UInt8[Tensor, "m 3 s s"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,3 +164,41 @@ def training_data(
         weight_rows=weight_rows,
         counts=torch.tensor(counts),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class PriorData:
+    """The posteriors of all runs' images of the class, each distinct set encoded once.
+
+    ``first``, ``counts``: int64 [runs], where a run's images begin among the rows, and how many.
+    """
+
+    posteriors: Posterior
+    first: Int[Tensor, " runs"]
+    counts: Int[Tensor, " runs"]
+
+
+def prior_data(model: Model, runs: Sequence[TrainingRun], *, max_batch: int = 64) -> PriorData:
+    """Encodes the images of the class; UserError for a run without any or of another size."""
+    place: dict[bytes, int] = {}
+    distinct: list[Tensor] = []
+    first = []
+    for run in runs:
+        if run.prior is None or not len(run.prior):
+            raise UserError(
+                f"{run.concept.name} has no images of its class, which prior_weight needs; give "
+                "the run some or set prior_weight to 0."
+            )
+        if run.prior.shape[1:] != run.concept.images.shape[1:]:
+            raise UserError(
+                f"The images of the class for {run.concept.name} differ from its own in size; "
+                "make them at its size."
+            )
+        digest = hashlib.sha256(run.prior.contiguous().numpy().tobytes()).digest()
+        if digest not in place:
+            place[digest] = sum(map(len, distinct))
+            distinct.append(run.prior)
+        first.append(place[digest])
+    counts = [0 if run.prior is None else len(run.prior) for run in runs]
+    posteriors = _encode(model, torch.cat(distinct), max_batch)
+    return PriorData(posteriors, torch.tensor(first), torch.tensor(counts))

@@ -9,18 +9,19 @@ from torch import Tensor
 
 from safezone.arrays import Latents, Timesteps
 from safezone.defenses.timesteps import TimestepDistribution
-from safezone.models.base import Model
+from safezone.models.base import Model, Posterior
 from safezone.personalize.crops import Crop, crops_of
 from safezone.personalize.draws import draw, pick
 from safezone.personalize.method import Method
-from safezone.personalize.posteriors import TrainingData, TrainingRun
+from safezone.personalize.posteriors import PriorData, TrainingData, TrainingRun
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
     """The rows of one step, run after run, [rows, ...].
 
-    ``runs``, ``prompts``: int64 on the CPU, which run and which of its prompts. ``weights``: what
+    ``runs``, ``prompts``: int64 on the CPU, which run and which of its prompts, -1 its last, that
+    of the class. ``weights``: what
     the error is multiplied with; None for ones.
     """
 
@@ -40,10 +41,35 @@ class Sampler:
     runs: Sequence[TrainingRun]
     method: Method
     data: TrainingData
+    prior: PriorData | None
     templates: int
 
-    def at(self, step: int, active: Int[Tensor, " active"]) -> Samples:
-        """The samples of one step for the active runs; a function of the step alone."""
+    def at(self, step: int, active: Int[Tensor, " active"]) -> list[Samples]:
+        """The samples of one step for the active runs, and after them those of the class where
+        there is prior preservation; a function of the step alone."""
+        own = self._own(step, active)
+        return [own] if self.prior is None else [own, self._of_the_class(step, active, self.prior)]
+
+    def _of_the_class(self, step: int, active: Tensor, prior: PriorData) -> Samples:
+        """As many images of the class as of the concept, at uniform timesteps, nothing masked."""
+        size, process = self.method.batch_size * self.method.accumulation, self.model.process
+        names = [(self.runs[r].seed, f"prior of {self.runs[r].concept.name}") for r in active]
+        draws = draw(names, step, size, self.data.shape)
+        rows = (prior.first[active, None] + pick(draws.image, prior.counts[active, None])).flatten()
+        rows, device = rows.to(self.model.device), self.model.device
+        found = Posterior(prior.posteriors.mean[rows], prior.posteriors.std[rows])
+        clean, noise = found.sample(draws.posterior_noise.to(device)), draws.noise.to(device)
+        timesteps = pick(draws.timestep, process.steps).flatten().to(device)
+        return Samples(
+            active.repeat_interleave(size),
+            torch.full((len(rows),), -1),
+            process.corrupt(clean, noise, timesteps),
+            timesteps,
+            process.target(clean, noise, timesteps),
+            None,
+        )
+
+    def _own(self, step: int, active: Int[Tensor, " active"]) -> Samples:
         size, device = self.method.batch_size * self.method.accumulation, self.model.device
         names = [(self.runs[r].seed, self.runs[r].concept.name) for r in active.tolist()]
         draws = draw(names, step, size, self.data.shape)
