@@ -125,6 +125,8 @@ def test_the_preset_is_that_of_the_tables_own_model() -> None:
     given = read("run", ["table30", "--model", "sd15", "--steps", "7"]).training
     assert given == replace(options.training, steps=7)
     assert read("run", ["table17"]).training == preset("mini").training
+    lora = read("run", ["table32", "--steps", "7"]).training
+    assert lora == replace(preset("mini", "lora").training, steps=7)
 
 
 # A user's grid

@@ -1,10 +1,11 @@
 """``safezone grid run``."""
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
@@ -100,11 +101,16 @@ def read(verb: str, arguments: Sequence[str]) -> Options:
 
 
 def _table_preset(arguments: Sequence[str]) -> Settings | None:
-    """The preset of the table's own model: with --model sd15 table 26 trains as on SD 2.1."""
+    """The preset of the table's own model and method, which its name tells; None without one.
+
+    With --model sd15 table 26 trains as on SD 2.1, and table 32 as LoRAs are.
+    """
+    from safezone.experiments.designs import Scope
     from safezone.experiments.paper import PAPER, model_for
     from safezone.experiments.settings import preset
+    from safezone.experiments.variants import METHODS, split_method
 
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False, add_help=False)
     early.add_argument("--config")
     early.add_argument("--model")
     try:
@@ -112,9 +118,11 @@ def _table_preset(arguments: Sequence[str]) -> Settings | None:
     except (argparse.ArgumentError, SystemExit):
         return None  # the real parser tells what is wrong
     table = next((each for each in rest if each in PAPER), None)
-    if table is None or told.model not in ("mini", "sd15"):
+    if table is None or {"-h", "--help"} & {*rest} or (told.config and not told.model):
         return None
-    return preset(model_for(table, told.model))
+    model = model_for(table, told.model or "mini")
+    run = PAPER[table].build(Scope(model, ("any",), (0,))).runs[0]
+    return preset(model, METHODS[split_method(run.method)[0]])
 
 
 def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine) -> "Lab":
@@ -169,6 +177,14 @@ def _require_known(options: Options, settings: Settings) -> None:
         require_names(only(without(grid, options.without), known), settings)
 
 
+def _worker_machine(options: Options) -> Machine:
+    """Processes of one machine share its cores; more threads than cores make all of them slow."""
+    machine, told = options.machine, options.workers
+    if told.executor != "processes" or machine.threads is not None:
+        return machine
+    return replace(machine, threads=max(1, (os.cpu_count() or 1) // told.workers))
+
+
 def _executor(options: Options, open_again: Any) -> "Executor":
     from safezone.experiments.executors import InProcess, Processes, Ray, Slurm
 
@@ -208,8 +224,8 @@ def run_run(options: Options) -> Answer:
     _require_known(options, settings)
     work = options.out.absolute() / WORK
     data = None if options.data is None else options.data.absolute()
-    again = partial(open_lab, work, settings, data, options.machine)
-    lab = again()
+    lab = open_lab(work, settings, data, options.machine)
+    again = partial(open_lab, work, settings, data, _worker_machine(options))
     grid = make_grid(options, lab)
     if options.dry_run:
         return _dry(options, lab, grid)

@@ -63,6 +63,8 @@ class Lab:
     settings: Settings
     concepts: Mapping[str, Concept]
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    _known: dict[tuple[str, ...], Artifact] = field(default_factory=dict, init=False, repr=False)
+    """Clean and poisoned concepts by name, whose keys need the images' bytes: asked for often."""
 
     def _place(self, stage: str, label: str, key: str) -> Artifact:
         return Artifact(key, self.folder / stage / f"{label}-{key[:16]}")
@@ -86,17 +88,23 @@ class Lab:
         return training_of(self.settings.training, run.method, self.settings.model)
 
     def clean(self, run: Run) -> Artifact:
-        key = self.concepts[run.concept].content_key()
-        return self._place("clean", run.concept, key)
+        if (run.concept,) not in self._known:
+            key = self.concepts[run.concept].content_key()
+            self._known[(run.concept,)] = self._place("clean", run.concept, key)
+        return self._known[(run.concept,)]
 
     def poisoned(self, run: Run) -> Artifact:
         """The images that the trainer is given; of a clean run the clean ones."""
         clean = self.clean(run)
         if run.poison == CLEAN:
             return clean
-        seed, poison = self.poison_seed(run), self.poison_settings(run)
-        key = stage_key("poison", self.model_key, clean.key, poison, seed)
-        return self._place("poison", f"{run.concept},{run.poison},{seed}", key)
+        seed = self.poison_seed(run)
+        name = (run.concept, run.poison, str(seed))
+        if name not in self._known:
+            poison = self.poison_settings(run)
+            key = stage_key("poison", self.model_key, clean.key, poison, seed)
+            self._known[name] = self._place("poison", ",".join(name), key)
+        return self._known[name]
 
     def preprocessed(self, run: Run) -> Artifact:
         """The images after the first part of the defense."""
