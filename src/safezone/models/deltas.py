@@ -6,7 +6,6 @@ runs share one pass through the model (Hu et al. 2022 for the low-rank form).
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -97,18 +96,38 @@ class Changes:
         return Changes(self.layers, self.owners[rows])
 
 
-# In the thread that runs the network just now.
-_CHANGES: ContextVar[Changes | None] = ContextVar("changes", default=None)
+class Slot:
+    """What the hooks of one model look at: the changes of the pass that runs just now.
 
+    One pass at a time: threads that share a model must not run it together with changes. (A plain
+    attribute, since torch.compile breaks its graph at anything that belongs to a thread.)
+    """
 
-@contextmanager
-def changed(changes: Changes | None) -> Iterator[None]:
-    """Within the block every watched layer adds its rows' changes."""
-    reset = _CHANGES.set(changes)
-    try:
-        yield
-    finally:
-        _CHANGES.reset(reset)
+    def __init__(self) -> None:
+        self.changes: Changes | None = None
+
+    @contextmanager
+    def holding(self, changes: Changes | None) -> Iterator[None]:
+        """Within the block every watched layer adds its rows' changes."""
+        before = self.changes
+        self.changes = changes
+        try:
+            yield
+        finally:
+            self.changes = before
+
+    def checkpointing(self, module: Callable[..., Any], *arguments: Any) -> Any:
+        """What diffusers' gradient checkpointing calls; the recomputation sees the same changes.
+
+        It happens in the backward pass, maybe in another thread, long after the block.
+        """
+        changes = self.changes
+
+        def run(*given: Any) -> Any:
+            with self.holding(changes):
+                return module(*given)
+
+        return checkpoint(run, *arguments, use_reentrant=False)
 
 
 def changeable(module: nn.Module) -> dict[str, nn.Module]:
@@ -121,20 +140,20 @@ def changeable(module: nn.Module) -> dict[str, nn.Module]:
     }
 
 
-def watch(part: str, module: nn.Module) -> dict[str, tuple[int, int]]:
+def watch(part: str, module: nn.Module, slot: Slot) -> dict[str, tuple[int, int]]:
     """Hooks the changeable layers of a part; returns (outputs, inputs) of ``part.path`` each."""
     shapes = {}
     for path, layer in changeable(module).items():
         name = f"{part}.{path}"
-        layer.register_forward_hook(_hook(name))
+        layer.register_forward_hook(_hook(name, slot))
         weight: Any = layer.weight
         shapes[name] = (int(weight.shape[0]), int(weight.shape[1]))
     return shapes
 
 
-def _hook(name: str) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+def _hook(name: str, slot: Slot) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def add(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        changes = _CHANGES.get()
+        changes = slot.changes
         delta = None if changes is None else changes.layers.get(name)
         if changes is None or delta is None:
             return output
@@ -154,17 +173,3 @@ def _added(delta: Delta, owners: Tensor, given: Tensor, output: Tensor) -> Tenso
     if isinstance(delta, Full) and delta.frozen_start:
         return torch.cat([total[:, :1].detach(), total[:, 1:]], dim=1)
     return total
-
-
-def checkpointing(module: Callable[..., Any], *arguments: Any) -> Any:
-    """What diffusers' gradient checkpointing calls; the recomputation sees the same changes.
-
-    It happens in the backward pass, maybe in another thread, long after the block of ``changed``.
-    """
-    changes = _CHANGES.get()
-
-    def run(*given: Any) -> Any:
-        with changed(changes):
-            return module(*given)
-
-    return checkpoint(run, *arguments, use_reentrant=False)

@@ -12,7 +12,7 @@ from torch import Tensor
 from safezone.arrays import Images, Latents, Timesteps
 from safezone.models.attention import AttentionRecord, record_cross_attention
 from safezone.models.base import Conditioning, Posterior, Tokens
-from safezone.models.deltas import Changes, changed, checkpointing, watch
+from safezone.models.deltas import Changes, Slot, watch
 from safezone.models.process import Process
 from safezone.models.schedulers import make_scheduler
 from safezone.models.text import TextEncoder, check_vectors
@@ -60,9 +60,10 @@ class StableDiffusion:
         self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
         self._text = TextEncoder(text_encoder, tokenizer)
         self._lookup = self._text.lookup
+        self._slot = Slot()
         self.layers: Mapping[str, tuple[int, int]] = {
-            **watch("unet", unet),
-            **watch("text_encoder", self._text.layers),
+            **watch("unet", unet, self._slot),
+            **watch("text_encoder", self._text.layers, self._slot),
         }
         self.embedding_widths: tuple[int, ...] = (self._text.width,)
         self.length = self._text.length
@@ -110,7 +111,7 @@ class StableDiffusion:
         ids, slots = tokens.ids.to(self.device), tokens.slots.to(self.device)
         needed = check_vectors(tokens, vectors, self.embedding_width)
         placed = None if needed is None else needed.to(self.device)
-        with changed(changes):
+        with self._slot.holding(changes):
             hidden = self._text.run(ids, slots, placed).last_hidden_state
         return Conditioning(hidden, changes=changes)
 
@@ -140,7 +141,7 @@ class StableDiffusion:
             if added is None
             else {name: value.to(self.device, self.dtype) for name, value in added.items()}
         )
-        with changed(conditioning.changes):
+        with self._slot.holding(conditioning.changes):
             prediction: Tensor = self.unet(
                 noisy_latents.to(self.device, self.dtype),
                 timesteps.to(self.device),
@@ -155,7 +156,7 @@ class StableDiffusion:
         """Whether the U-Net recomputes its activations in the backward pass instead of keeping
         them: a third more time for a fraction of the memory."""
         if enabled:
-            self.unet.enable_gradient_checkpointing(checkpointing)
+            self.unet.enable_gradient_checkpointing(self._slot.checkpointing)
         else:
             self.unet.disable_gradient_checkpointing()
 

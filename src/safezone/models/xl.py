@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from safezone.models.base import Conditioning, Tokens
-from safezone.models.deltas import Changes, changed, watch
+from safezone.models.deltas import Changes, watch
 from safezone.models.stable import StableDiffusion
 from safezone.models.text import TextEncoder, check_vectors
 
@@ -29,7 +29,7 @@ class StableDiffusionXL(StableDiffusion):
         self.tokenizer_2 = tokenizer_2
         self._text_2 = TextEncoder(text_encoder_2, tokenizer_2)
         self._zero_empty = zero_empty
-        self.layers = {**self.layers, **watch("text_encoder_2", self._text_2.layers)}
+        self.layers = {**self.layers, **watch("text_encoder_2", self._text_2.layers, self._slot)}
         self.embedding_widths = (self._text.width, self._text_2.width)
 
     def embed_text(
@@ -47,7 +47,7 @@ class StableDiffusionXL(StableDiffusion):
             if needed is None
             else needed.to(self.device).split(self.embedding_widths, dim=2)
         )
-        with changed(changes):
+        with self._slot.holding(changes):
             first = self._text.run(ids, slots, parts[0], output_hidden_states=True)
             second = self._text_2.run(
                 self._text_2.padded_alike(ids), slots, parts[1], output_hidden_states=True
