@@ -55,7 +55,7 @@ class Recipe:
     classifier: int = 4_000
     instance: int = 1_200
     clip: int = 900
-    pixel: int = 6_000
+    pixel: int = 2_800
     v: int = 2_000
     rf: int = 2_000
 
