@@ -219,7 +219,6 @@ PRESETS: Final[Mapping[str, Settings]] = MappingProxyType(
 
 DEMO: Final = replace(
     PRESETS["mini"],
-    training=replace(PRESETS["mini"].training, steps=200),
     sampling=replace(
         PRESETS["mini"].sampling,
         prompts=(
