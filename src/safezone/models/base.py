@@ -1,6 +1,7 @@
 """The protocol behind which every latent diffusion model stands."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -140,8 +141,8 @@ class Model(Protocol):
         """The frozen lookup's rows for random tokens, none of them special."""
         ...
 
-    def checkpoint_gradients(self, enabled: bool) -> None:
-        """Whether the U-Net recomputes its activations in the backward pass to save memory."""
+    def checkpointed(self, enabled: bool) -> AbstractContextManager[None]:
+        """Within the block, if enabled, the U-Net recomputes its activations to save memory."""
         ...
 
     def predict(

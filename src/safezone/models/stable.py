@@ -1,6 +1,7 @@
 """Stable Diffusion 1.x and 2.x, and everything built like them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -149,12 +150,15 @@ class StableDiffusion:
             ).sample
         return prediction.to(noisy_latents.dtype)
 
-    def checkpoint_gradients(self, enabled: bool) -> None:
-        """Whether the U-Net recomputes its activations in the backward pass instead of keeping
-        them: a third more time for a fraction of the memory."""
+    @contextmanager
+    def checkpointed(self, enabled: bool) -> Iterator[None]:
+        """Within the block, if enabled, the U-Net recomputes its activations in the backward pass
+        instead of keeping them: a third more time for a fraction of the memory."""
         if enabled:
             self.unet.enable_gradient_checkpointing(self._slot.checkpointing)
-        else:
+        try:
+            yield
+        finally:
             self.unet.disable_gradient_checkpointing()
 
     def scheduler(self, name: str = "ddim") -> Any:
