@@ -98,7 +98,9 @@ def personalize_stage(
                 method,
                 folder,
                 progress=progress,
-                preview=preview_writer(model, method.preview_prompts, scratch / "previews"),
+                preview=preview_writer(
+                    model, method.preview_prompts, scratch / "previews" / folder.name
+                ),
                 compile=training.compile,
                 checkpointing=training.checkpointing,
                 observers=observers,
