@@ -99,7 +99,7 @@ def test_from_pictures_to_another_programs_file(
     assert main([*train, *more, *model]) == 0, capsys.readouterr().err
     record = json.loads(next(Path(runs).rglob("run.json")).read_text())
     assert record["method"] == METHODS[method].name
-    assert list(Path(runs).rglob("previews/step-*.png"))
+    assert list(Path(runs).rglob("previews/*/step-*.png"))
     prompts = ["--prompts", "a photo of a {}", "--steps", "2"]
     assert main(["generate", runs, *prompts, *model]) == 0, capsys.readouterr().err
     images = json.loads(next(Path(runs).rglob("images.json")).read_text())

@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from safezone.models import load_model
     from safezone.personalize import (
         Adapter,
+        CustomDiffusion,
+        LoRA,
         TextualInversion,
         TrainingRun,
+        load_adapter,
         load_embedding,
         save_embedding,
         train,
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Adapter",
     "Concept",
+    "CustomDiffusion",
+    "LoRA",
     "Row",
     "TextualInversion",
     "TrainingRun",
@@ -38,6 +43,7 @@ __all__ = [
     "defend",
     "defense",
     "generate_images",
+    "load_adapter",
     "load_concept",
     "load_embedding",
     "load_encoder",
@@ -53,6 +59,8 @@ __all__ = [
 _HOMES: Final = {
     "Adapter": "personalize",
     "Concept": "concepts",
+    "CustomDiffusion": "personalize",
+    "LoRA": "personalize",
     "Row": "scores",
     "TextualInversion": "personalize",
     "TrainingRun": "personalize",
@@ -61,6 +69,7 @@ _HOMES: Final = {
     "defense": "defenses",
     # The module of the same name is safezone.generate, so the verb has another.
     "generate_images": "generate",
+    "load_adapter": "personalize",
     "load_concept": "concepts",
     "load_embedding": "personalize",
     "load_encoder": "scores",

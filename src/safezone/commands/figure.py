@@ -89,9 +89,9 @@ def run(options: Options) -> Answer:
     require_out_folder(options.out)
     bench = _bench(options, scores=row.scores)
     with ExitStack() as stack:
-        # The second is the folder that `safezone claim` locks when it works there.
+        # Grids and claims may work in the second at the same time: their artifacts appear whole.
         for folder in {options.out.absolute(), bench.lab.folder.absolute().parent}:
-            stack.enter_context(locked(folder))
+            stack.enter_context(locked(folder, shared=True))
         drawing = row.draw(bench)
         paths = save(drawing, options.out, f"figure-{row.number:02d}")
     text = f"figure {row.number}, {row.title}: {', '.join(map(str, paths))}"

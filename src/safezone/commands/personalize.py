@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from safezone.models import Model
 
 DESCRIPTION: Final = """\
-Learns the objects of folders as words (textual inversion): all folders, defenses and seeds in one
-pass through the model.
+Learns the objects of folders: all folders, defenses and seeds in one pass through the model. By
+textual inversion (ti), lora or custom-diffusion, each with its own preset.
 
 Defenses: nominal (none), jpeg, t600 (train at timesteps from 600), lm (loss mask), szt (Safe-Zone
 Training: JPEG, timesteps from 500, a dilated loss mask), or parts joined by +, as in jpeg+t600.
@@ -38,7 +38,9 @@ Further ones: advclean, regen, pdmpure, tanh5, power2, im, lim, zm and more (doc
 lm, im, lim, zm and szt need masks: `safezone mask FOLDER`.
 
 Writes OUT/<folder>/<defense>/seed<k>/learned_embeds.safetensors, which diffusers, AUTOMATIC1111,
-ComfyUI and kohya's scripts read, with its log beside it. Killed and started again, it goes on.
+ComfyUI and kohya's scripts read, with its log beside it; of the other methods
+pytorch_lora_weights.safetensors or custom_diffusion.safetensors (`safezone export` writes both for
+other programs). Killed and started again, it goes on.
 
 Example:
     safezone personalize my-toy my-toy-poisoned --defense nominal --defense szt --out runs/my-toy

@@ -166,7 +166,9 @@ def _train_pass(
             method,
             folder,
             progress=progress,
-            preview=preview_writer(model, method.preview_prompts, folder.parent / "previews"),
+            preview=preview_writer(
+                model, method.preview_prompts, folder.parent / "previews" / folder.name
+            ),
             compile=training.compile,
             checkpointing=training.checkpointing,
             observers=observers,

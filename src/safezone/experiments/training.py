@@ -144,7 +144,7 @@ TRAINING: Final[Mapping[tuple[str, MethodName], Training]] = MappingProxyType(
             batch_size=2,
             learning_rate=2e-3,
             schedule="cosine",
-            vectors=4,
+            vectors=2,
             checkpoint_every=20,
             runs_per_pass=32,
         ),

@@ -148,8 +148,8 @@ class Model(Protocol):
         """Inside the block, every ``predict`` is recorded: where each token was attended to."""
         ...
 
-    def checkpoint_gradients(self, enabled: bool) -> None:
-        """Whether the U-Net recomputes its activations in the backward pass to save memory."""
+    def checkpointed(self, enabled: bool) -> AbstractContextManager[None]:
+        """Within the block, if enabled, the U-Net recomputes its activations to save memory."""
         ...
 
     def predict(

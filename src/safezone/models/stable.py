@@ -1,7 +1,7 @@
 """Stable Diffusion 1.x and 2.x, and everything built like them."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,8 +41,9 @@ class StableDiffusion:
     ) -> None:
         for module in (unet, vae, text_encoder):
             module.requires_grad_(False).eval().to(device)
-        # Saves the VAE a sixth of its time on a CPU; the U-Net at latent size gains nothing.
-        vae.to(memory_format=torch.channels_last)
+        # On a CPU this saves the VAE a sixth of its time, the built-in U-Net a fifteenth.
+        for module in (unet, vae):
+            module.to(memory_format=torch.channels_last)
         self.name = name
         self.folder = folder
         self.unet = unet
@@ -152,12 +153,15 @@ class StableDiffusion:
             ).sample
         return prediction.to(noisy_latents.dtype)
 
-    def checkpoint_gradients(self, enabled: bool) -> None:
-        """Whether the U-Net recomputes its activations in the backward pass instead of keeping
-        them: a third more time for a fraction of the memory."""
+    @contextmanager
+    def checkpointed(self, enabled: bool) -> Iterator[None]:
+        """Within the block, if enabled, the U-Net recomputes its activations in the backward pass
+        instead of keeping them: a third more time for a fraction of the memory."""
         if enabled:
             self.unet.enable_gradient_checkpointing(self._slot.checkpointing)
-        else:
+        try:
+            yield
+        finally:
             self.unet.disable_gradient_checkpointing()
 
     def scheduler(self, name: str = "ddim") -> Any:

@@ -255,6 +255,8 @@ def fit(
     checkpoint in ``folder`` that other runs or settings have made.
     """
     _check(runs, max_batch)
+    if compile and checkpointing:
+        raise UserError("compile and checkpointing do not work together; choose one of them.")
     injection = method.inject(model, runs)
     key = content_key(model, runs, method)
     checkpoint = None if folder is None else folder / CHECKPOINT
@@ -266,7 +268,6 @@ def fit(
     data = training_data(model, runs, flip=method.flip, max_batch=max_batch)
     if method.crop_rescale:
         check_size(data.images.shape[-1], model.factor)
-    model.checkpoint_gradients(checkpointing)
     network = torch.compile(model.predict, dynamic=False) if compile else model.predict
     prior = prior_data(model, runs, max_batch=max_batch) if method.prior_weight else None
     sampler = Sampler(model, runs, method, data, prior, injection.templates)
@@ -282,7 +283,7 @@ def fit(
         unit="step",
         disable=not progress,
     )
-    with bar:
+    with model.checkpointed(checkpointing), bar:
         while not _finished(state, method):
             training.advance(state, optimiser)
             bar.update()
