@@ -6,8 +6,10 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from safezone.analysis.gaussian import signal_and_sigma
 from safezone.models import Model, load_model
 from safezone.models.builtin import WEIGHTS, builtin_folder
+from safezone.models.pixel import load_pixel_model
 from safezone.models.training.quality import accuracy, held_out, retrieval_quality
 from safezone.scores import load_encoder
 from safezone.scores.metrics import psnr
@@ -91,3 +93,20 @@ def test_classifier_on_renders() -> None:
 def test_encoders_load_by_name() -> None:
     features = load_encoder("mini-instance").features(held_out(2)[0])
     assert features.shape == (2, 128)
+
+
+def test_the_pixel_model_sees_through_noise_of_a_poisons_size() -> None:
+    pixel = load_pixel_model("mini-pixel")
+    images, _ = held_out(4)
+    clean = images.float() / 255
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    timesteps = torch.full((4,), 40)
+    noisy = pixel.process.corrupt(2 * clean - 1, noise, timesteps)
+    signal, sigma = (float(value[0]) for value in signal_and_sigma(pixel.process, timesteps))
+    with torch.no_grad():
+        predicted = pixel.denoiser(clean, [])(noisy, timesteps)
+
+    def quality(latents: torch.Tensor) -> float:
+        return float(psnr((latents / signal / 2 + 0.5).clamp(0, 1), clean).mean())
+
+    assert quality(noisy - sigma * predicted) > quality(noisy) + 5
