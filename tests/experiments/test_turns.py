@@ -11,9 +11,11 @@ from safezone.errors import UserError
 from safezone.experiments.execution import run_grid
 from safezone.experiments.lab import Lab
 from safezone.experiments.measurement import RESULT_LOCK, WORK, measure
+from safezone.experiments.passes import MEMBERS
+from safezone.experiments.perform import TRAINING
 from safezone.experiments.run import Grid
 from safezone.experiments.turns import MAKING, in_turn, turn
-from safezone.experiments.workspace import locked
+from safezone.experiments.workspace import locked, write_json
 from safezone.models import Model
 from safezone.models.pixel import load_pixel_model
 from safezone.scores import Row, read_rows
@@ -107,6 +109,20 @@ def test_two_grids_at_a_time_in_one_workspace_give_the_rows_of_each_alone(
 
 def _cell(run: object) -> tuple[str, ...]:
     return tuple(str(getattr(run, name)) for name in ("concept", "poison", "defense", "seed"))
+
+
+def test_what_a_process_killed_after_its_last_adapter_left_is_removed(lab: Lab) -> None:
+    run_grid(lab, grid(lab), progress=False)
+    left = lab.folder / TRAINING / "0123456789abcdef"
+    (left / "logs").mkdir(parents=True)
+    (left / "checkpoint.safetensors").write_bytes(b"left")
+    write_json(left / MEMBERS, {"members": [lab.adapter(run).key for run in grid(lab)]})
+    foreign = lab.folder / TRAINING / "fedcba9876543210"
+    foreign.mkdir()
+    write_json(foreign / MEMBERS, {"members": ["of another grid"]})
+    run_grid(lab, grid(lab), progress=False)
+    assert not left.exists()
+    assert foreign.exists()
 
 
 def test_one_grid_is_run_by_one_process(tmp_path: Path, lab: Lab, tiny_model: Model) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from safezone.experiments.executors import Executor, InProcess
 from safezone.experiments.lab import STAGES, Lab
-from safezone.experiments.passes import passes
+from safezone.experiments.passes import passes, sweep
 from safezone.experiments.perform import TRAINING, Failures, Note, Task, missing, save_clean
 from safezone.experiments.run import Grid, Run
 from safezone.experiments.stages import ROWS, RUN_RECORD, done
@@ -45,6 +45,9 @@ def run_grid(
             failed |= _spread(lab, stage, left, failures)
         if stage == "personalize":
             failed |= _became_nan(lab, (run for run in left if run not in failed))
+            adapters = [lab.adapter(run) for run in left]
+            written = {a.key for a in adapters if done(a.place, RUN_RECORD, a.key)}
+            sweep(lab.folder / TRAINING, written)
     rows: list[Row] = []
     for run in grid:
         rows += (

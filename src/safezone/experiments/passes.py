@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -83,7 +83,7 @@ def _groups(
             missing -= set(members)
         elif members and not missing & set(members) and set(members) <= wanted.keys():
             # Killed after its last adapter was written.
-            shutil.rmtree(record.parent, ignore_errors=True)
+            _discard(record.parent)
     rest = [job for job in jobs if job.key in missing]
     for start in range(0, len(rest), runs_per_pass):
         group = rest[start : start + runs_per_pass]
@@ -96,6 +96,26 @@ def _groups(
 def passes(jobs: Sequence[Job], scratch: Path, runs_per_pass: int) -> list[list[Job]]:
     """The jobs of every pass that is still to do, for those who share them among workers."""
     return [group for _, group in _groups(jobs, scratch, runs_per_pass)]
+
+
+def sweep(scratch: Path, written: Collection[str]) -> None:
+    """Removes trainings whose adapters, by their keys, are all written.
+
+    They are there when a process was killed between its last adapter and the end of its training.
+    """
+    for record in scratch.glob(f"*/{MEMBERS}"):
+        if set(_members(record)) <= set(written):
+            _discard(record.parent)
+
+
+def _discard(folder: Path) -> None:
+    """Removes a training's folder, the list of members last: killed midway, it is found again."""
+    for path in folder.glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != MEMBERS:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def dissolve(scratch: Path, jobs: Iterable[TrainingJob], most: int) -> None:
@@ -144,7 +164,7 @@ def personalize_stage(
                 group = _to_train(folder, groups[folder])
                 if group:
                     _train_pass(model, group, training, folder, progress)
-                shutil.rmtree(folder, ignore_errors=True)
+                _discard(folder)
                 finished = sum(job.done for job in todo)
                 left = _left(started, finished, len(todo))
                 note(f"{finished} of {len(todo)} runs trained{left}")
