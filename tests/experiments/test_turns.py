@@ -117,11 +117,14 @@ def test_what_a_process_killed_after_its_last_adapter_left_is_removed(lab: Lab) 
     (left / "logs").mkdir(parents=True)
     (left / "checkpoint.safetensors").write_bytes(b"left")
     write_json(left / MEMBERS, {"members": [lab.adapter(run).key for run in grid(lab)]})
+    lock = lab.folder / TRAINING / f"{MAKING}00000000aaaaaaaa"
+    lock.touch()
     foreign = lab.folder / TRAINING / "fedcba9876543210"
     foreign.mkdir()
     write_json(foreign / MEMBERS, {"members": ["of another grid"]})
     run_grid(lab, grid(lab), progress=False)
     assert not left.exists()
+    assert not lock.exists()
     assert foreign.exists()
 
 

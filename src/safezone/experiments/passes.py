@@ -16,7 +16,7 @@ from safezone.errors import UserError
 from safezone.experiments.run import content_key
 from safezone.experiments.stages import RUN_RECORD, artifact_folder, done
 from safezone.experiments.training import Training
-from safezone.experiments.turns import in_turn, turn
+from safezone.experiments.turns import MAKING, in_turn, turn
 from safezone.experiments.workspace import cannot_write, read_json, whole_folder, write_json
 from safezone.generate import generate, preview_writer
 from safezone.models.base import Model
@@ -106,6 +106,11 @@ def sweep(scratch: Path, written: Collection[str]) -> None:
     for record in scratch.glob(f"*/{MEMBERS}"):
         if set(_members(record)) <= set(written):
             _discard(record.parent)
+    for lock in scratch.glob(f"{MAKING}*"):
+        place = lock.with_name(lock.name.removeprefix(MAKING))
+        if not place.exists():
+            with turn(place):  # whose end removes the lock, unless another process has it
+                pass
 
 
 def _discard(folder: Path) -> None:
