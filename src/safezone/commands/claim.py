@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import Final
 
 from safezone.commands.console import Answer, Flat, Machine, note, parse, progress
-from safezone.experiments.settings import Cells, Poisoning, Sampling, Scoring, Settings
+from safezone.experiments.settings import (
+    Cells,
+    Poisoning,
+    Sampling,
+    Scoring,
+    Settings,
+    settings_told,
+)
 from safezone.experiments.training import Training
 
 DESCRIPTION: Final = """\
@@ -48,14 +55,7 @@ def read(arguments: Sequence[str]) -> Options:
 
 def run(options: Options) -> Answer:
     """Measures, or tells what there is to do."""
-    settings = Settings(
-        options.model,
-        options.poisoning,
-        options.training,
-        options.sampling,
-        options.scoring,
-        options.cells,
-    )
+    settings = settings_told(options, options.cells)
     title = "Do the protections hold on the built-in model?"
     if options.model != "mini":
         title = f"Do the protections hold on {options.model}?"

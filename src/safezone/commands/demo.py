@@ -13,7 +13,7 @@ from safezone.experiments.settings import (
     Poisoning,
     Sampling,
     Scoring,
-    Settings,
+    settings_told,
 )
 from safezone.experiments.training import Training
 
@@ -52,14 +52,7 @@ def read(arguments: Sequence[str]) -> Options:
 
 def run(options: Options) -> Answer:
     """Measures the small grid and writes its page."""
-    settings = Settings(
-        options.model,
-        options.poisoning,
-        options.training,
-        options.sampling,
-        options.scoring,
-        options.cells,
-    )
+    settings = settings_told(options, options.cells)
     return measure(
         settings,
         options.out,

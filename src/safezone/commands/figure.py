@@ -10,7 +10,7 @@ import tyro
 
 from safezone.commands.console import Answer, Flat, Machine, note, parse, progress
 from safezone.errors import UserError
-from safezone.experiments.settings import Names, Poisoning, Sampling, Scoring, Settings
+from safezone.experiments.settings import Names, Poisoning, Sampling, Scoring, settings_told
 from safezone.experiments.training import Training
 
 if TYPE_CHECKING:
@@ -130,14 +130,7 @@ def _bench(options: Options, *, scores: bool) -> "Bench":
         candidates=options.candidates,
         at=options.at,
     )
-    settings = Settings(
-        options.model,
-        options.poisoning,
-        options.training,
-        options.sampling,
-        options.scoring,
-        preset(options.model).cells,
-    )
+    settings = settings_told(options, preset(options.model).cells)
     for name in options.poison:
         settings.poisoning.poison(name)
     for name in options.defense:

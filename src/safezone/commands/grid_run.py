@@ -15,7 +15,14 @@ import tyro
 from safezone.commands.console import Answer, Flat, Machine, note, parse, progress
 from safezone.errors import UserError
 from safezone.experiments.config import read_settings
-from safezone.experiments.settings import Names, Poisoning, Sampling, Scoring, Settings
+from safezone.experiments.settings import (
+    Names,
+    Poisoning,
+    Sampling,
+    Scoring,
+    Settings,
+    settings_told,
+)
 from safezone.experiments.training import Training
 
 if TYPE_CHECKING:
@@ -207,9 +214,7 @@ def _settings(options: Options) -> Settings:
     yours = options.grid.endswith((".yaml", ".yml"))
     model = hub_name(options.model) if yours else model_for(options.grid, options.model)
     cells = read_settings(options.machine.config, options.model).cells
-    return Settings(
-        model, options.poisoning, options.training, options.sampling, options.scoring, cells
-    )
+    return settings_told(options, cells, model)
 
 
 def run_run(options: Options) -> Answer:

@@ -81,9 +81,6 @@ def _groups(
         if missing & set(members) and set(members) <= wanted.keys():
             yield record.parent, [wanted[key] for key in members]
             missing -= set(members)
-        elif members and not missing & set(members) and set(members) <= wanted.keys():
-            # Killed after its last adapter was written.
-            _discard(record.parent)
     rest = [job for job in jobs if job.key in missing]
     for start in range(0, len(rest), runs_per_pass):
         group = rest[start : start + runs_per_pass]
@@ -130,7 +127,7 @@ def dissolve(scratch: Path, jobs: Iterable[TrainingJob], most: int) -> None:
         members = _members(record)
         with turn(record.parent) as ours:
             if ours and len(members) > most and set(members) <= keys:
-                shutil.rmtree(record.parent)
+                _discard(record.parent)
 
 
 def _to_train(folder: Path, group: Sequence[TrainingJob]) -> list[TrainingJob]:
@@ -173,6 +170,7 @@ def personalize_stage(
                 finished = sum(job.done for job in todo)
                 left = _left(started, finished, len(todo))
                 note(f"{finished} of {len(todo)} runs trained{left}")
+    sweep(scratch, {job.key for job in jobs if job.done})
 
 
 def _train_pass(

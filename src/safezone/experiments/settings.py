@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
 import tyro
 from pydantic import BeforeValidator
@@ -196,6 +196,27 @@ class Settings:
     sampling: Sampling = field(default_factory=Sampling)
     scoring: Scoring = field(default_factory=Scoring)
     cells: Cells = field(default_factory=Cells)
+
+
+class Told(Protocol):
+    """The options of a command that takes all of an experiment's settings but its cells."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def poisoning(self) -> Poisoning: ...
+    @property
+    def training(self) -> Training: ...
+    @property
+    def sampling(self) -> Sampling: ...
+    @property
+    def scoring(self) -> Scoring: ...
+
+
+def settings_told(told: Told, cells: Cells, model: str | None = None) -> Settings:
+    """The settings in a command's options; ``model`` instead of the one they name."""
+    name = told.model if model is None else model
+    return Settings(name, told.poisoning, told.training, told.sampling, told.scoring, cells)
 
 
 PRESETS: Final[Mapping[str, Settings]] = MappingProxyType(

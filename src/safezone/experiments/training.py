@@ -1,7 +1,7 @@
 """What a training can be told, for every method, and the presets by model and method."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
@@ -117,37 +117,22 @@ class Training:
 _LORA: Final = Training("lora", steps=1000, learning_rate=1e-4)
 _CUSTOM: Final = Training("custom-diffusion", steps=1000, learning_rate=1e-5)
 _SHORT: Final = Training(steps=2500)
+# Chosen on three concepts and one seed; docs/claim.md tells what else was tried.
+_MINI: Final = Training(
+    steps=400,
+    batch_size=2,
+    learning_rate=5e-2,
+    vectors=2,
+    checkpoint_every=20,
+    runs_per_pass=32,
+)
+_MINI_LAYERS: Final = replace(_MINI, learning_rate=2e-3, schedule="cosine")
 
 TRAINING: Final[Mapping[tuple[str, MethodName], Training]] = MappingProxyType(
     {
-        # Chosen on three concepts and one seed; docs/claim.md tells what else was tried.
-        ("mini", "ti"): Training(
-            steps=400,
-            batch_size=2,
-            learning_rate=5e-2,
-            vectors=2,
-            checkpoint_every=20,
-            runs_per_pass=32,
-        ),
-        ("mini", "lora"): Training(
-            "lora",
-            steps=400,
-            batch_size=2,
-            learning_rate=2e-3,
-            schedule="cosine",
-            checkpoint_every=20,
-            runs_per_pass=32,
-        ),
-        ("mini", "custom-diffusion"): Training(
-            "custom-diffusion",
-            steps=400,
-            batch_size=2,
-            learning_rate=2e-3,
-            schedule="cosine",
-            vectors=2,
-            checkpoint_every=20,
-            runs_per_pass=32,
-        ),
+        ("mini", "ti"): _MINI,
+        ("mini", "lora"): replace(_MINI_LAYERS, method="lora", vectors=1),
+        ("mini", "custom-diffusion"): replace(_MINI_LAYERS, method="custom-diffusion"),
         # Sec. 5.1, and Appendix P for the other methods, whose rates are those of diffusers' own
         # scripts: the paper does not state them.
         ("sd15", "ti"): Training(steps=5000, batch_size=1, learning_rate=5e-4),
@@ -161,10 +146,8 @@ TRAINING: Final[Mapping[tuple[str, MethodName], Training]] = MappingProxyType(
         ("sd21", "lora"): _LORA,
         ("sd21", "custom-diffusion"): _CUSTOM,
         ("sdxl", "ti"): Training(steps=500, accumulation=5, runs_per_pass=1),
-        ("sdxl", "lora"): Training("lora", steps=1000, learning_rate=1e-4, runs_per_pass=1),
-        ("sdxl", "custom-diffusion"): Training(
-            "custom-diffusion", steps=1000, learning_rate=1e-5, runs_per_pass=1
-        ),
+        ("sdxl", "lora"): replace(_LORA, runs_per_pass=1),
+        ("sdxl", "custom-diffusion"): replace(_CUSTOM, runs_per_pass=1),
     }
 )
 """By kind of model (``safezone.experiments.kinds``) and method."""

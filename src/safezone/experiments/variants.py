@@ -75,11 +75,6 @@ def _number(text: str, method: str) -> float:
         raise UserError(f"The method {method!r} has {text!r} where a number must be.") from error
 
 
-def _kind(model: str) -> str:
-    kind = kind_of(model)
-    return kind if (kind, "ti") in TRAINING else "sd15"
-
-
 def training_of(base: Training, method: str, model: str) -> Training:
     """``base`` with the settings of the method's name, or the preset of a method that base is not.
 
@@ -91,7 +86,7 @@ def training_of(base: Training, method: str, model: str) -> Training:
     if name not in METHODS:
         raise UserError(f"There is no method {name!r}; choose from {', '.join(METHODS)}.")
     if base.method != METHODS[name]:
-        base = TRAINING[_kind(model), METHODS[name]]
+        base = TRAINING[kind_of(model), METHODS[name]]
     result = replace(base, crop_rescale=True) if name == CUSTOM_DIFFUSION_CROP else base
     if "schedule" in settings:
         if settings["schedule"] not in _SCHEDULES:
