@@ -119,13 +119,16 @@ def test_what_a_process_killed_after_its_last_adapter_left_is_removed(lab: Lab) 
     write_json(left / MEMBERS, {"members": [lab.adapter(run).key for run in grid(lab)]})
     lock = lab.folder / TRAINING / f"{MAKING}00000000aaaaaaaa"
     lock.touch()
+    emptied = lab.folder / TRAINING / "11111111aaaaaaaa"  # killed between the list and the folder
+    emptied.mkdir()
+    emptied.with_name(f"{MAKING}{emptied.name}").touch()
     foreign = lab.folder / TRAINING / "fedcba9876543210"
     foreign.mkdir()
     write_json(foreign / MEMBERS, {"members": ["of another grid"]})
     run_grid(lab, grid(lab), progress=False)
     assert not left.exists()
     assert not lock.exists()
-    assert foreign.exists()
+    assert list((lab.folder / TRAINING).iterdir()) == [foreign]
 
 
 def test_one_grid_is_run_by_one_process(tmp_path: Path, lab: Lab, tiny_model: Model) -> None:

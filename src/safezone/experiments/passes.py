@@ -102,12 +102,15 @@ def sweep(scratch: Path, written: Collection[str]) -> None:
     """
     for record in scratch.glob(f"*/{MEMBERS}"):
         if set(_members(record)) <= set(written):
-            _discard(record.parent)
-    for lock in scratch.glob(f"{MAKING}*"):
+            with turn(record.parent) as ours:
+                if ours:
+                    _discard(record.parent)
+    for lock in scratch.glob(f"{MAKING}*"):  # of a killed process, which may have been discarding
         place = lock.with_name(lock.name.removeprefix(MAKING))
-        if not place.exists():
-            with turn(place):  # whose end removes the lock, unless another process has it
-                pass
+        if not (place / MEMBERS).exists():
+            with turn(place) as ours:  # whose end removes the lock
+                if ours and not (place / MEMBERS).exists():
+                    _discard(place)
 
 
 def _discard(folder: Path) -> None:
