@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from safezone.arrays import Images
+from safezone.captions import CAPTION_SUFFIX, check_caption, read_captions
 from safezone.errors import UserError
 from safezone.images import IMAGE_SUFFIXES, read_image, read_mask, to_float, to_square, write_png
 
@@ -36,7 +37,8 @@ class Concept:
 
     ``images``: uint8 [n, 3, S, S]. ``masks``: bool [n, S, S], True on the object, or None.
     ``image_names``: the files' stems, unique. ``placeholder``: the learned token, by default made
-    of the name. Raises ValueError when the shapes, types or names do not fit together.
+    of the name. ``captions``: what each image shows, with ``{}`` for the concept, or None. Raises
+    ValueError when the shapes, types or names do not fit together.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Concept:
     images: Tensor
     masks: Tensor | None = None
     image_names: tuple[str, ...]
+    captions: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         if not self.placeholder:
@@ -58,6 +61,11 @@ class Concept:
             raise ValueError(f"masks are {self.masks.dtype} {tuple(self.masks.shape)}")
         if len(self.image_names) != count or len(set(self.image_names)) != count:
             raise ValueError(f"{count} images with the names {self.image_names}")
+        if self.captions is not None and len(self.captions) != count:
+            raise ValueError(f"{count} images with {len(self.captions)} captions")
+        for caption in self.captions or ():
+            if problem := check_caption(caption):
+                raise ValueError(f"the caption {caption!r} {problem}")
         for name in (self.name, *self.image_names):
             if not name or name.startswith(".") or re.search(r"[/\\\0]", name):
                 raise ValueError(f"{name!r} cannot be the name of a file")
@@ -78,7 +86,9 @@ class Concept:
 
     def content_key(self) -> str:
         """SHA-256, in hex, of everything that the concept holds."""
-        header = [self.name, self.class_word, self.placeholder, self.image_names]
+        header: list[Any] = [self.name, self.class_word, self.placeholder, self.image_names]
+        if self.captions is not None:
+            header.append(self.captions)
         tensors = [self.images] if self.masks is None else [self.images, self.masks]
         digest = hashlib.sha256(json.dumps([*header, [list(t.shape) for t in tensors]]).encode())
         for tensor in tensors:
@@ -119,11 +129,14 @@ def _entries(folder: Path) -> list[Path]:
 def image_files(folder: Path) -> tuple[Path, ...]:
     """The image files directly in a folder, in natural order (2 before 10), stems unique.
 
-    Hidden files, folders, concept.json and the like, readme and licence files are passed over.
+    Hidden files, folders, concept.json and the like, readme and licence files and the images'
+    captions (``<stem>.txt``) are passed over.
     Raises UserError when the folder is missing, holds any other file or no image, or when two
     images share a stem.
     """
     files = [p for p in _entries(folder) if not p.is_dir() and not _IGNORED_FILE.fullmatch(p.name)]
+    stems = {path.stem for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
+    files = [p for p in files if p.suffix != CAPTION_SUFFIX or p.stem not in stems]
     seen: dict[str, Path] = {}
     for path in files:
         if path.suffix.lower() not in IMAGE_SUFFIXES:
@@ -197,7 +210,8 @@ def load_concept(
     require_masks: bool = False,
     min_images: int = 1,
 ) -> Concept:
-    """Reads a folder of images (and ``masks/<stem>.png``) as squares of ``size`` pixels.
+    """Reads a folder of images as squares of ``size`` pixels, with ``masks/<stem>.png`` and the
+    captions ``<stem>.txt`` where it has them.
 
     The words come from the arguments, else from ``concept.json``, else from the folder's name.
     Images and masks are cut alike (``images.to_square``). Raises UserError for a folder that
@@ -239,6 +253,7 @@ def load_concept(
             images=torch.stack(images),
             masks=torch.stack(masks) if masked else None,
             image_names=tuple(path.stem for path in files),
+            captions=read_captions(files),
         )
     except ValueError as error:
         raise UserError(f"{folder} or its words cannot be used: {error}; change that") from error
@@ -251,7 +266,7 @@ def save_concept(
     extra: Mapping[str, Any] | None = None,
     png_text: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes PNGs, masks and concept.json as :func:`load_concept` reads them, whole or not at all.
+    """Writes images, masks, captions and words as :func:`load_concept` reads them, or nothing.
 
     ``extra``: JSON values added to concept.json. ``png_text``: text chunks of every image. Raises
     UserError when the folder exists and is not empty or cannot be written, ValueError when
@@ -271,6 +286,9 @@ def save_concept(
             write_png(temporary / f"{stem}.png", concept.images[index], png_text)
             if concept.masks is not None:
                 write_png(temporary / MASK_FOLDER / f"{stem}.png", concept.masks[index])
+            if concept.captions is not None:
+                caption = temporary / f"{stem}{CAPTION_SUFFIX}"
+                caption.write_text(concept.captions[index] + "\n", encoding="utf-8")
         (temporary / CONCEPT_FILE).write_text(document, encoding="utf-8")
         os.replace(temporary, place)
     except (OSError, UserError) as error:

@@ -41,6 +41,7 @@ from safezone.experiments.turns import in_turn
 from safezone.experiments.workspace import WorkspaceError, read_json
 from safezone.images import read_image
 from safezone.personalize import TrainingRun, read_adapter
+from safezone.personalize.personalization import captions_of
 from safezone.scores import CLEAN
 
 Note: TypeAlias = Callable[[str], None]
@@ -145,6 +146,8 @@ def _personalize(lab: Lab, runs: Iterable[Run], progress: bool, note: Note) -> F
                 loaded[images] = lab.load(images)
             training = TrainingRun(run.label, loaded[images], row, run.seed)
             _require_masks(lab, training)
+            if lab.training(run).templates == "captions":
+                captions_of(training.concept, 1)
         except UserError as error:
             failed[run] = _reason(error)
             continue

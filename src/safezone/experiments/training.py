@@ -48,6 +48,9 @@ class Training:
     """AdamW's."""
     norm_anchor: bool = False
     """Keep every vector at the length it started with."""
+    templates: Literal["object", "style", "captions"] | None = None
+    """Training prompts: the 27 for objects, the 19 for styles, or each image's caption, a file
+    NAME.txt beside it with {} for the concept. By default those of the method."""
     flip: bool = True
     """Mirror each drawn image with probability 1/2; with --no-flip never."""
     rank: int = 4
@@ -107,6 +110,8 @@ class Training:
                     "setting; leave it out or choose another method."
                 )
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name in own}
+        if self.templates is None:  # the method's own
+            del values["templates"]
         if self.start is not None:
             values["start"] = Path(self.start)
             if not values["start"].is_file():

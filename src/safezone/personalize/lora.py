@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.models.deltas import Delta, LowRank
-from safezone.personalize.personalization import Personalization
+from safezone.personalize.personalization import Personalization, Templates
 from safezone.personalize.posteriors import TrainingRun
 from safezone.personalize.starting import started_low_rank
 
@@ -37,7 +37,7 @@ class LoRA(Personalization):
 
     steps: int = 1000
     learning_rate: float = 1e-4
-    templates: Literal["object", "style"] | tuple[str, ...] = ("a photo of a {}",)
+    templates: Templates | tuple[str, ...] = ("a photo of a {}",)
     rank: int = 4
     alpha: float | None = None
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")

@@ -39,7 +39,8 @@ class Injection(Protocol):
 
     @property
     def templates(self) -> int:
-        """How many training prompts there are to choose from; as many again follow for each
+        """How many training prompts there are to choose from, with captions one for each image
+        of the run that has most; as many again follow for each
         prefix of ``safezone.personalize.crops`` when the method crops and rescales."""
         ...
 
@@ -71,6 +72,8 @@ class Method(Protocol):
     def flip(self) -> bool: ...
     @property
     def crop_rescale(self) -> bool: ...
+    @property
+    def captions(self) -> bool: ...
     @property
     def prior_weight(self) -> float: ...
     @property

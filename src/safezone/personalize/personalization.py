@@ -5,10 +5,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 from torch import Tensor
 
+from safezone.captions import CAPTION_SUFFIX
 from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.models.base import Model
@@ -18,6 +19,8 @@ from safezone.personalize.injection import Injection, Start
 from safezone.personalize.method import Schedule
 from safezone.personalize.posteriors import TrainingRun
 from safezone.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES
+
+Templates: TypeAlias = Literal["object", "style", "captions"]
 
 _WITHOUT_EFFECT = ("log_every", "checkpoint_every", "preview_every", "preview_prompts")
 _NEWER = ("accumulation", "start", "random_rows", "prior_weight", "prior_images")
@@ -32,7 +35,8 @@ class Personalization(ABC):
     passes whose gradients are averaged for one step. ``learning_rate``: AdamW's, never scaled by
     the batch. ``schedule``: of the rate, over the steps, without warmup. ``weight_decay``:
     AdamW's, towards zero of what is learned: of a changed layer, towards the model's own weights.
-    ``templates``: the training prompts, with ``{}`` for the concept. ``flip``: mirror each drawn
+    ``templates``: the training prompts, with ``{}`` for the concept, or "captions": each image is
+    shown under the one that its concept has for it. ``flip``: mirror each drawn
     image with probability 1/2; turn it off for things with writing. ``start``: an adapter's file
     to go on from, of ours or of another program. ``log_every``, ``checkpoint_every``,
     ``preview_every``: in steps; 0 makes no checkpoints but the last, and no previews.
@@ -55,7 +59,7 @@ class Personalization(ABC):
     batch_size: int = 1
     learning_rate: float = 5e-4
     schedule: Schedule = "constant"
-    templates: Literal["object", "style"] | tuple[str, ...] = "object"
+    templates: Templates | tuple[str, ...] = "object"
     flip: bool = True
     weight_decay: float = 0.0
     accumulation: int = 1
@@ -78,11 +82,12 @@ class Personalization(ABC):
             raise UserError(f"learning_rate is {self.learning_rate}; give a positive number.")
         if self.schedule not in ("constant", "linear", "cosine"):
             raise UserError(f"schedule is {self.schedule!r}; choose constant, linear or cosine.")
-        if isinstance(self.templates, str) and self.templates not in ("object", "style"):
+        if isinstance(self.templates, str) and self.templates not in get_args(Templates):
             raise UserError(
-                f"templates is {self.templates!r}; choose object, style or a list of prompts."
+                f"templates is {self.templates!r}; choose object, style, captions or a list of "
+                "prompts."
             )
-        if not self.prompts:
+        if not self.prompts and not self.captions:
             raise UserError("templates is an empty list; give at least one prompt with {}.")
         for prompt in self.prompts:
             if prompt.count("{}") != 1:
@@ -94,11 +99,16 @@ class Personalization(ABC):
         return self.prior_weight > 0
 
     @property
+    def captions(self) -> bool:
+        """Whether each image is shown under its own caption."""
+        return self.templates == "captions"
+
+    @property
     def prompts(self) -> tuple[str, ...]:
-        """The training prompts, each with one ``{}``."""
-        if isinstance(self.templates, str):
-            return OBJECT_TEMPLATES if self.templates == "object" else STYLE_TEMPLATES
-        return self.templates
+        """The training prompts, each with one ``{}``; none where images have their captions."""
+        if isinstance(self.templates, tuple):
+            return self.templates
+        return {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}.get(self.templates, ())
 
     def content(self) -> Mapping[str, Any]:
         """The settings that the result depends on."""
@@ -108,7 +118,7 @@ class Personalization(ABC):
             for name, value in asdict(self).items()
             if name not in _WITHOUT_EFFECT and not (name in _NEWER and name in unused)
         }
-        settings["templates"] = list(self.prompts)
+        settings["templates"] = "captions" if self.captions else list(self.prompts)
         if self.start is not None:
             settings["start"] = hashlib.sha256(self.start.read_bytes()).hexdigest()
         return settings
@@ -136,19 +146,28 @@ class Personalization(ABC):
         Raises UserError as ``begin`` does.
         """
         prefixes = PREFIXES if self.crop_rescale else PREFIXES[:1]
-        texts = [prefix + prompt for prefix in prefixes for prompt in self.prompts]
-        starts = [
-            Start(
-                self.begin(model, run),
-                [
-                    *(text.replace("{}", self.trigger(run.concept)) for text in texts),
-                    *([class_prompt(run.concept)] if self.prior_weight else []),
-                ],
-                run.concept.placeholder if self.vectors else None,
-            )
-            for run in runs
-        ]
-        return Injection(model, self, starts, self.vectors, len(self.prompts))
+        most = max(len(run.concept.images) for run in runs)
+        templates = most if self.captions else len(self.prompts)
+        starts = []
+        for run in runs:
+            own = captions_of(run.concept, most) if self.captions else self.prompts
+            texts = [prefix + prompt for prefix in prefixes for prompt in own]
+            prompts = [text.replace("{}", self.trigger(run.concept)) for text in texts]
+            if self.prior_weight:
+                prompts.append(class_prompt(run.concept))
+            placeholder = run.concept.placeholder if self.vectors else None
+            starts.append(Start(self.begin(model, run), prompts, placeholder))
+        return Injection(model, self, starts, self.vectors, templates)
+
+
+def captions_of(concept: Concept, most: int) -> tuple[str, ...]:
+    """The captions, and the last again up to ``most`` of them; UserError without captions."""
+    if concept.captions is None:
+        raise UserError(
+            f"{concept.name} has no captions; write NAME{CAPTION_SUFFIX} beside each image NAME, "
+            "or choose the templates object or style."
+        )
+    return concept.captions + concept.captions[-1:] * (most - len(concept.captions))
 
 
 def class_prompt(concept: Concept) -> str:

@@ -79,7 +79,8 @@ class Sampler:
         rows, weight_rows = self.data.rows[place].flatten(), self.data.weight_rows[place].flatten()
         weights = _of(self.data.weights, weight_rows)
         latent_weights = _of(self.data.latent_weights, weight_rows)
-        prompts = pick(draws.template, self.templates).flatten()
+        chosen = image if self.method.captions else pick(draws.template, self.templates)
+        prompts = chosen.flatten()
         noise, posterior_noise = draws.noise.to(device), draws.posterior_noise.to(device)
         if self.method.crop_rescale:
             crops = crops_of(names, step, size, self.data.images.shape[-1])

@@ -1,0 +1,167 @@
+"""Captions: files beside the images, kept by every stage, each shown with its own image."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from safezone.arrays import stream
+from safezone.captions import check_caption, read_captions
+from safezone.concepts import Concept, load_concept, save_concept
+from safezone.errors import UserError
+from safezone.experiments.training import Training
+from safezone.models import Model
+from safezone.personalize import LoRA, TextualInversion, TrainingRun
+from safezone.personalize.draws import draw, pick
+from safezone.personalize.engine import fit
+
+CAPTIONS = ("a photo of {} on grass", "{} in the snow", "a drawing of {}")
+
+
+@pytest.fixture
+def captioned() -> Concept:
+    pixels = torch.randint(0, 256, (3, 3, 64, 64), generator=stream("captions"))
+    return Concept(
+        name="duck",
+        class_word="dog",
+        images=pixels.to(torch.uint8),
+        image_names=("0", "1", "2"),
+        captions=CAPTIONS,
+    )
+
+
+def test_captions_are_written_and_read_beside_their_images(
+    captioned: Concept, tmp_path: Path
+) -> None:
+    save_concept(captioned, tmp_path / "duck")
+    assert (tmp_path / "duck" / "1.txt").read_text(encoding="utf-8") == "{} in the snow\n"
+    read = load_concept(tmp_path / "duck", 64)
+    assert read.captions == CAPTIONS
+    assert read.content_key() == captioned.content_key()
+    assert read.content_key() != replace(read, captions=None).content_key()
+    assert read.content_key() != replace(read, captions=CAPTIONS[::-1]).content_key()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "is missing while"),
+        (b"a photo of a dog", "must have {} once"),
+        (b"{} and {}", "must have {} once"),
+        (b"a {} \n\n of two lines", "one line"),
+        (b"a {} " + b"x" * 5000, "at most 2000"),
+        (b"\xff\xfe{}", "UTF-8"),
+    ],
+)
+def test_a_wrong_caption_is_told_by_its_file(
+    captioned: Concept, tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    save_concept(captioned, tmp_path / "duck")
+    file = tmp_path / "duck" / "2.txt"
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content)
+    with pytest.raises(UserError, match=f"2.txt.*{words}"):
+        load_concept(tmp_path / "duck", 64)
+
+
+def test_a_text_file_that_is_no_caption_is_still_refused(
+    captioned: Concept, tmp_path: Path
+) -> None:
+    save_concept(captioned, tmp_path / "duck")
+    (tmp_path / "duck" / "notes.txt").write_text("what I thought")
+    with pytest.raises(UserError, match=r"notes\.txt is not an image"):
+        load_concept(tmp_path / "duck", 64)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(text=st.text(max_size=60))
+def test_what_is_well_comes_back_from_its_file(tmp_path: Path, text: str) -> None:
+    caption = text.strip()
+    image = tmp_path / "1.png"
+    if check_caption(caption):
+        with pytest.raises(ValueError, match="caption"):
+            Concept(
+                name="duck",
+                class_word="dog",
+                images=torch.zeros(1, 3, 8, 8, dtype=torch.uint8),
+                image_names=("1",),
+                captions=(caption,),
+            )
+    else:
+        image.with_suffix(".txt").write_text(caption, encoding="utf-8")
+        assert read_captions([image]) == (caption,)
+
+
+def test_every_image_is_shown_under_its_own_caption(
+    captioned: Concept, tiny_model: Model, run_of: Callable[..., TrainingRun]
+) -> None:
+    two = replace(
+        captioned,
+        name="vase",
+        images=captioned.images[:2],
+        image_names=("0", "1"),
+        captions=CAPTIONS[:2],
+    )
+    runs = [run_of(captioned), run_of(two)]
+    seen: list[list[str]] = []
+    tokenize = tiny_model.tokenize
+
+    class Listening:
+        def __getattr__(self, name: str) -> object:
+            return getattr(tiny_model, name)
+
+        def tokenize(self, prompts: list[str], *rest: object) -> object:
+            seen.append(list(prompts))
+            return tokenize(prompts, *rest)  # type: ignore[arg-type]
+
+    method = TextualInversion(steps=3, batch_size=2, templates="captions", flip=False)
+    listening: Model = Listening()  # type: ignore[assignment]
+    injection = method.inject(listening, runs)
+    assert seen[0] == [c.replace("{}", captioned.placeholder) for c in CAPTIONS]
+    assert seen[1][:2] == [c.replace("{}", two.placeholder) for c in CAPTIONS[:2]]
+    assert injection.templates == 3
+
+    from safezone.personalize.posteriors import training_data
+    from safezone.personalize.samples import Sampler
+
+    data = training_data(tiny_model, runs, flip=False)
+    sampler = Sampler(tiny_model, runs, method, data, None, injection.templates)
+    for step in range(5):
+        (samples,) = sampler.at(step, torch.arange(2))
+        names = [(run.seed, run.concept.name) for run in runs]
+        images = pick(draw(names, step, 2, data.shape).image, data.counts[:, None])
+        assert samples.prompts.tolist() == images.flatten().tolist()
+
+    together = fit(tiny_model, runs, method, progress=False)
+    alone = fit(tiny_model, runs[1:], method, progress=False)
+    torch.testing.assert_close(
+        together[1].parameters["vectors"], alone[0].parameters["vectors"], rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("method", [TextualInversion, LoRA])
+def test_captions_that_are_not_there_are_told(
+    method: type[TextualInversion],
+    captioned: Concept,
+    tiny_model: Model,
+    run_of: Callable[..., TrainingRun],
+) -> None:
+    bare = replace(captioned, captions=None)
+    with pytest.raises(UserError, match=r"duck has no captions; write NAME\.txt"):
+        method(steps=1, templates="captions").inject(tiny_model, [run_of(bare)])
+
+
+def test_the_settings_choose_among_prompts_and_keep_older_keys() -> None:
+    assert Training("ti").personalization() == TextualInversion(steps=5000, checkpoint_every=100)
+    style = Training("lora", templates="style").personalization()
+    assert len(style.prompts) == 19
+    told = Training("ti", templates="captions").personalization()
+    assert told.captions
+    assert told.content()["templates"] == "captions"
+    assert "captions" not in TextualInversion().content()
