@@ -34,7 +34,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from safezone.concepts import load_concept
 from safezone.models import builtin_folder, load_model
 
-SIZE, WORD = 512, "object"
+SIZE, WORD = 512, "mug"
 
 
 def write_random(folder: Path) -> None:
@@ -117,7 +117,7 @@ def main() -> None:
     print("| | seconds a step, median | peak memory, GB |\n|---|---:|---:|")
     for side in ("theirs", "ours"):
         command = [sys.executable, "-m", "benchmarks.sd15_step", "--side", side, *sys.argv[1:]]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         found = json.loads(answer.splitlines()[-1])
         name = "diffusers' script" if side == "theirs" else "ours"
         seconds = statistics.median(found["ms"]) / 1000

@@ -13,6 +13,7 @@ from torch import Tensor
 from safezone import __version__
 from safezone.concepts import Concept, load_concept
 from safezone.errors import UserError
+from safezone.experiments.kinds import kind_of
 from safezone.experiments.run import Run
 from safezone.experiments.stages import IMAGES_RECORD, ROWS
 from safezone.experiments.summary import METRIC, summary_json, summary_markdown
@@ -145,7 +146,7 @@ def caveats(rows: Sequence[Row], failed: Mapping[str, str], photographs: bool) -
     found = []
     if photographs:
         found.append(MINI_LIMITS + ".")
-    elif any(row.model == "mini" for row in rows):
+    elif any(kind_of(row.model) == "mini" for row in rows):
         found.append(
             "Measured on the built-in model of a procedural world: the same code runs on Stable "
             "Diffusion, the numbers do not carry over."

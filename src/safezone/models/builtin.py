@@ -5,7 +5,8 @@ from typing import Final
 
 from safezone.errors import UserError
 
-BUILTIN: Final = ("mini",)
+BUILTIN: Final = ("mini", "mini-v", "mini-rf")
+"""The model, and its twins that predict velocity and rectified flow."""
 WEIGHTS = Path(__file__).parent / "weights"
 
 

@@ -116,8 +116,7 @@ class TargetPrediction:
     """Mean of (predicted noise - mu(target))^2 (ACE, Zheng et al. 2023), to be descended.
 
     ``encoder``: the weight of the mean squared distance of latents to the target's that ACE+ adds;
-    0 is ACE. Both terms are means here, so that 1 weighs them alike; the released code has a
-    factor of its own, which is an option to set here and was not checked against it.
+    0 is ACE, 100 the code that its authors released (psyker-team/mist-v2, both terms being means).
     """
 
     encoder: float = 0.0

@@ -67,7 +67,7 @@ _ROWS = (
     Poison("mist", Fused(), -1, prompt="a painting"),
     Poison("photoguard", encoder_norm, -1, decay="linear", prompt="", target="grey"),
     Poison("ace", TargetPrediction(), -1),
-    Poison("ace+", TargetPrediction(encoder=1.0), -1),
+    Poison("ace+", TargetPrediction(encoder=100.0), -1),
     Poison("pid", EncoderShift(), +1, prompt=""),
     replace(_ADM_UP, name="simac", timesteps=GreedyTimesteps()),
     Poison("diffusionguard", first_step_norm, +1, prompt=""),

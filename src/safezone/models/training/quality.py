@@ -152,6 +152,7 @@ def retrieval_quality(
 def main(arguments: list[str] | None = None) -> None:
     """Measures everything and prints one JSON object."""
     parser = argparse.ArgumentParser(prog="python -m safezone.models.training.quality")
+    parser.add_argument("--model", default="mini", help="which model draws: mini or a twin of it")
     parser.add_argument("--photos", type=Path, help="a folder of photographs")
     parser.add_argument("--images", type=int, default=500, help="how many to generate")
     parser.add_argument("--guidance", type=float, default=4.0)
@@ -160,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("work-train"), help="rendered pairs")
     parser.add_argument("--sheet", type=Path, help="write the first 64 generated images here")
     options = parser.parse_args(arguments)
-    model = load_model("mini")
+    model = load_model(options.model)
     images, scenes = held_out(max(1000, 2 * options.images))
     wanted = plain_scenes(scenes, options.images)
     generated, pictures = generation_quality(
