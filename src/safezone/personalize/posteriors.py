@@ -90,11 +90,14 @@ def _join(weights: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor | N
     )
 
 
+_PIXELS_PER_PASS = 2**20
+"""Through the encoder: 4 images of 512 pixels, whose activations take less than training does."""
+
+
 def _encode(model: Model, images: UInt8[Tensor, "n 3 s s"], max_batch: int) -> Posterior:
+    most = max(1, min(max_batch, _PIXELS_PER_PASS // images.shape[-1] ** 2))
     with torch.no_grad():
-        parts = [
-            model.encode(to_float(chunk).to(model.device)) for chunk in images.split(max_batch)
-        ]
+        parts = [model.encode(to_float(chunk).to(model.device)) for chunk in images.split(most)]
     return Posterior(
         torch.cat([part.mean.float() for part in parts]),
         torch.cat([part.std.float() for part in parts]),
