@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 import tyro
 
 from safezone.commands.console import Answer, Flat, Machine, note, parse
+from safezone.commands.recorded import preset_of_images
 from safezone.errors import UserError
 from safezone.experiments.settings import Scoring
 
@@ -38,13 +39,14 @@ class Options:
     title: str | None = None
     """The page's heading."""
     model: str = "mini"
-    """Whose preset of encoders is used."""
+    """Whose preset of encoders is used; by default of the model that made the images."""
     scoring: Flat[Scoring] = field(default_factory=Scoring)
     machine: Flat[Machine] = field(default_factory=Machine)
 
 
 def read(arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name="report", description=DESCRIPTION)
+    base = preset_of_images(arguments)
+    return parse(Options, arguments, name="report", description=DESCRIPTION, base=base)
 
 
 def run(options: Options) -> Answer:

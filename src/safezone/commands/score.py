@@ -8,6 +8,7 @@ from typing import Final
 import tyro
 
 from safezone.commands.console import Answer, Flat, Machine, parse
+from safezone.commands.recorded import preset_of_images
 from safezone.experiments.settings import Scoring
 
 DESCRIPTION: Final = """\
@@ -33,13 +34,14 @@ class Options:
     clean: Path
     """Folder with the clean images of the object."""
     model: str = "mini"
-    """Whose preset of encoders is used."""
+    """Whose preset of encoders is used; by default of the model that made the images."""
     scoring: Flat[Scoring] = field(default_factory=Scoring)
     machine: Flat[Machine] = field(default_factory=Machine)
 
 
 def read(arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name="score", description=DESCRIPTION)
+    base = preset_of_images(arguments)
+    return parse(Options, arguments, name="score", description=DESCRIPTION, base=base)
 
 
 def run(options: Options) -> Answer:

@@ -1,0 +1,30 @@
+"""What the folders that a command is given say about how their images were made."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from safezone.experiments.settings import Settings, preset
+
+_CHOSEN: Final = ("--model", "--config")
+
+
+def preset_of_images(arguments: Sequence[str]) -> Callable[[], Settings] | None:
+    """The preset of the model that made the images in the arguments' first folder.
+
+    None where the options choose a model, or where nothing is recorded: then the usual preset.
+    """
+    if any(argument.split("=")[0] in _CHOSEN for argument in arguments):
+        return None
+    model = next((found for each in arguments if (found := _model(Path(each))) is not None), None)
+    return None if model is None else partial(preset, model)
+
+
+def _model(folder: Path) -> str | None:
+    from safezone.experiments.stages import IMAGES_RECORD
+    from safezone.experiments.workspace import read_json
+
+    record = next(folder.rglob(IMAGES_RECORD), None) if folder.is_dir() else None
+    found = None if record is None else read_json(record).get("model")
+    return found if isinstance(found, str) else None
