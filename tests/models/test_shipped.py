@@ -1,5 +1,6 @@
 """The weights that ship: whole, plain diffusers format, and as good as the documents say."""
 
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from safezone.models.process import Epsilon, RectifiedFlow, Velocity
 from safezone.models.training.quality import accuracy, held_out, retrieval_quality
 from safezone.scores import load_encoder
 from safezone.scores.metrics import psnr
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +93,9 @@ def test_only_the_unet_of_a_twin_is_its_own(name: str) -> None:
     shared = [path for path in folder.iterdir() if path.is_symlink()]
     assert {path.name for path in shared} == {"vae", "text_encoder", "tokenizer"}
     assert {path.resolve().parent for path in shared} == {builtin_folder("mini").resolve()}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    copied = project["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert {path.relative_to(ROOT).as_posix() for path in shared} <= copied.keys()
 
 
 def test_instance_encoder_knows_objects(tmp_path: Path) -> None:
