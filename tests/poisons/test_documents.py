@@ -1,55 +1,83 @@
-"""The example of docs/adding-a-poison.md runs as it stands."""
+"""The example of docs/adding-a-poison.md runs as it stands, from its file to its row."""
 
 import re
-import runpy
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from safezone.concepts import Concept, save_concept
-from safezone.models import BUILTIN, builtin_folder
+from safezone.arrays import stream
+from safezone.cli import main
+from safezone.concepts import Concept, load_concept, save_concept
+from safezone.errors import UserError
+from safezone.experiments.run import content_key
+from safezone.experiments.settings import Poisoning
+from safezone.models import load_model
+from safezone.poisons import own_poisons
 from tiny import write_tiny_folder
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-poison.md"
 
 
-def test_the_example_is_short_and_makes_a_poison(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    assert len([line for line in example.splitlines() if line.strip()]) <= 20
-    assert "mini" in BUILTIN
-    assert builtin_folder("mini").is_dir()
-    write_tiny_folder(tmp_path / "mini")  # the example's model would take longer
-    monkeypatch.chdir(tmp_path)
-    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+@pytest.fixture
+def example(tmp_path: Path) -> Path:
+    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    (tmp_path / "flatten.py").write_text(code)
+    return tmp_path / "flatten.py"
+
+
+def test_the_example_poisons_a_folder_by_its_name(tmp_path: Path, example: Path) -> None:
+    images = torch.randint(0, 256, (1, 3, 64, 64), generator=stream("flatten"))
     save_concept(
-        Concept(
-            name="HattedMug",
-            class_word="mug",
-            images=(images * 255).to(torch.uint8),
-            image_names=("0",),
-        ),
-        tmp_path / "concepts" / "HattedMug",
+        Concept(name="mug", class_word="mug", images=images.to(torch.uint8), image_names=("0",)),
+        tmp_path / "mug",
     )
-    script = example.replace('"mini"', '"./mini"')
-    (tmp_path / "example.py").write_text(script)
-    found: dict[str, Any] = runpy.run_path(str(tmp_path / "example.py"))
-    before, after = (found[name].pixels() for name in ("concept", "poisoned"))
-    contrast = [
-        found["latent_contrast"](found["model"], images, [], WeighNothing())
-        for images in (before, after)
-    ]
-    assert contrast[1] < 0.98 * contrast[0]
+    folder = write_tiny_folder(tmp_path / "model")
+    told = ["--model", str(folder), "--poison", "flatten", "--poison-file", str(example)]
+    assert main(["poison", str(tmp_path / "mug"), *told, "--out", str(tmp_path / "flat")]) == 0
+    before, after = (load_concept(tmp_path / n, 64).pixels() for n in ("mug", "flat"))
     assert 0 < (after - before).abs().max() <= 16.01 / 255
-    assert "tensor" in capsys.readouterr().out
+    model = load_model(folder)
+    contrast = [model.encode(i).mean.flatten(2).std(dim=2).mean() for i in (before, after)]
+    assert contrast[1] < 0.98 * contrast[0]
 
 
-class WeighNothing:
-    """A guide without a mask."""
+@pytest.mark.slow
+def test_the_example_gets_its_row(tmp_path: Path, example: Path) -> None:
+    told = ["--poison", "flatten", "--poisoning.poison-file", str(example), "--seeds", "1"]
+    told += ["--model", str(write_tiny_folder(tmp_path / "model")), "--concepts", "1"]
+    told += ["--steps", "1", "--poisoning.steps", "2", "--sampling.steps", "1"]
+    told += ["--instance-encoder", "mini-instance"]
+    told += ["--text-image-encoder", "none", "--defense", "nominal"]
+    assert main(["claim", *told, "--sampling.prompts", "a {}", "--out", str(tmp_path / "o")]) == 0
+    assert "FLATTEN" in (tmp_path / "o" / "table.md").read_text().upper()
 
-    @staticmethod
-    def weigh(error: torch.Tensor, factor: int) -> torch.Tensor:
-        return error
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (None, "cannot be read"),
+        ("x = 1", "has no poison"),
+        ("1 / 0", "fails with ZeroDivisionError"),
+        ('P = Poison("adm+", f, 1)', "name that is taken"),
+        ('P = Poison("a/b", f, 1)', "names a poison 'a/b'"),
+    ],
+)
+def test_a_file_that_is_wrong_is_told(tmp_path: Path, code: str | None, words: str) -> None:
+    file = tmp_path / "own.py"
+    if code is not None:
+        head = "from safezone.poisons import Poison\ndef f(*parts): ...\n"
+        file.write_text(head + code)
+    with pytest.raises(UserError, match=f"own.py .*{words}"):
+        own_poisons([file])
+
+
+def test_another_content_is_another_key(tmp_path: Path, example: Path) -> None:
+    def key() -> str:
+        return content_key(Poisoning(files=(str(example),)).poison("flatten"))
+
+    first = key()
+    assert key() == first
+    example.write_text(example.read_text().replace("std(dim=2)", "var(dim=2)"))
+    assert key() != first

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from safezone.errors import UserError
+from safezone.own_code import OWN_MODULE
 
 TEXTUAL_INVERSION = "textual inversion"
 """The name of the method in rows and provenance."""
@@ -90,7 +91,8 @@ def require_seed(seed: int) -> None:
 def _plain(value: Any) -> Any:
     """What JSON cannot hold: dataclasses with their class, functions by name, files by content."""
     if is_dataclass(value) and not isinstance(value, type):
-        return [type(value).__qualname__, {f.name: getattr(value, f.name) for f in fields(value)}]
+        settings = {f.name: getattr(value, f.name) for f in fields(value)}
+        return [_class_name(type(value)), settings]
     if isinstance(value, Path):
         return hashlib.sha256(value.read_bytes()).hexdigest()
     if isinstance(value, Mapping):
@@ -98,6 +100,12 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Callable):  # type: ignore[arg-type]
         return f"{value.__module__}.{value.__qualname__}"
     raise TypeError(f"{type(value).__name__} cannot be part of a content key")
+
+
+def _class_name(kind: type) -> str:
+    """Without its module, which may move; of the user's own class with its file's hash."""
+    own = kind.__module__.startswith(OWN_MODULE)
+    return f"{kind.__module__}.{kind.__qualname__}" if own else kind.__qualname__
 
 
 def content_key(*parts: Any) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, TypeAlias
 
@@ -86,10 +87,16 @@ class Poisoning:
     """What the poison shall survive: jpeg, jpeg<quality>, resize, crop, flip, blur, joined by +."""
     repetitions: int | None = None
     """Draws of timestep, noise and transform that are averaged for one step."""
+    files: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(name="poison-file", metavar="FILE"),
+        tyro.conf.UseAppendAction,
+    ] = ()
+    """Python file with poisons of your own, which is run; may be given repeatedly."""
 
     def poison(self, name: str) -> "Poison":
-        """The table's poison of that name with these settings; UserError for what cannot be."""
-        from safezone.poisons import Budget, poison, transform
+        """The poison of that name with these settings; UserError for what cannot be."""
+        from safezone.poisons import Budget, own_poisons, poison, transform
         from safezone.poisons.targets import read_target
 
         if self.norm == "l2" and self.eta is None:
@@ -107,7 +114,8 @@ class Poisoning:
             "repetitions": self.repetitions,
         }
         given = {key: value for key, value in own.items() if value is not None}
-        return replace(poison(name), budget=Budget(self.kappa, self.norm), **given)
+        row = poison(name, own_poisons(Path(file) for file in self.files))
+        return replace(row, budget=Budget(self.kappa, self.norm), **given)
 
 
 @dataclass(frozen=True)

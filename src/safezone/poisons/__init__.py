@@ -4,6 +4,7 @@ from safezone.poisons.checkpoints import Checkpoints
 from safezone.poisons.guide import Guide, ModelObjective
 from safezone.poisons.imperceptibility import imperceptibility
 from safezone.poisons.making import fixed_guide, poison_concept, poison_images
+from safezone.poisons.own import own_poisons
 from safezone.poisons.pgd import Budget
 from safezone.poisons.row import Poison
 from safezone.poisons.table import POISONS, poison
@@ -21,6 +22,7 @@ __all__ = [
     "fixed_guide",
     "high_contrast_target",
     "imperceptibility",
+    "own_poisons",
     "poison",
     "poison_concept",
     "poison_images",

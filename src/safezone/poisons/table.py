@@ -77,11 +77,14 @@ _ROWS = (
 POISONS: Mapping[str, Poison] = MappingProxyType({row.name: row for row in _ROWS})
 
 
-def poison(name: str) -> Poison:
-    """The table's poison of that name, in any case; raises UserError listing near names."""
-    key = name.strip().lower()
-    if key in POISONS:
-        return POISONS[key]
-    near = difflib.get_close_matches(key, POISONS, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(POISONS)}."
+def poison(name: str, own: Mapping[str, Poison] = MappingProxyType({})) -> Poison:
+    """The poison of that name, in any case, of the table or of ``own`` rows beside it.
+
+    Raises UserError listing near names.
+    """
+    key, rows = name.strip().lower(), {**POISONS, **own}
+    if key in rows:
+        return rows[key]
+    near = difflib.get_close_matches(key, rows, n=3, cutoff=0.4)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(rows)}."
     raise UserError(f"There is no poison {name!r}; {hint}")
