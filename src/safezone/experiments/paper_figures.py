@@ -69,6 +69,11 @@ GALLERIES: Final[Mapping[int, Gallery]] = MappingProxyType(
 built-in world does not know."""
 
 
+def _one(scope: Scope, name: str, place: int) -> tuple[str, ...]:
+    """The built-in concept of that name, else the one at that place, else the last."""
+    return (name,) if name in scope.concepts else scope.concepts[place:][:1] or scope.concepts[-1:]
+
+
 def _looked_into(
     number: int,
     scope: Scope,
@@ -112,7 +117,7 @@ def figure3(scope: Scope) -> Grid:
     The paper: after training the maps of poisoned images are noisy and leave the object.
     ``safezone figure 3 --work runs/grids/work`` draws it with the poison made here.
     """
-    return _looked_into(3, scope, ("adm+",), steps="500", concepts=scope.concepts[:1])
+    return _looked_into(3, scope, ("adm+",), steps="500", concepts=_one(scope, "HattedMug", 0))
 
 
 def figure5(scope: Scope) -> Grid:
@@ -160,8 +165,7 @@ def figure9(scope: Scope) -> Grid:
     The paper: as figure 3, of FishDoll.
     ``safezone figure 9 --work runs/grids/work`` draws it with the poison made here.
     """
-    second = scope.concepts[1:2] or scope.concepts[:1]
-    return _looked_into(9, scope, ("adm+",), steps="500", concepts=second)
+    return _looked_into(9, scope, ("adm+",), steps="500", concepts=_one(scope, "PartyFish", 1))
 
 
 def figure11(scope: Scope) -> Grid:
