@@ -1,8 +1,8 @@
 """The paper's figures that need trainings as grids: 1, 3, 5, 6, 8, 9, 11 and 16 to 21.
 
-``safezone figure N --work runs/grids/work`` draws a figure from what its grid has made there. The
-figures of generated images take everything; those that look into a training take the poisons and
-follow the learned vectors along trainings of their own, because a run keeps only its last ones.
+``safezone figure N --work runs/grids/work`` draws a figure from what its grid has made there: of
+generated images (1, 8, 17 to 21) everything, of 3, 5 and 9 the short trainings. 6, 11 and 16 follow
+the learned vectors along a training, of which a run keeps only the last: they take the poisons.
 """
 
 from collections.abc import Mapping, Sequence
@@ -115,7 +115,7 @@ def figure3(scope: Scope) -> Grid:
 
     Cost: 2 trainings of a tenth of the steps and 1 poisoning a seed.
     The paper: after training the maps of poisoned images are noisy and leave the object.
-    ``safezone figure 3 --work runs/grids/work`` draws it with the poison made here.
+    ``safezone figure 3 --work runs/grids/work`` draws it from these trainings.
     """
     return _looked_into(3, scope, ("adm+",), steps="500", concepts=_one(scope, "HattedMug", 0))
 
@@ -127,7 +127,7 @@ def figure5(scope: Scope) -> Grid:
 
     Cost: 2 trainings of a fifth of the steps and 1 poisoning for each concept and seed.
     The paper: gradients are largest at low to middle timesteps, those of poisoned images far more.
-    ``safezone figure 5 --work runs/grids/work`` draws it with the poisons made here.
+    ``safezone figure 5 --work runs/grids/work`` draws it from these trainings.
     """
     return _looked_into(5, scope, ("adm+",), steps="1k")
 
@@ -163,7 +163,7 @@ def figure9(scope: Scope) -> Grid:
 
     Cost: 2 trainings of a tenth of the steps and 1 poisoning a seed.
     The paper: as figure 3, of FishDoll.
-    ``safezone figure 9 --work runs/grids/work`` draws it with the poison made here.
+    ``safezone figure 9 --work runs/grids/work`` draws it from these trainings.
     """
     return _looked_into(9, scope, ("adm+",), steps="500", concepts=_one(scope, "PartyFish", 1))
 
