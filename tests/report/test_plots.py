@@ -80,6 +80,14 @@ def test_timestep_distributions_are_curves_by_family() -> None:
     assert len({look.color for look in made.legend}) == 4
 
 
+def test_many_defenses_that_are_no_settings_are_all_there() -> None:
+    names = ("nominal", "t500", "t600", "szt", *(f"jpeg{quality}" for quality in range(10, 90, 5)))
+    made = drawn(None, names, ("clean", "adm+", "ea"))
+    assert not made.panels
+    assert [mark.defense for mark in made.charts[0].marks] == list(names)
+    assert made.plane is not None
+
+
 def test_settings_of_the_training_have_a_panel_for_each_poison_and_schedule() -> None:
     paper = published(2)
     made = drawn(2, paper.columns, ("clean", "adm+"))

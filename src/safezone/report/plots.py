@@ -17,7 +17,7 @@ from safezone.report.tables import ScoreTable, label
 from safezone.scores.rows import NOMINAL
 
 WIDEST: Final = 12
-"""A table with more columns is one of settings: curves over them are drawn."""
+"""Of a table with more columns, all of them settings, curves over these are drawn."""
 PANEL: Final = (40.0, 308.0, 28.0, 160.0)
 """The frame of a panel of curves, in a view box of 320 x 200: left, right, top, bottom."""
 PLANE: Final = (52.0, 448.0, 16.0, 272.0)
@@ -119,7 +119,8 @@ class Plots:
 
 def plots(table: ScoreTable, prompts: ScoreTable | None) -> Plots:
     """The figures of a grid's first table. ``prompts``: the CLIP scores of the same runs."""
-    wide = len(table.defenses) > WIDEST
+    placed = len(_columns(table.defenses)[0]) + (NOMINAL in table.defenses)
+    wide = len(table.defenses) > WIDEST and placed == len(table.defenses)
     panels = curves(table) if wide else ()
     looks = {line.look.name: line.look for panel in panels for line in panel.lines}
     return Plots(
