@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -58,6 +59,16 @@ def test_distances_of_other_features_do_not_stand_beside_the_papers() -> None:
     made = drawn(18, paper.columns, ("clean", "adm+", "ea"), "frechet")
     assert not made.paper
     assert all(mark.paper is None for chart in made.charts for mark in chart.marks)
+
+
+def test_clip_scores_stand_beside_the_papers_only_where_they_overlap() -> None:
+    paper = published(19)
+    whole = with_average(rows(paper.columns, ("clean", "adm+", "ea")), AVERAGE)
+    for factor, shown in ((0.7, True), (2.0, False)):
+        ours = [
+            replace(row, value=factor * row.value) for row in whole if row.metric == "clip_score"
+        ]
+        assert plots(score_table(ours, "clip_score", paper.values), None).paper == shown
 
 
 def test_timestep_distributions_are_curves_by_family() -> None:

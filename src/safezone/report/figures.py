@@ -55,8 +55,18 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
 
 
 def paper_of(table: ScoreTable, cell: tuple[str, str]) -> float | None:
-    """The paper's number of a cell that we have too, where both are on one scale."""
-    return table.paper.get(cell) if table.metric in ON_ONE_SCALE and cell in table.cells else None
+    """The paper's number of a cell that we have too, where both are on one scale.
+
+    CLIP scores are where ours and the paper's overlap: another CLIP has another scale.
+    """
+    if table.metric not in ON_ONE_SCALE or cell not in table.cells:
+        return None
+    if table.metric == "clip_score":
+        ours = [each.interval.mean for each in table.cells.values()]
+        theirs = [value for name, value in table.paper.items() if name in table.cells]
+        if not theirs or min(ours) > max(theirs) or max(ours) < min(theirs):
+            return None
+    return table.paper.get(cell)
 
 
 def axis(table: ScoreTable) -> tuple[float, float]:
