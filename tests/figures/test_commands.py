@@ -125,7 +125,7 @@ def test_wrong_input_is_told_in_one_sentence(
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("number", [8, 17, 20])
+@pytest.mark.parametrize("number", [1, 8, 17, 20])
 def test_generated_images_are_drawn_and_scored(
     number: int, data: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
