@@ -24,7 +24,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "report": "one page with pictures, scores and what they mean",
     "claim": "measure the paper's claim: ten concepts, three seeds, every defense",
     "analyze": "look at folders: histogram, spectrum, timesteps, sensitivity",
-    "figure": "draw a figure of the paper, 2 to 21, on a model",
+    "figure": "draw a figure of the paper, 1 to 21, on a model",
     "grid": "the paper's tables, or your own: list, show, run, status, gc, export",
     "concepts": "the ten built-in concepts: list, show, export",
     "models": "the built-in models and encoders: list, path",

@@ -34,7 +34,11 @@ SCOPE = Scope("m", ("A", "B"), (0, 1))
 # The paper's tables
 
 
-@pytest.mark.parametrize("name", PAPER)
+TABLES = [name for name in PAPER if name.startswith("table")]
+FIGURES_WITH_RUNS = (1, 3, 5, 6, 8, 9, 11, 16, 17, 18, 19, 20, 21)
+
+
+@pytest.mark.parametrize("name", TABLES)
 def test_a_table_has_the_papers_rows_and_columns(name: str) -> None:
     grid = PAPER[name].build(SCOPE)
     assert grid.table is not None
@@ -49,11 +53,46 @@ def test_a_table_has_the_papers_rows_and_columns(name: str) -> None:
 def test_the_document_names_every_table() -> None:
     document = Path(__file__).parents[2] / "docs" / "reproduce-on-a-gpu.md"
     named = re.findall(r"^\| `(table\d+)` \|", document.read_text(encoding="utf-8"), re.M)
-    assert named == list(PAPER)
+    assert named == TABLES
 
 
 def test_all_tables_with_scores_are_there() -> None:
-    assert list(PAPER) == [f"table{n}" for n in range(1, 41) if n != 3]
+    assert [f"table{n}" for n in range(1, 41) if n != 3] == TABLES
+
+
+@pytest.mark.parametrize("number", FIGURES_WITH_RUNS)
+def test_a_figure_has_runs_that_its_docstring_counts(number: int) -> None:
+    entry = PAPER[f"figure{number}"]
+    told = entry.build.__doc__ or ""
+    assert f"grid run figure{number} " in told
+    assert f"figure {number} --work runs/grids/work" in told
+    built = entry.build(Scope("m", tuple("ABCDEFGHIJ"), (0,)))
+    assert built.name == f"figure{number}"
+    if number == 17:
+        assert set(built) == set(PAPER["table1"].build(Scope("m", tuple("ABCDEFGHIJ"), (0,))))
+        return
+    concepts = len({run.concept for run in built}) if "each concept" in told else 1
+    poisoned = {(run.concept, run.poison) for run in built if run.poison != "clean"}
+    counts = re.search(r"Cost: (\d+) trainings.*? and (\d+) poisonings?", told)
+    assert counts is not None
+    assert tuple(map(int, counts.groups())) == (len(built) / concepts, len(poisoned) / concepts)
+
+
+def test_a_figures_trainings_are_those_of_a_table() -> None:
+    scope = Scope("m", tuple("ABCDEFGHIJ"), (0,))
+    whole = set(PAPER["table17"].build(scope))
+    for number in (1, 6, 8, 11, 16, 18, 19, 20, 21):
+        assert set(PAPER[f"figure{number}"].build(scope)) < whole
+    assert [run.concept for run in PAPER["figure19"].build(SCOPE)] == ["B"] * 140
+
+
+def test_a_figure_of_images_has_its_own_prompt_unless_told() -> None:
+    own = read("run", ["figure18"]).sampling
+    assert own.prompts == ("a photo of a {} in the snow",)
+    assert own.images_per_prompt == 4
+    assert replace(own, prompts=("mini",), images_per_prompt=1) == preset("mini").sampling
+    assert read("run", ["figure18", "--sampling.prompts", "a {}"]).sampling.prompts == ("a {}",)
+    assert read("run", ["figure6"]).sampling == preset("mini").sampling
 
 
 @pytest.mark.parametrize(("wrong", "right"), [(12, 17), (13, 18), (14, 19)])
@@ -313,7 +352,14 @@ def test_a_stopped_grid_says_how_to_go_on(
 
 def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["grid", "list"]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 39
+    listed = capsys.readouterr().out
+    assert re.findall(r"^  (\w+)", listed, re.M) == list(PAPER)
+    headings = re.findall(r"^(\w.*)", listed, re.M)
+    assert headings == [
+        *("Textual inversion, SD 1.5", "Other models", "Other methods, SD 1.5", "Figures")
+    ]
+    assert main(["grid", "show", "figure8"]) == 0
+    assert "its prompt: a photo of a R* on the beach" in capsys.readouterr().out
     assert main(["grid", "show", "table14"]) == 0
     told = capsys.readouterr().out
     assert "corrected labels" in told

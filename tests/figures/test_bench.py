@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,11 @@ import torch
 
 from safezone.concepts import Concept
 from safezone.errors import UserError
+from safezone.experiments.execution import run_grid
 from safezone.experiments.lab import Lab
+from safezone.experiments.run import TEXTUAL_INVERSION, Grid
 from safezone.experiments.settings import Cells, Poisoning, Sampling, Settings
+from safezone.experiments.stages import Encoders
 from safezone.experiments.training import Training
 from safezone.experiments.workspace import weights_key
 from safezone.figures.bench import UNSCORED, Bench, Scope
@@ -19,6 +23,7 @@ from safezone.figures.curves import Panel, Series, draw_panels
 from safezone.figures.style import LOOKS, Drawing, save, stroke
 from safezone.figures.trajectory import Cell, trajectories
 from safezone.models import Model
+from small_lab import MeanColour
 
 SETTINGS = Settings(
     model="tiny",
@@ -75,6 +80,33 @@ def test_a_killed_training_goes_on_to_the_same_marks(
         assert not torch.equal(each.vectors[0], each.vectors[-1])
     assert not list((broken.lab.folder / "analysis").glob("training-*"))
     assert expected["One,clean,nominal"].nearest(4) == 4
+
+
+def test_a_step_is_taken_from_a_grids_short_training(
+    make_bench: Callable[[str], Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, shared = make_bench("own"), make_bench("shared")
+    cells = [Cell(own.concepts[0], "clean"), Cell(own.concepts[0], "adm+")]
+    expected = trajectories(own, cells, at=2)
+    runs = [
+        replace(shared.run(c.concept, c.data), method=f"{TEXTUAL_INVERSION}; steps=1k")
+        for c in cells
+    ]
+    encoders = Encoders(MeanColour(), None, "mean colour")
+    run_grid(replace(shared.lab, encoders=encoders), Grid("short", tuple(runs)), progress=False)
+
+    def refused(*arguments: object, **named: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("safezone.figures.trajectory.train", refused)
+    found = trajectories(shared, cells, at=2)
+    for label, each in found.items():
+        assert each.steps == [0, 2]
+        whole = expected[label]
+        for place, step in enumerate(each.steps):
+            torch.testing.assert_close(each.vectors[place], whole.vectors[whole.nearest(step)])
+    with pytest.raises(AssertionError, match="trained again"):
+        trajectories(shared, cells, at=3)
 
 
 def test_arrays_are_measured_once_and_damage_is_told(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_timesteps_and_sensitivity_of_a_learned_word(
         (("analyze", "spectra"), "spectra"),
         (("analyze", "timesteps", "--out", "x"), "folder"),
         (("analyze", "sensitivity", "x", "--prompt", "a toy", "--out", "x"), "--word"),
-        (("figure", "1", "--out", "x"), "figure 1"),
+        (("figure", "22", "--out", "x"), "figure 22"),
         (("figure", "7", "--concepts", "0", "--out", "x"), "concepts"),
         (("figure", "4", "--images", "1", "--out", "x"), "images"),
     ],
@@ -125,7 +125,7 @@ def test_wrong_input_is_told_in_one_sentence(
     assert not (tmp_path / "x").exists()
 
 
-@pytest.mark.parametrize("number", [8, 17, 20])
+@pytest.mark.parametrize("number", [1, 8, 17, 20])
 def test_generated_images_are_drawn_and_scored(
     number: int, data: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
@@ -137,6 +137,29 @@ def test_generated_images_are_drawn_and_scored(
     numbers = written(out, f"figure-{number:02d}")
     values = numbers["points"]["nominal"] if number == 17 else numbers["similarity"].values()
     assert all(-1 <= value <= 2.5 for value in values)
+
+
+def test_a_figure_is_drawn_from_what_its_grid_has_made(
+    data: Path, tiny_model_folder: Path, tmp_path: Path
+) -> None:
+    grids, out = tmp_path / "grids", tmp_path / "out"
+    common = (
+        *("--model", str(tiny_model_folder), "--data", str(data), "--steps", "2"),
+        *("--poisoning.steps", "1", "--sampling.steps", "1"),
+        *("--instance-encoder", "mini-instance", "--text-image-encoder", "mini-clip"),
+    )
+    chosen = ("--only", "nominal", "--only", "szt")
+    assert (
+        main(["grid", "run", "figure8", *common, *chosen, "--seeds", "1", "--out", str(grids)]) == 0
+    )
+    made = sorted(path for path in (grids / "work").rglob("*") if path.is_file())
+    images = [path for path in made if path.suffix == ".png" and "generate" in path.parts]
+    assert len(images) == 2 * 2 * 4
+    drawn = ("--defense", "nominal", "--defense", "szt", "--work", str(grids / "work"))
+    assert main(["figure", "8", *common, *drawn, "--out", str(out)]) == 0
+    assert len(written(out, "figure-08")["similarity"]) == 4
+    after = sorted(path for path in (grids / "work").rglob("*") if path.is_file())
+    assert after == made
 
 
 MEASURED = [n for n, row in FIGURES.items() if not row.scores and n not in (2, 9, 12)]

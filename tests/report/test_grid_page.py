@@ -124,6 +124,29 @@ def test_in_a_browser_a_click_opens_a_cell_and_nothing_is_asked_of_anyone(page: 
     assert len([url for url in page.requests if url.startswith("file:")]) == 1
 
 
+FIGURE = "document.querySelector('#table17 .plots')"
+
+
+@pytest.mark.slow
+def test_in_a_browser_figures_are_there_and_can_be_read_in_light_and_dark(page: Page) -> None:
+    inks = set()
+    for width, scheme in ((1280, "light"), (375, "dark")):
+        page.screen(width, 900, scheme)
+        assert page.run(f"{FIGURE}.querySelectorAll('svg.plot').length") == len(POISONS) + 1
+        texts = page.run(f"[...{FIGURE}.querySelectorAll('text')].map((t) => t.textContent)")
+        assert {"Clean", "ADM+", "EA", "Poisons, mean", "Nominal", "JPEG", "SZT"} <= set(texts)
+        tall = (
+            f"[...{FIGURE}.querySelectorAll('text')].map((t) => t.getBoundingClientRect().height)"
+        )
+        assert min(page.run(tall)) >= 9  # pixels
+        assert page.run(f"{FIGURE}.querySelectorAll('circle.hollow').length") == 4 * len(DEFENSES)
+        inks.add(page.run(f"getComputedStyle({FIGURE}.querySelector('text')).fill"))
+    assert len(inks) == 2
+    plane = "[...document.querySelectorAll('#table17 svg.wide text')].map((t) => t.textContent)"
+    assert {"CLIP score", "Instance similarity", "SZT"} <= set(page.run(plane))
+    assert page.errors == []
+
+
 @pytest.mark.slow
 def test_in_a_browser_tables_sort_filter_and_fit_a_phone_in_light_and_dark(page: Page) -> None:
     column = (

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from safezone.models import Model
 
 DESCRIPTION: Final = """\
-Draws a figure of the paper (2 to 21) on a model: makes the poisons, trains and generates what it
+Draws a figure of the paper (1 to 21) on a model: makes the poisons, trains and generates what it
 needs, measures, and writes OUT/figure-NN.svg, .png and .json (its numbers). What each figure shows
 and how to read it is in docs/analyses.md.
 
 What is measured stays in OUT/work and is used again; a killed command given again goes on. With
---work runs/claim/work the poisons and trainings of `safezone claim --out runs/claim` are used.
+--work runs/claim/work the poisons and trainings of `safezone claim --out runs/claim` are used, with
+--work runs/grids/work those of `safezone grid run`; `safezone grid run figure8` makes all that
+figure 8 shows.
 
 Example:
     safezone figure 7 --out figures
@@ -38,7 +40,7 @@ class Options:
     """What ``safezone figure`` is told."""
 
     number: tyro.conf.Positional[int]
-    """Of the paper's figure, 2 to 21."""
+    """Of the paper's figure, 1 to 21."""
     out: Path
     """Folder for the figure."""
     model: str = "mini"
@@ -64,7 +66,7 @@ class Options:
     draws: int = 2
     """Noises for each image of a gradient (figures 5 and 11)."""
     candidates: int = 4
-    """Images for each cell, of which the most faithful is shown (figures 8 and 18 to 21)."""
+    """Images for each cell, of which the most faithful is shown (figures 1, 8 and 18 to 21)."""
     at: Annotated[int | None, tyro.conf.arg(metavar="STEP")] = None
     """Training step that figures 3, 5 and 9 look at; by default a tenth, for 5 a fifth, of all."""
     training: Flat[Training] = field(default_factory=Training)

@@ -10,7 +10,7 @@ from safezone.errors import UserError
 
 VERBS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "list": "the paper's tables that can be run",
+        "list": "the paper's tables and figures that can be run",
         "show": "what a grid is made of, what it costs, what the paper found",
         "run": "run a grid, or go on with it; --dry-run tells what there is to do",
         "status": "how far the grids of a folder are",
@@ -20,7 +20,7 @@ VERBS: Final[Mapping[str, str]] = MappingProxyType(
 )
 
 INTRODUCTION: Final = """\
-The paper's tables and your own grids: every run, killed and resumed without loss.
+The paper's tables and figures and your own grids: every run, killed and resumed without loss.
 
 usage: safezone grid VERB [OPTIONS]
 
@@ -28,6 +28,7 @@ usage: safezone grid VERB [OPTIONS]
     safezone grid run table17 --model mini --concepts 10 --seeds 3 --dry-run
     safezone grid run table17 --model mini --concepts 10 --seeds 3
     safezone grid run table17 --model sd15 --data NovelConcepts10
+    safezone grid run figure8 --model mini --seeds 1
     safezone grid run my-grid.yaml
     safezone grid status
 

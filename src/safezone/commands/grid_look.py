@@ -5,12 +5,15 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import tyro
 
 from safezone.commands.console import Answer, parse
 from safezone.errors import UserError
+
+if TYPE_CHECKING:
+    from safezone.report.published import Published
 
 GRIDS: Final = Path("runs/grids")
 
@@ -28,7 +31,7 @@ class ShowOptions:
     """What ``safezone grid show`` is told."""
 
     grid: tyro.conf.Positional[str]
-    """A table, as table17."""
+    """A table or figure, as table17 or figure8."""
     json: bool = False
     """Print one JSON object on standard output."""
 
@@ -75,7 +78,7 @@ _OPTIONS: Final[dict[str, type[Any]]] = {
     "export": ExportOptions,
 }
 _SAYS: Final = {
-    "list": "The paper's tables that can be run.",
+    "list": "The paper's tables and figures that can be run.",
     "show": "What a grid is made of, what it costs, and what the paper found.",
     "status": "How far the grids of a folder are, and what their artifacts take on disk.",
     "gc": "Removes artifacts that no grid of the folder rests on, and what killed runs left.",
@@ -88,11 +91,15 @@ def read(verb: str, arguments: Sequence[str]) -> Any:
 
 
 def run_list(options: ListOptions) -> Answer:
-    """One line a table."""
-    from safezone.experiments.paper import PAPER
+    """One line a table or figure, under headings."""
+    from safezone.experiments.paper import PAPER, group_of
 
     says = {name: (inspect.getdoc(grid.build) or "").split("\n")[0] for name, grid in PAPER.items()}
-    return Answer({"grids": says}, "\n".join(f"{name:<8} {text}" for name, text in says.items()))
+    lines: list[str] = []
+    for group in dict.fromkeys(map(group_of, says)):
+        lines += [f"\n{group}" if lines else group]
+        lines += [f"  {name:<9} {text}" for name, text in says.items() if group_of(name) == group]
+    return Answer({"grids": says}, "\n".join(lines))
 
 
 def run_show(options: ShowOptions) -> Answer:
@@ -102,36 +109,40 @@ def run_show(options: ShowOptions) -> Answer:
     from safezone.experiments.requirements import missing_names
     from safezone.experiments.settings import preset
     from safezone.report.published import published
-    from safezone.report.tables import label
 
     entry = paper_grid(options.grid)
     grid = entry.build(Scope(entry.model, tuple(f"concept {i}" for i in range(10)), (0, 1, 2)))
-    paper = published(grid.table or 0)
     missing = missing_names(grid, preset(entry.model))
     lines = [inspect.getdoc(entry.build) or "", "", f"{len(grid)} runs with 10 concepts, 3 seeds"]
     lines += [f"not in this version: {kind} {', '.join(n)}" for kind, n in missing.items()]
-    lines += ["", f"The paper's {paper.printed_metric}:"]
+    data: dict[str, Any] = {"grid": options.grid, "runs": len(grid), "missing": missing}
+    if entry.gallery is not None:
+        lines += [f"its prompt: {entry.gallery.prompt.replace('{}', 'R*')}"]
+        data["prompt"] = entry.gallery.prompt
+    if grid.table is not None:
+        paper = published(grid.table)
+        lines += ["", *_printed(paper), *(["", paper.note] if paper.note else [])]
+        data["paper"] = {f"{p}, {c}": value for (p, c), value in paper.values.items()}
+        data["note"] = paper.note
+    return Answer(data, "\n".join(lines))
+
+
+def _printed(paper: "Published") -> list[str]:
+    """The paper's table as lines of text."""
+    from safezone.report.tables import label
+
     head = ["", *map(label, paper.columns)]
     rows = [
         [label(poison), *(f"{paper.values[poison, name]:g}" for name in paper.columns)]
         for poison in paper.poisons
     ]
-    widths = [max(map(len, texts)) for texts in zip(head, *rows, strict=True)]
     if len(head) > 12:  # as columns it would not fit on a screen
         head, *rows = [list(line) for line in zip(head, *rows, strict=True)]
-        widths = [max(map(len, texts)) for texts in zip(head, *rows, strict=True)]
+    widths = [max(map(len, texts)) for texts in zip(head, *rows, strict=True)]
+    lines = [f"The paper's {paper.printed_metric}:"]
     for line in [head, *rows]:
         lines.append("  ".join(t.rjust(w) for t, w in zip(line, widths, strict=True)))
-    if paper.note:
-        lines += ["", paper.note]
-    data = {
-        "grid": options.grid,
-        "runs": len(grid),
-        "missing": missing,
-        "paper": {f"{p}, {c}": value for (p, c), value in paper.values.items()},
-        "note": paper.note,
-    }
-    return Answer(data, "\n".join(lines))
+    return lines
 
 
 def run_status(options: FolderOptions) -> Answer:

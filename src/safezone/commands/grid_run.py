@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -31,9 +32,10 @@ if TYPE_CHECKING:
     from safezone.experiments.run import Grid
 
 DESCRIPTION: Final = """\
-Runs a table of the paper, or a grid of your own (a YAML file), and writes OUT/NAME/report.html with
-the paper's numbers beside ours, table.csv, .md and .tex, and rows.csv. What grids have in common is
-in OUT/work and is made once. Stopped or killed and started again, it goes on.
+Runs a table or figure of the paper, or a grid of your own (a YAML file), and writes
+OUT/NAME/report.html with the paper's numbers beside ours, table.csv, .md and .tex, and rows.csv.
+What grids have in common is in OUT/work and is made once. Stopped or killed and started again, it
+goes on.
 
 Example:
     safezone grid run table17 --model mini --concepts 10 --seeds 3 --dry-run
@@ -74,7 +76,7 @@ class Options:
     """What ``safezone grid run`` is told."""
 
     grid: tyro.conf.Positional[str]
-    """A table, as table17, or a YAML file."""
+    """A table or figure, as table17 or figure8, or a YAML file."""
     out: Path = Path("runs/grids")
     """Folder of all grids; what they have in common is made once."""
     model: str = "mini"
@@ -110,7 +112,8 @@ def read(verb: str, arguments: Sequence[str]) -> Options:
 def _table_preset(arguments: Sequence[str]) -> Settings | None:
     """The preset of the table's own model and method, which its name tells; None without one.
 
-    With --model sd15 table 26 trains as on SD 2.1, and table 32 as LoRAs are.
+    With --model sd15 table 26 trains as on SD 2.1, and table 32 as LoRAs are; a figure of
+    generated images has its own prompt.
     """
     from safezone.experiments.designs import Scope
     from safezone.experiments.paper import PAPER, model_for
@@ -129,7 +132,7 @@ def _table_preset(arguments: Sequence[str]) -> Settings | None:
         return None
     model = model_for(table, told.model or "mini")
     run = PAPER[table].build(Scope(model, ("any",), (0,))).runs[0]
-    return preset(model, METHODS[split_method(run.method)[0]])
+    return PAPER[table].settings(preset(model, METHODS[split_method(run.method)[0]]))
 
 
 def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine) -> "Lab":
@@ -269,7 +272,8 @@ def _failures(failed: Mapping[str, str]) -> list[str]:
 
 
 def _title(grid: "Grid", model: str) -> str:
-    return grid.name if grid.table is None else f"Table {grid.table} of the paper, on {model}"
+    found = re.fullmatch(r"(table|figure)(\d+)", grid.name)
+    return grid.name if found is None else f"{found[1].title()} {found[2]} of the paper, on {model}"
 
 
 def _dry(options: Options, lab: "Lab", grid: "Grid") -> Answer:

@@ -52,11 +52,15 @@ def table(
     poisons: Sequence[str] = SEVEN,
     methods: Sequence[str] = (TEXTUAL_INVERSION,),
     method: str | None = None,
+    name: str | None = None,
 ) -> Grid:
-    """The grid of the paper's table: concepts x poisons x defenses x methods x seeds."""
+    """The grid of the paper's table: concepts x poisons x defenses x methods x seeds.
+
+    ``name``: of a figure that is made of the same runs.
+    """
     paper = published(number)
     return Grid.product(
-        f"table{number}",
+        f"table{number}" if name is None else name,
         concepts=scope.concepts,
         poisons=poisons,
         defenses=defenses,

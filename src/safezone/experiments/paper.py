@@ -1,29 +1,43 @@
-"""The tables of the paper as grids: 1, 2 and 4 to 40. Tables 3 and those without runs are no grids.
+"""The paper's tables 1, 2 and 4 to 40 and the figures that need trainings, as grids.
 
-A table is a function of its scope (model, concepts, seeds). What it costs, what the paper found
-and the command are in its docstring, which ``safezone grid show`` prints. Tables of other metrics
-of the same runs cost nothing more. The built-in model takes the concepts of its own world for
-every data set of the paper.
+Table 3 has no runs. A table or figure is a function of its scope (model, concepts, seeds). What it
+costs, what the paper found and the command are in its docstring, which ``safezone grid show``
+prints. Tables of other metrics of the same runs cost nothing more. The built-in model takes the
+concepts of its own world for every data set of the paper.
 """
 
 import difflib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Final
 
 from safezone.errors import UserError
-from safezone.experiments import paper_models, paper_tables
+from safezone.experiments import paper_figures, paper_models, paper_tables
 from safezone.experiments.designs import Scope
-from safezone.experiments.run import Grid
+from safezone.experiments.paper_figures import CANDIDATES, GALLERIES, Gallery
+from safezone.experiments.run import TEXTUAL_INVERSION, Grid
+from safezone.experiments.settings import Settings
+from safezone.report.published import published
 
 
 @dataclass(frozen=True)
 class PaperGrid:
-    """A table's function and the model that the paper ran it on."""
+    """A table's or figure's function and the model that the paper ran it on.
+
+    ``gallery``: of a figure of generated images, which has a prompt of its own.
+    """
 
     build: Callable[[Scope], Grid]
     model: str = "sd15"
+    gallery: Gallery | None = None
+
+    def settings(self, base: Settings) -> Settings:
+        """``base``, but for a figure's own prompt and number of images."""
+        if self.gallery is None:
+            return base
+        own = {"prompts": (self.gallery.prompt,), "images_per_prompt": CANDIDATES}
+        return replace(base, sampling=replace(base.sampling, **own))  # type: ignore[arg-type]
 
 
 PAPER: Final[Mapping[str, PaperGrid]] = MappingProxyType(
@@ -67,9 +81,22 @@ PAPER: Final[Mapping[str, PaperGrid]] = MappingProxyType(
         "table38": PaperGrid(paper_models.table38),
         "table39": PaperGrid(paper_models.table39),
         "table40": PaperGrid(paper_models.table40),
+        "figure1": PaperGrid(paper_figures.figure1, gallery=GALLERIES[1]),
+        "figure3": PaperGrid(paper_figures.figure3),
+        "figure5": PaperGrid(paper_figures.figure5),
+        "figure6": PaperGrid(paper_figures.figure6),
+        "figure8": PaperGrid(paper_figures.figure8, gallery=GALLERIES[8]),
+        "figure9": PaperGrid(paper_figures.figure9),
+        "figure11": PaperGrid(paper_figures.figure11),
+        "figure16": PaperGrid(paper_figures.figure16),
+        "figure17": PaperGrid(paper_figures.figure17),
+        "figure18": PaperGrid(paper_figures.figure18, gallery=GALLERIES[18]),
+        "figure19": PaperGrid(paper_figures.figure19, gallery=GALLERIES[19]),
+        "figure20": PaperGrid(paper_figures.figure20, gallery=GALLERIES[20]),
+        "figure21": PaperGrid(paper_figures.figure21, gallery=GALLERIES[21]),
     }
 )
-"""Every table with runs, by name."""
+"""Every table and figure with runs, by name."""
 
 _MINI: Final[Mapping[str, str]] = MappingProxyType(
     {"sd15": "mini", "sd15rf": "mini-rf", "sd21": "mini", "sd21v": "mini-v"}
@@ -96,8 +123,18 @@ def paper_grid(name: str) -> PaperGrid:
     raise UserError(f"there is no grid {name!r}; {hint} or give a YAML file of your own")
 
 
+def group_of(name: str) -> str:
+    """The heading under which ``safezone grid list`` has it."""
+    if name.startswith("figure"):
+        return "Figures"
+    paper = published(int(name.removeprefix("table")))
+    if paper.method != TEXTUAL_INVERSION:
+        return "Other methods, SD 1.5"
+    return "Textual inversion, SD 1.5" if paper.model == "sd15" else "Other models"
+
+
 def model_for(name: str, family: str) -> str:
-    """Which model the table is run on: ``family`` is ``mini``, ``sd15`` or a model of its own.
+    """Which model the grid is run on: ``family`` is ``mini``, ``sd15`` or a model of its own.
 
     ``mini`` and ``sd15`` stand for the paper's models: table 26 with ``sd15`` is Stable Diffusion
     2.1. Any other name or folder is taken as it is. UserError where the family has none.

@@ -123,13 +123,17 @@ def _discard(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def dissolve(scratch: Path, jobs: Iterable[TrainingJob], most: int) -> None:
-    """Forgets begun trainings of these jobs with more than ``most`` runs: they do not fit."""
+def dissolve(scratch: Path, jobs: Iterable[TrainingJob], most: int, *, begun: bool) -> None:
+    """Forgets trainings of these jobs with more than ``most`` runs: they do not fit.
+
+    ``begun``: also those with a checkpoint.
+    """
     keys = {job.key for job in jobs}
     for record in scratch.glob(f"*/{MEMBERS}"):
         members = _members(record)
         with turn(record.parent) as ours:
-            if ours and len(members) > most and set(members) <= keys:
+            kept = not begun and (record.parent / CHECKPOINT).exists()
+            if ours and not kept and len(members) > most and set(members) <= keys:
                 _discard(record.parent)
 
 

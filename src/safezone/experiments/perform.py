@@ -1,7 +1,7 @@
 """One task: a stage of some runs, done by whoever is given it."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from safezone.concepts import Concept, save_concept
 from safezone.defenses import defense
 from safezone.errors import UserError
+from safezone.experiments import probes
 from safezone.experiments.lab import Artifact, Lab
 from safezone.experiments.memory import Capacity, OutOfMemory
 from safezone.experiments.passes import (
@@ -92,7 +93,10 @@ def _poison(lab: Lab, runs: Iterable[Run], progress: bool, note: Note) -> Failur
                 )
 
             try:
-                capacity.fit("poison", 16, attempt)
+                concept, row = lab.concepts[run.concept], lab.poison_settings(run)
+                probe = probes.poison_probe(lab.model, concept, row, lab.poison_seed(run))
+                name = probes.pass_name(lab.model, "poison", run.poison)
+                capacity.fit(name, min(16, len(concept.images)), attempt, probe)
             except _OF_ONE_RUN as error:
                 failed[run] = _reason(error)
             bar.update()
@@ -173,20 +177,22 @@ def _train(
     lab: Lab, settings: Training, jobs: Mapping[Run, TrainingJob], progress: bool, note: Note
 ) -> Failures:
     scratch, capacity = lab.folder / TRAINING, Capacity(lab.folder)
+    name = probes.pass_name(lab.model, settings.method, f"x {settings.batch_size}")
 
-    def train(chosen: Iterable[TrainingJob]) -> None:
+    def train(chosen: Sequence[TrainingJob]) -> None:
         def attempt(size: int) -> None:
-            if size < settings.runs_per_pass:
-                dissolve(scratch, chosen, size)
+            if size < settings.runs_per_pass:  # what was begun has fitted before
+                dissolve(scratch, chosen, size, begun=size == capacity.known(name))
             personalize_stage(
-                lab.model, list(chosen), settings, scratch, most=size, progress=progress, note=note
+                lab.model, chosen, settings, scratch, most=size, progress=progress, note=note
             )
 
-        capacity.fit("personalize", settings.runs_per_pass, attempt)
+        probe = probes.training_probe(lab.model, chosen[0].run, settings)
+        capacity.fit(name, min(settings.runs_per_pass, len(chosen)), attempt, probe)
 
     failed: Failures = {}
     try:
-        train(jobs.values())
+        train(list(jobs.values()))
     except OutOfMemory:  # now one by one, so that those that fit are trained
         for run, job in jobs.items():
             try:
@@ -229,8 +235,9 @@ def _images(lab: Lab, jobs: list[GenerationJob], progress: bool) -> dict[str, st
             lab.model, jobs, lab.settings.sampling, images_per_pass=size, progress=progress
         )
 
+    probe = probes.image_probe(lab.model, jobs[0], lab.settings.sampling)
     try:
-        return Capacity(lab.folder).fit("generate", 32, attempt)
+        return Capacity(lab.folder).fit(probes.pass_name(lab.model, "generate"), 32, attempt, probe)
     except OutOfMemory as error:  # every pass has the same size: none of those left fits
         return {job.key: str(error) for job in jobs if not job.done}
 

@@ -139,14 +139,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _modules(owner: object) -> list[tuple[str, nn.Module]]:
+def modules(owner: object) -> list[tuple[str, nn.Module]]:
+    """The networks that a model or an encoder holds, by name."""
     return sorted((name, m) for name, m in vars(owner).items() if isinstance(m, nn.Module))
 
 
 def weights_key(owner: object) -> str:
     """SHA-256, in hex, of all weights of the modules that a model or an encoder holds."""
     digest = hashlib.sha256()
-    for part, module in _modules(owner):
+    for part, module in modules(owner):
         for name, tensor in module.state_dict().items():
             digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -174,7 +175,7 @@ def network_keys(preprocess: Preprocess, model: Model) -> list[str]:
 
 def require_finite(owner: object, name: str) -> None:
     """Raises UserError when a weight of the model or encoder called ``name`` is NaN or infinite."""
-    for part, module in _modules(owner):
+    for part, module in modules(owner):
         for key, tensor in module.state_dict().items():
             if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
                 raise UserError(

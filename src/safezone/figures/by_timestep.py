@@ -154,7 +154,7 @@ def _gradients(
 ) -> tuple[dict[str, dict[str, list[Tensor]]], Tensor]:
     """By checkpoint and data, one array a concept. ``marks``: steps, the nearest marks count."""
     cells = {(c.name, d): Cell(c, d) for c in bench.concepts for d in data}
-    found = trajectories(bench, list(cells.values()))
+    found = trajectories(bench, list(cells.values()), marks[0] if len(marks) == 1 else None)
     timesteps = timestep_grid(bench.model.process.steps, bench.scope.timesteps)
     result: dict[str, dict[str, list[Tensor]]] = {}
     units = [(step, cell) for step in marks for cell in cells.values()]

@@ -1,4 +1,4 @@
-"""Figures 8, 14 and 17 to 21: concepts, the most faithful images, the plane of two scores."""
+"""Figures 1, 8, 14 and 17 to 21: concepts, the most faithful images, the plane of two scores."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,6 +10,7 @@ from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.experiments.execution import run_grid
 from safezone.experiments.lab import Lab
+from safezone.experiments.paper_figures import GALLERIES
 from safezone.experiments.perform import read_images
 from safezone.experiments.run import Grid, Run
 from safezone.experiments.statistics import mean_interval
@@ -21,9 +22,7 @@ from safezone.scores.metrics import cosine_similarity
 from safezone.scores.rows import summarise
 
 DEFENSES: Final = ("nominal", "jpeg", "t600", "lm", "szt")
-SIX: Final = ("adm+", "adm-", "sds+", "sds-", "ea", "da")
-SHOWN: Final = 5
-"""Concepts side by side in figures 18 and 20."""
+"""Those of the paper's ten that are drawn unless others are asked for."""
 
 
 def dataset(bench: Bench) -> Drawing:
@@ -65,15 +64,18 @@ def _most_faithful(lab: Lab, images: Tensor, concept: Concept) -> tuple[Tensor, 
     return images[best], float(similarity[best])
 
 
-def gallery(bench: Bench, concepts: Sequence[Concept], data: Sequence[str], phrase: str) -> Drawing:
-    """Rows of concepts or poisons, columns of defenses: the most faithful image of each cell.
+def gallery(bench: Bench, number: int) -> Drawing:
+    """Figures 1, 8 and 18 to 21: the most faithful image of each cell.
 
-    ``phrase``: what the prompt says beside the learned word. The left-most column has the images
-    that were trained on.
+    Rows are concepts, or clean images and poisons of a single one; columns are defenses. The
+    left-most column has the images that were trained on.
     """
-    defenses = bench.scope.defenses or DEFENSES
+    shown = GALLERIES[number]
+    defenses = bench.scope.defenses or [name for name in DEFENSES if name in shown.defenses]
+    concepts = shown.chosen(bench.concepts)
+    data = bench.scope.data(*shown.poisons)[0 if shown.count == 1 else 1 :]
     cells = [(concept, each) for concept in concepts for each in data]
-    prompt = f"a photo of a {{}} {phrase}"
+    prompt = shown.prompt
     runs = {
         (concept.name, each, name): bench.run(concept, each, name)
         for concept, each in cells
@@ -98,18 +100,6 @@ def gallery(bench: Bench, concepts: Sequence[Concept], data: Sequence[str], phra
     )
     figure = draw_tiles(title, rows, labels, ["trained on", *defenses], side=1.1)
     return Drawing(figure, {"prompt": prompt, "similarity": numbers})
-
-
-def one_concept(bench: Bench, place: int, phrase: str, *own: str) -> Drawing:
-    """One concept, a row for each data set (figures 8, 19 and 21)."""
-    concept = bench.concepts[min(place, len(bench.concepts) - 1)]
-    return gallery(bench, [concept], bench.scope.data(*own), phrase)
-
-
-def five_concepts(bench: Bench, first: int, phrase: str, *own: str) -> Drawing:
-    """Five concepts under the poisons (figures 18 and 20)."""
-    chosen = bench.concepts[first : first + SHOWN] or bench.concepts[:SHOWN]
-    return gallery(bench, chosen, bench.scope.data(*own)[1:], phrase)
 
 
 def plane(bench: Bench, *own: str) -> Drawing:

@@ -105,9 +105,9 @@ def before_and_after(bench: Bench, name: str, place: int) -> Drawing:
     """Figures 3 and 9: maps of the learned word on one image, clean and poisoned."""
     concept = _chosen(bench, name, place)
     data, model = bench.scope.data("adm+"), bench.model
-    found = trajectories(bench, [Cell(concept, each) for each in data])
     steps = bench.lab.settings.training.steps
     at = steps // 10 if bench.scope.at is None else bench.scope.at
+    found = trajectories(bench, [Cell(concept, each) for each in data], at)
     times = torch.tensor([round(share * model.process.steps) for share in TIMES])
     inside = bench.masks(concept)[:1]
     prompt = _prompt(concept).replace("{}", concept.placeholder)

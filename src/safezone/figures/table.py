@@ -6,6 +6,7 @@ from functools import partial
 from types import MappingProxyType
 
 from safezone.errors import UserError
+from safezone.experiments.designs import SEVEN
 from safezone.figures import by_timestep, gallery, in_and_out, maps, perturbations, probabilities
 from safezone.figures.bench import Bench
 from safezone.figures.style import Drawing
@@ -26,6 +27,8 @@ def _own(function: Callable[..., Drawing], *own: object) -> Callable[[Bench], Dr
 
 
 _ROWS = (
+    Figure(1, "generated images of five concepts, Nominal beside SZT",
+           _own(gallery.gallery, 1), scores=True),
     Figure(2, "attention and sensitivity maps of words", maps.words),
     Figure(3, "sensitivity maps before and during training",
            partial(maps.before_and_after, name="HattedMug", place=0)),
@@ -36,27 +39,27 @@ _ROWS = (
     Figure(7, "perturbations of ADM+, before and after JPEG",
            _own(perturbations.histograms, "adm+")),
     Figure(8, "generated images of one concept, by defense",
-           _own(gallery.one_concept, 0, "on the beach", "adm+"), scores=True),
+           _own(gallery.gallery, 8), scores=True),
     Figure(9, "sensitivity maps of a second concept",
            partial(maps.before_and_after, name="PartyFish", place=1)),
     Figure(10, "predicted noise and loss by timestep, with the closed form",
            by_timestep.losses_and_norms),
     Figure(11, "gradient by timestep throughout training", by_timestep.gradients_throughout),
     Figure(12, "perturbations of all poisons, before and after JPEG",
-           _own(perturbations.histograms, *gallery.SIX)),
+           _own(perturbations.histograms, *SEVEN[1:])),
     Figure(13, "power spectra of latents", _own(perturbations.spectra, "adm+", "adm-", "ea")),
     Figure(14, "the concepts", gallery.dataset),
     Figure(15, "timestep distributions", probabilities.probabilities),
     Figure(16, "in-region ratio during training", _own(maps.ratios, "adm+", "ea")),
     Figure(17, "similarity against CLIP score", _own(gallery.plane, "adm+", "ea"), scores=True),
     Figure(18, "generated images of five concepts, in the snow",
-           _own(gallery.five_concepts, 5, "in the snow", "adm+"), scores=True),
+           _own(gallery.gallery, 18), scores=True),
     Figure(19, "generated images of one concept, by poison, in the snow",
-           _own(gallery.one_concept, 5, "in the snow", *gallery.SIX), scores=True),
+           _own(gallery.gallery, 19), scores=True),
     Figure(20, "generated images of five concepts, on the beach",
-           _own(gallery.five_concepts, 0, "on the beach", "adm+"), scores=True),
+           _own(gallery.gallery, 20), scores=True),
     Figure(21, "generated images of one concept, by poison, on the beach",
-           _own(gallery.one_concept, 3, "on the beach", *gallery.SIX), scores=True),
+           _own(gallery.gallery, 21), scores=True),
 )  # fmt: skip
 
 FIGURES: Mapping[int, Figure] = MappingProxyType({row.number: row for row in _ROWS})
@@ -66,6 +69,6 @@ def figure(number: int) -> Figure:
     """The row of that number; UserError for another."""
     if number not in FIGURES:
         raise UserError(
-            f"there is no figure {number} to draw; give 2 to {max(FIGURES)} (figure 1 is a picture)"
+            f"there is no figure {number} to draw; give {min(FIGURES)} to {max(FIGURES)}"
         )
     return FIGURES[number]

@@ -15,11 +15,13 @@ from torch import Tensor
 from safezone.concepts import Concept
 from safezone.defenses import defense
 from safezone.errors import UserError
-from safezone.experiments.run import content_key
+from safezone.experiments.run import TEXTUAL_INVERSION, content_key
+from safezone.experiments.stages import RUN_RECORD, done
+from safezone.experiments.variants import PAPER_STEPS
 from safezone.experiments.workspace import cannot_write, network_keys
 from safezone.figures.bench import Bench
 from safezone.figures.cache import write_arrays
-from safezone.personalize import Adapter, TextualInversion, TrainingRun, train
+from safezone.personalize import Adapter, TextualInversion, TrainingRun, read_adapter, train
 
 MARKS: Final = 10
 """Between the start and the end of a training, the end included."""
@@ -57,11 +59,45 @@ def _marks(method: TextualInversion) -> tuple[TextualInversion, list[int]]:
     return replace(method, preview_every=every), steps
 
 
-def trajectories(bench: Bench, cells: Sequence[Cell]) -> dict[str, Trajectory]:
+def _short_trainings(
+    bench: Bench, cells: Sequence[Cell], method: TextualInversion, at: int
+) -> dict[str, Trajectory] | None:
+    """Start and step ``at`` from trainings that ended there, as those of ``grid run figure5``.
+
+    None unless there is one of every cell. Under a constant learning rate they are the beginning
+    of longer ones: what a training draws depends on its seed, concept and step.
+    """
+    if method.schedule != "constant":
+        return None
+    paper = f"{PAPER_STEPS * at / method.steps:g}"
+    steps = f"{paper.removesuffix('000')}k" if paper.endswith("000") else paper
+    found = {}
+    for cell in cells:
+        run = replace(
+            bench.run(cell.concept, cell.data, cell.defense),
+            method=f"{TEXTUAL_INVERSION}; steps={steps}",
+        )
+        made = bench.lab.adapter(run)
+        ended = bench.lab.training(run).steps
+        if ended != at or not done(made.place, RUN_RECORD, made.key):
+            return None
+        adapter = read_adapter(made.place)
+        if adapter.failed:
+            return None
+        training = TrainingRun(cell.label, cell.concept, defense(cell.defense), run.seed)
+        start = method.inject(bench.model, [training]).initial["vectors"][0].detach().cpu()
+        found[cell.label] = Trajectory([0, at], torch.stack([start, adapter.vectors.to(start)]))
+    return found
+
+
+def trajectories(
+    bench: Bench, cells: Sequence[Cell], at: int | None = None
+) -> dict[str, Trajectory]:
     """The trajectories of all cells by label; missing ones are trained together.
 
-    Killed and started again, a training goes on from its last checkpoint. Raises UserError for a
-    training that becomes NaN.
+    ``at``: the only step beside the start that is looked at, for which a grid's short trainings
+    are taken where they are there. Killed and started again, a training goes on from its last
+    checkpoint. Raises UserError for a training that becomes NaN.
     """
     settings = bench.lab.settings.training
     learned = settings.personalization()
@@ -70,6 +106,8 @@ def trajectories(bench: Bench, cells: Sequence[Cell]) -> dict[str, Trajectory]:
             f"The figure follows the vectors of textual inversion; --method is {settings.method}."
         )
     method, steps = _marks(learned)
+    if at is not None and (short := _short_trainings(bench, cells, learned, at)) is not None:
+        return short
     bench.poison_all({c.concept.name: c.concept for c in cells}.values(), {c.data for c in cells})
     runs, places = [], {}
     for cell in cells:

@@ -3,14 +3,21 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from safezone.report.tables import ScoreTable
 from safezone.scores.rows import CLEAN, NOMINAL
 
+ON_ONE_SCALE: Final = ("instance_similarity", "clip_score")
+"""Metrics whose values may stand beside the paper's; distances are of other features than its."""
+
 
 @dataclass(frozen=True)
 class Mark:
-    """One defense's dot with its interval: places in [0, 100]; a cut end runs off the track."""
+    """One defense's dot with its interval: places in [0, 100]; a cut end runs off the track.
+
+    ``paper``: the place of the paper's number, None where it has none on this scale.
+    """
 
     defense: str
     place: float
@@ -19,6 +26,7 @@ class Mark:
     has_interval: bool
     cut_low: bool
     cut_high: bool
+    paper: float | None = None
 
 
 @dataclass(frozen=True)
@@ -46,9 +54,25 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
-def _axis(table: ScoreTable) -> tuple[float, float]:
+def paper_of(table: ScoreTable, cell: tuple[str, str]) -> float | None:
+    """The paper's number of a cell that we have too, where both are on one scale.
+
+    CLIP scores are where ours and the paper's overlap: another CLIP has another scale.
+    """
+    if table.metric not in ON_ONE_SCALE or cell not in table.cells:
+        return None
+    if table.metric == "clip_score":
+        ours = [each.interval.mean for each in table.cells.values()]
+        theirs = [value for name, value in table.paper.items() if name in table.cells]
+        if not theirs or min(ours) > max(theirs) or max(ours) < min(theirs):
+            return None
+    return table.paper.get(cell)
+
+
+def axis(table: ScoreTable) -> tuple[float, float]:
     """Holds all means and zero, and intervals as far as they do not squeeze the means."""
     means = [cell.interval.mean for cell in table.cells.values()]
+    means += [value for cell in table.cells if (value := paper_of(table, cell)) is not None]
     low, high = min(*means, 0.0), max(*means, 0.0)
     room = 0.35 * (high - low) or 1.0
     lows = [cell.interval.low for cell in table.cells.values()]
@@ -65,7 +89,7 @@ def interval_charts(table: ScoreTable) -> Sequence[Chart]:
     """One chart a poison, all on one axis, defenses in the table's order."""
     if not table.cells:
         return ()
-    start, end = _axis(table)
+    start, end = axis(table)
 
     def place(value: float) -> float:
         return round(100 * min(max((value - start) / (end - start), 0.0), 1.0), 3)
@@ -90,6 +114,7 @@ def interval_charts(table: ScoreTable) -> Sequence[Chart]:
                     known,
                     known and low < start,
                     known and high > end,
+                    None if (paper := paper_of(table, (poison, defense))) is None else place(paper),
                 )
             )
         reference = None if anchor is None else place(anchor.interval.mean)

@@ -20,6 +20,7 @@ from safezone.experiments.comparisons import (
     with_average,
 )
 from safezone.report.html import asset, environment
+from safezone.report.plots import WIDEST, Plots, plots
 from safezone.report.published import AVERAGE, Published
 from safezone.report.tables import (
     METRICS,
@@ -37,8 +38,6 @@ from safezone.scores.rows import Row, write_text
 
 PICTURES: Final = 4000
 """About how many generated images a page holds: some 5 MB of the built-in model's."""
-_WIDEST: Final = 12
-"""A table with more columns is turned: settings below each other, poisons beside each other."""
 
 Cell = tuple[str, str]
 """(poison, defense)."""
@@ -167,7 +166,7 @@ def _shown(section: Section, table: ScoreTable, prefix: str) -> _Shown:
     def box(poison: str, defense: str) -> _Box | None:
         return _box(table, (poison, defense), f"{prefix}|{poison}|{defense}", shades)
 
-    if len(defenses) > _WIDEST:
+    if len(defenses) > WIDEST:
         head = tuple(map(label, poisons))
         lines = tuple((label(d), tuple(box(p, d) for p in poisons)) for d in defenses)
     else:
@@ -182,7 +181,7 @@ def _shown(section: Section, table: ScoreTable, prefix: str) -> _Shown:
         ("Markdown", _uri(to_markdown(table), "text/markdown")),
         ("LaTeX", _uri(to_latex(table), "application/x-tex")),
     )
-    corner = "Setting" if len(defenses) > _WIDEST else "Poison"
+    corner = "Setting" if len(defenses) > WIDEST else "Poison"
     return _Shown(table, heading, corner, head, lines, files)
 
 
@@ -243,9 +242,16 @@ def _cases(section: Section, table: ScoreTable) -> _Cases | None:
     return found if found.attacks and len(table.defenses) > 1 else None
 
 
+def _plots(table: ScoreTable, every: Sequence[ScoreTable]) -> Plots | None:
+    """The figures of the first table of a model and method; the others have none."""
+    same = [t for t in every if (t.model, t.method) == (table.model, table.method)]
+    prompts = next((each for each in same if each.metric == "clip_score"), None)
+    return plots(table, prompts) if table is same[0] else None
+
+
 def render_grid_page(title: str, sections: Sequence[Section], versions: Mapping[str, str]) -> str:
     """The page as text: no network, no other file."""
-    shown: list[tuple[Section, list[tuple[_Shown, _Cases | None]]]] = []
+    shown: list[tuple[Section, list[tuple[_Shown, _Cases | None, Plots | None]]]] = []
     cells: dict[str, Any] = {}
     strips: dict[str, Any] = {}
     pool: dict[str, int] = {}  # every picture is there once
@@ -254,10 +260,11 @@ def render_grid_page(title: str, sections: Sequence[Section], versions: Mapping[
         return [pool.setdefault(picture, len(pool)) for picture in pictures]
 
     for index, section in enumerate(sections):
-        parts = []
-        for place, table in enumerate(tables(section)):
+        parts, every = [], tables(section)
+        for place, table in enumerate(every):
             prefix = f"{index}.{place}"
-            parts.append((_shown(section, table, prefix), _cases(section, table)))
+            drawn = _plots(table, every)
+            parts.append((_shown(section, table, prefix), _cases(section, table), drawn))
             for (poison, defense), cell in _cell_data(section, table).items():
                 cell["section"] = index
                 cell["command"] = _cell_command(section.command, poison, defense)

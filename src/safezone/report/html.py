@@ -233,6 +233,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"label": label, "number": number, "duration": duration_text}
+    made.filters["tick"] = lambda value: f"{value:g}".replace("-", "−")
     made.globals |= {"metric_of": metric_of, "shade": _shade, "gain": PERTURBATION_GAIN}
     return made
 
