@@ -46,7 +46,12 @@ def metric_of(name: str) -> Metric:
 
 
 def label(name: str) -> str:
-    """A poison's or defense's name as the paper prints it: ``jpeg+t600`` is JPEG+T600."""
+    """A poison's or defense's name as the paper prints it: ``jpeg+t600`` is JPEG+T600.
+
+    Settings of a training stay as they are: ``lr=5e-4;steps=1k``.
+    """
+    if "=" in name:
+        return name
     return re.sub(r"[^+]+", lambda part: _NAMES.get(part[0], part[0].upper()), name)
 
 
