@@ -15,6 +15,7 @@ from safezone.experiments import passes
 from safezone.experiments.designs import Scope
 from safezone.experiments.execution import run_grid
 from safezone.experiments.grid_file import file_grid, read_grid_file
+from safezone.experiments.grid_results import sections
 from safezone.experiments.lab import Lab
 from safezone.experiments.memory import MEMORY, Capacity, OutOfMemory
 from safezone.experiments.paper import HUB, PAPER, model_for
@@ -328,6 +329,31 @@ def test_a_grid_from_file_to_export(
     assert "<h1>Both</h1>" in page
     assert re.findall(r'<section id="(\w+)">', page) == ["mine", "part", "made"]
     assert "data:image/webp" in page
+
+
+def test_every_method_has_its_own_tables_and_images_on_the_page(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    file, out = tmp_path / "two.yaml", tmp_path / "out"
+    methods = ("lora; steps=5", "custom diffusion; steps=5")
+    axes = {"poisons": ["clean"], "defenses": ["nominal"], "methods": list(methods), "seeds": [0]}
+    file.write_text(json.dumps({"name": "two", "axes": axes}))
+    assert main(["grid", "run", str(file), *_arguments(tiny_model_folder, out)]) == 0
+    lora, custom = sections(out / "two")
+    assert [part.method for part in (lora, custom)] == ["lora", "custom diffusion"]
+    learned = []
+    for part in (lora, custom):
+        assert {row.method for row in part.rows} == {part.method}
+        ((cell, strips),) = part.strips.items()
+        assert cell == ("clean", "steps=5")  # the same for both
+        learned += [strip.learned for strip in strips.values()]
+    assert "vector" not in learned[0]
+    assert "vector" in learned[1]
+    page = (out / "two" / "report.html").read_text(encoding="utf-8")
+    assert re.findall(r'<section id="([\w-]+)">', page) == [
+        *("two-lora", "two-custom-diffusion", "made")
+    ]
+    assert {"table.csv", "table-2.csv"} <= {path.name for path in (out / "two").iterdir()}
 
 
 def test_a_stopped_grid_says_how_to_go_on(

@@ -1,7 +1,8 @@
 """The results of one grid, from its rows and artifacts: files, summary and its page."""
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -129,18 +130,18 @@ def _facts(made: Made, adapter: Path | None) -> dict[str, str]:
     return {name: text for name, text in facts.items() if text}
 
 
-def section(folder: Path, pictures: int = PICTURES) -> Section:
-    """What the page shows of the grid whose results lie in ``folder``.
+@dataclass(frozen=True, eq=False)
+class _Behind:
+    """What lies behind the cells of one (model, method)."""
 
-    ``pictures``: about how many generated images. Raises UserError when the folder holds none.
-    """
+    strips: dict[Cell, dict[str, Strip]] = field(default_factory=dict)
+    facts: dict[Cell, dict[str, str]] = field(default_factory=dict)
+
+
+def _behind(folder: Path, pictures: int) -> Mapping[tuple[str, str], _Behind]:
+    """By (model, method), from the artifacts that the grid's index names; about so many images."""
     index = read_json(folder / INDEX)
-    rows = columns_of(read_rows(folder / ROWS))
-    table = index.get("table")
-    papers = same_runs(table) if isinstance(table, int) else {}
-    failed = dict(index.get("failed", {}))
-    strips: dict[Cell, dict[str, Strip]] = {}
-    facts: dict[Cell, dict[str, str]] = {}
+    found: dict[tuple[str, str], _Behind] = {}
     known: dict[Path, tuple[str, ...]] = {}
     images = index.get("images", [])
     each = max(1, min(6, pictures // max(1, len(images))))
@@ -150,31 +151,61 @@ def section(folder: Path, pictures: int = PICTURES) -> Section:
         made = read_made(folder / name, most=each)
         adapter = index.get("adapters", {}).get(name)
         place = None if adapter is None else folder / adapter
-        cell = (made.run.poison, column_of(made.run.method, made.run.defense)[1])
-        strips.setdefault(cell, {})[made.run.concept] = Strip(
+        method, column = column_of(made.run.method, made.run.defense)
+        cell, behind = (
+            (made.run.poison, column),
+            found.setdefault((made.run.model, method), _Behind()),
+        )
+        behind.strips.setdefault(cell, {})[made.run.concept] = Strip(
             tuple(thumbnail(image) for image in made.images),
             tuple(made.prompts[:each]),
             _training(made, known),
             "" if place is None else _learned(place),
         )
-        if cell not in facts:
-            facts[cell] = _facts(made, place)
+        if cell not in behind.facts:
+            behind.facts[cell] = _facts(made, place)
+    return found
+
+
+def sections(folder: Path, pictures: int = PICTURES) -> list[Section]:
+    """What the page shows of the grid whose results lie in ``folder``, one for each method.
+
+    ``pictures``: about how many generated images. Raises UserError when the folder holds none.
+    """
+    index = read_json(folder / INDEX)
+    rows = columns_of(read_rows(folder / ROWS))
+    table, told = index.get("table"), index.get("duration")
+    papers = same_runs(table) if isinstance(table, int) else {}
+    behind, pairs = _behind(folder, pictures), settings_of(rows)
+    name, title = folder.resolve().name, str(index.get("title"))
     scored = [row for row in rows if not row.reason]
-    told = index.get("duration")
-    return Section(
-        name=folder.resolve().name,
-        title=str(index.get("title")),
+    whole = Section(
+        name=name,
+        title=title,
         rows=rows,
         metric=str(index.get("metric")),
         papers=papers,
-        strips=strips,
-        facts=facts,
-        failed=failed,
+        failed=dict(index.get("failed", {})),
         notes=[*caveats(scored, {}, photographs=False), *paper_notes(papers)],
         command=str(index.get("command", "")),
         settings=flat(index.get("settings", {})),
         duration=told if isinstance(told, float) else None,
     )
+    found = []
+    for place, pair in enumerate(pairs):
+        shown = behind.get(pair, _Behind())
+        part = replace(
+            whole,
+            rows=[row for row in rows if (row.model, row.method) == pair],
+            strips=shown.strips,
+            facts=shown.facts,
+        )
+        if len(pairs) > 1:
+            method = pair[1]
+            slug = re.sub(r"[^a-z0-9]+", "-", method.lower())
+            part = replace(part, name=f"{name}-{slug}", title=f"{title}: {method}", method=method)
+        found.append(part if place == 0 else replace(part, failed={}, notes=()))
+    return found or [whole]
 
 
 def write_grid_results(folder: Path) -> Path:
@@ -183,22 +214,20 @@ def write_grid_results(folder: Path) -> Path:
     Made from ``index.json``, ``rows.jsonl`` and the artifacts that they name; nothing is measured.
     Returns the page's path. Raises UserError when the folder cannot be written.
     """
-    made = section(folder)
-    scored = [row for row in made.rows if not row.reason]
+    parts = sections(folder)
     try:
         write_rows(folder / "rows.csv", read_rows(folder / ROWS))
-        for table in tables(made):
-            first = table.metric == made.metric
-            pairs = settings_of(made.rows)
-            place = pairs.index((table.model, table.method))
-            name = ("table" if first else f"table-{table.metric}") + f"-{place + 1}" * (place > 0)
-            for form in ("csv", "md", "tex"):
-                write_table(table, folder / f"{name}.{form}")
-        for place, (model, method) in enumerate(settings_of(scored)):
-            ours = [row for row in scored if (row.model, row.method) == (model, method)]
-            _write_comparisons(folder, ours, made.metric, f"-{place + 1}" * (place > 0))
-        write_json(folder / "summary.json", _summary(made, scored))
-        write_grid_page(made.title, [made], versions(), folder / PAGE)
+        for place, part in enumerate(parts):
+            suffix = f"-{place + 1}" * (place > 0)
+            for table in tables(part):
+                name = "table" if table.metric == part.metric else f"table-{table.metric}"
+                for form in ("csv", "md", "tex"):
+                    write_table(table, folder / f"{name}{suffix}.{form}")
+            scored = [row for row in part.rows if not row.reason]
+            _write_comparisons(folder, scored, part.metric, suffix)
+        write_json(folder / "summary.json", _summary(parts))
+        title = str(read_json(folder / INDEX).get("title"))
+        write_grid_page(title, parts, versions(), folder / PAGE)
     except OSError as error:
         raise cannot_write(folder, error) from error
     return folder / PAGE
@@ -219,14 +248,16 @@ def _cases(rows: Sequence[Row], metric: str, higher: bool) -> tuple[list[Any], l
     return best_attacks(rows, metric, higher), weakest_points(rows, metric, higher)
 
 
-def _summary(made: Section, scored: Sequence[Row]) -> dict[str, Any]:
+def _summary(parts: Sequence[Section]) -> dict[str, Any]:
+    first = parts[0]
+    scored = [row for part in parts for row in part.rows if not row.reason]
     return {
-        "command": made.command,
-        "settings": dict(made.settings),
+        "command": first.command,
+        "settings": dict(first.settings),
         "versions": versions(),
         "results": summary_json(scored) if scored else [],
-        "failed": dict(made.failed),
-        "duration_seconds": made.duration,
+        "failed": dict(first.failed),
+        "duration_seconds": first.duration,
     }
 
 
@@ -244,9 +275,9 @@ def grids_in(workspace: Path) -> list[Path]:
 def write_workspace_page(workspace: Path, title: str) -> Path:
     """One page of all grids in a workspace; returns its path."""
     folders = grids_in(workspace)
-    sections = [section(folder, PICTURES // len(folders)) for folder in folders]
+    shown = [part for folder in folders for part in sections(folder, PICTURES // len(folders))]
     try:
-        write_grid_page(title, sections, versions(), workspace / PAGE)
+        write_grid_page(title, shown, versions(), workspace / PAGE)
     except OSError as error:
         raise cannot_write(workspace, error) from error
     return workspace / PAGE

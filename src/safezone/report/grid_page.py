@@ -55,16 +55,18 @@ class Strip:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """One grid: its rows, and what lies behind its cells.
+    """One grid, or one method of it: its rows, and what lies behind its cells.
 
-    ``papers``: the paper's tables of the same runs, by our metric. ``strips``: of the first seed,
-    by cell and concept. ``facts``: settings behind a cell. ``failed``: reasons by run.
+    ``method``: of the rows, where the grid has others. ``papers``: the paper's tables of the same
+    runs, by our metric. ``strips``: of the first seed, by cell and concept. ``facts``: settings
+    behind a cell. ``failed``: reasons by run.
     """
 
     name: str
     title: str
     rows: Sequence[Row]
     metric: str
+    method: str = ""
     papers: Mapping[str, Published] = field(default_factory=dict)
     strips: Mapping[Cell, Mapping[str, Strip]] = field(default_factory=dict)
     facts: Mapping[Cell, Mapping[str, str]] = field(default_factory=dict)
@@ -192,22 +194,20 @@ def _difference_text(found: Comparison, decimals: int) -> str:
     return f"{mean}{spread}, Holm p {found.p_holm:.2g}: {verdict}"
 
 
-def _cell_command(command: str, poison: str, defense: str) -> str:
+def _cell_command(section: Section, poison: str, defense: str) -> str:
     """The command of one cell; of a column that is a variant of the training, the whole grid's."""
-    if not command or "=" in defense:
-        return command
-    parts = ["--only", poison, "--only", defense, "--name", f"{poison},{defense}"]
-    return f"{command} {shlex.join(parts)}"
+    if not section.command or "=" in defense:
+        return section.command
+    names = [poison, defense, *([section.method] if section.method else [])]
+    parts = [part for name in names for part in ("--only", name)]
+    return f"{section.command} {shlex.join([*parts, '--name', ','.join(names).replace(' ', '-')])}"
 
 
 def _cell_data(section: Section, table: ScoreTable) -> dict[Cell, dict[str, Any]]:
     """What a click on each cell of the table shows, as JSON values."""
     decimals = metric_of(table.metric).decimals
-    ours = [
-        row
-        for row in section.rows
-        if (row.model, row.method, row.metric) == (table.model, table.method, table.metric)
-    ]
+    shown = (table.model, table.method, table.metric)
+    ours = [row for row in section.rows if (row.model, row.method, row.metric) == shown]
     compared = {(c.poison, c.defense): c for c in compare(ours, table.metric)}
     values: dict[Cell, dict[str, list[str]]] = {}
     for row in sorted(ours, key=lambda row: row.seed):
@@ -233,9 +233,9 @@ class _Cases:
 
 def _cases(section: Section, table: ScoreTable) -> _Cases | None:
     higher = metric_of(table.metric).higher_is_better
-    ours = [r for r in section.rows if (r.model, r.method) == (table.model, table.method)]
     if higher is None:
         return None
+    ours = [r for r in section.rows if (r.model, r.method) == (table.model, table.method)]
     found = _Cases(
         best_attacks(ours, table.metric, higher), weakest_points(ours, table.metric, higher)
     )
@@ -267,7 +267,7 @@ def render_grid_page(title: str, sections: Sequence[Section], versions: Mapping[
             parts.append((_shown(section, table, prefix), _cases(section, table), drawn))
             for (poison, defense), cell in _cell_data(section, table).items():
                 cell["section"] = index
-                cell["command"] = _cell_command(section.command, poison, defense)
+                cell["command"] = _cell_command(section, poison, defense)
                 cells[f"{prefix}|{poison}|{defense}"] = cell
         for (poison, defense), found in section.strips.items():
             strips[f"{index}|{poison}|{defense}"] = {
