@@ -4,9 +4,12 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from safezone.errors import UserError
+
+Templates: TypeAlias = Literal["object", "style", "captions"]
+"""What a training's prompts can be called: a list of this module, or each image's own caption."""
 
 OBJECT_TEMPLATES: Final = (
     "a photo of a {}",

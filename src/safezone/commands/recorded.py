@@ -22,9 +22,11 @@ def preset_of_images(arguments: Sequence[str]) -> Callable[[], Settings] | None:
 
 
 def _model(folder: Path) -> str | None:
+    if not folder.is_dir():  # an option; what follows takes seconds to import
+        return None
     from safezone.experiments.stages import IMAGES_RECORD
     from safezone.experiments.workspace import read_json
 
-    record = next(folder.rglob(IMAGES_RECORD), None) if folder.is_dir() else None
+    record = next(folder.rglob(IMAGES_RECORD), None)
     found = None if record is None else read_json(record).get("model")
     return found if isinstance(found, str) else None

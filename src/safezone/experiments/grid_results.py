@@ -138,9 +138,10 @@ class _Behind:
     facts: dict[Cell, dict[str, str]] = field(default_factory=dict)
 
 
-def _behind(folder: Path, pictures: int) -> Mapping[tuple[str, str], _Behind]:
+def _behind(
+    folder: Path, index: Mapping[str, Any], pictures: int
+) -> Mapping[tuple[str, str], _Behind]:
     """By (model, method), from the artifacts that the grid's index names; about so many images."""
-    index = read_json(folder / INDEX)
     found: dict[tuple[str, str], _Behind] = {}
     known: dict[Path, tuple[str, ...]] = {}
     images = index.get("images", [])
@@ -152,10 +153,8 @@ def _behind(folder: Path, pictures: int) -> Mapping[tuple[str, str], _Behind]:
         adapter = index.get("adapters", {}).get(name)
         place = None if adapter is None else folder / adapter
         method, column = column_of(made.run.method, made.run.defense)
-        cell, behind = (
-            (made.run.poison, column),
-            found.setdefault((made.run.model, method), _Behind()),
-        )
+        cell = (made.run.poison, column)
+        behind = found.setdefault((made.run.model, method), _Behind())
         behind.strips.setdefault(cell, {})[made.run.concept] = Strip(
             tuple(thumbnail(image) for image in made.images),
             tuple(made.prompts[:each]),
@@ -176,7 +175,7 @@ def sections(folder: Path, pictures: int = PICTURES) -> list[Section]:
     rows = columns_of(read_rows(folder / ROWS))
     table, told = index.get("table"), index.get("duration")
     papers = same_runs(table) if isinstance(table, int) else {}
-    behind, pairs = _behind(folder, pictures), settings_of(rows)
+    behind, pairs = _behind(folder, index, pictures), settings_of(rows)
     name, title = folder.resolve().name, str(index.get("title"))
     scored = [row for row in rows if not row.reason]
     whole = Section(

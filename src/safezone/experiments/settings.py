@@ -87,11 +87,7 @@ class Poisoning:
     """What the poison shall survive: jpeg, jpeg<quality>, resize, crop, flip, blur, joined by +."""
     repetitions: int | None = None
     """Draws of timestep, noise and transform that are averaged for one step."""
-    files: Annotated[
-        tuple[str, ...],
-        tyro.conf.arg(name="poison-file", metavar="FILE"),
-        tyro.conf.UseAppendAction,
-    ] = ()
+    files: Annotated[Names, tyro.conf.arg(name="poison-file", metavar="FILE")] = ()
     """Python file with poisons of your own, which is run; may be given repeatedly."""
 
     def poison(self, name: str) -> "Poison":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Type
 import tyro
 
 from safezone.errors import UserError
+from safezone.prompts import Templates
 
 if TYPE_CHECKING:
     from safezone.personalize import Personalization
@@ -48,7 +49,7 @@ class Training:
     """AdamW's."""
     norm_anchor: bool = False
     """Keep every vector at the length it started with."""
-    templates: Literal["object", "style", "captions"] | None = None
+    templates: Templates | None = None
     """Training prompts: the 27 for objects, the 19 for styles, or each image's caption, a file
     NAME.txt beside it with {} for the concept. By default those of the method."""
     flip: bool = True

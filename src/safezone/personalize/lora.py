@@ -13,9 +13,10 @@ from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.models.deltas import Delta, LowRank
-from safezone.personalize.personalization import Personalization, Templates
+from safezone.personalize.personalization import Personalization
 from safezone.personalize.posteriors import TrainingRun
 from safezone.personalize.starting import started_low_rank
+from safezone.prompts import Templates
 
 _TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 

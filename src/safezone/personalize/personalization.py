@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias, get_args
+from typing import Any, ClassVar, get_args
 
 from torch import Tensor
 
@@ -18,9 +18,7 @@ from safezone.personalize.crops import PREFIXES
 from safezone.personalize.injection import Injection, Start
 from safezone.personalize.method import Schedule
 from safezone.personalize.posteriors import TrainingRun
-from safezone.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES
-
-Templates: TypeAlias = Literal["object", "style", "captions"]
+from safezone.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES, Templates
 
 _WITHOUT_EFFECT = ("log_every", "checkpoint_every", "preview_every", "preview_prompts")
 _NEWER = ("accumulation", "start", "random_rows", "prior_weight", "prior_images")

@@ -29,7 +29,6 @@ from safezone.report.tables import (
     metric_of,
     number,
     score_table,
-    settings_of,
     to_csv,
     to_latex,
     to_markdown,
@@ -55,7 +54,7 @@ class Strip:
 
 @dataclass(frozen=True, eq=False)
 class Section:
-    """One grid, or one method of it: its rows, and what lies behind its cells.
+    """One method on one model, of one grid: its rows, and what lies behind its cells.
 
     ``method``: of the rows, where the grid has others. ``papers``: the paper's tables of the same
     runs, by our metric. ``strips``: of the first seed, by cell and concept. ``facts``: settings
@@ -105,16 +104,13 @@ class _Shown:
 
 
 def tables(section: Section) -> list[ScoreTable]:
-    """All metrics of every (model, method), the section's own first, with means over poisons."""
+    """All metrics, the section's own first, with means over poisons."""
     found = []
-    for pair in settings_of(section.rows):
-        ours = [row for row in section.rows if (row.model, row.method) == pair]
-        whole = with_average(ours, AVERAGE)
-        metrics = dict.fromkeys([section.metric, *METRICS, *(row.metric for row in ours)])
-        for metric in metrics:
-            if any(row.metric == metric and not row.reason for row in ours):
-                paper = section.papers.get(metric)
-                found.append(score_table(whole, metric, None if paper is None else paper.values))
+    whole = with_average(section.rows, AVERAGE)
+    for metric in dict.fromkeys([section.metric, *METRICS, *(row.metric for row in section.rows)]):
+        if any(row.metric == metric and not row.reason for row in section.rows):
+            paper = section.papers.get(metric)
+            found.append(score_table(whole, metric, None if paper is None else paper.values))
     return found
 
 
@@ -206,8 +202,7 @@ def _cell_command(section: Section, poison: str, defense: str) -> str:
 def _cell_data(section: Section, table: ScoreTable) -> dict[Cell, dict[str, Any]]:
     """What a click on each cell of the table shows, as JSON values."""
     decimals = metric_of(table.metric).decimals
-    shown = (table.model, table.method, table.metric)
-    ours = [row for row in section.rows if (row.model, row.method, row.metric) == shown]
+    ours = [row for row in section.rows if row.metric == table.metric]
     compared = {(c.poison, c.defense): c for c in compare(ours, table.metric)}
     values: dict[Cell, dict[str, list[str]]] = {}
     for row in sorted(ours, key=lambda row: row.seed):
@@ -235,18 +230,17 @@ def _cases(section: Section, table: ScoreTable) -> _Cases | None:
     higher = metric_of(table.metric).higher_is_better
     if higher is None:
         return None
-    ours = [r for r in section.rows if (r.model, r.method) == (table.model, table.method)]
     found = _Cases(
-        best_attacks(ours, table.metric, higher), weakest_points(ours, table.metric, higher)
+        best_attacks(section.rows, table.metric, higher),
+        weakest_points(section.rows, table.metric, higher),
     )
     return found if found.attacks and len(table.defenses) > 1 else None
 
 
 def _plots(table: ScoreTable, every: Sequence[ScoreTable]) -> Plots | None:
-    """The figures of the first table of a model and method; the others have none."""
-    same = [t for t in every if (t.model, t.method) == (table.model, table.method)]
-    prompts = next((each for each in same if each.metric == "clip_score"), None)
-    return plots(table, prompts) if table is same[0] else None
+    """The figures of the section's first table; the others have none."""
+    prompts = next((each for each in every if each.metric == "clip_score"), None)
+    return plots(table, prompts) if table is every[0] else None
 
 
 def render_grid_page(title: str, sections: Sequence[Section], versions: Mapping[str, str]) -> str:
