@@ -12,6 +12,7 @@ from safezone.cli import main
 from safezone.commands.grid_run import read
 from safezone.errors import UserError
 from safezone.experiments import passes
+from safezone.experiments.behind import images_of_each
 from safezone.experiments.designs import Scope
 from safezone.experiments.execution import run_grid
 from safezone.experiments.grid_file import file_grid, read_grid_file
@@ -20,7 +21,7 @@ from safezone.experiments.lab import Lab
 from safezone.experiments.memory import MEMORY, Capacity, OutOfMemory
 from safezone.experiments.paper import HUB, PAPER, model_for
 from safezone.experiments.requirements import missing_names, require_names
-from safezone.experiments.run import TEXTUAL_INVERSION, Grid
+from safezone.experiments.run import TEXTUAL_INVERSION, Grid, Run
 from safezone.experiments.settings import PRESETS, preset
 from safezone.experiments.variants import METHODS, setting_of, training_of
 from safezone.experiments.workspace import read_json
@@ -321,6 +322,20 @@ def test_a_grid_from_file_to_export(
     assert main(["grid", "export", str(tmp_path / "given"), "--out", str(out)]) == 0
     names = {path.name for path in (tmp_path / "given" / "mine").iterdir()}
     assert {"rows.csv", "table.csv", "table.md", "table.tex", "report.html"} <= names
+    # one grid, its page small enough to keep with a text
+    whole = (out / "mine" / "report.html").stat().st_size
+    sizes = []
+    for pictures in (2, 0):
+        to = tmp_path / f"small{pictures}"
+        small = ["--only", "mine", "--pictures", str(pictures)]
+        assert main(["grid", "export", str(to), "--out", str(out), *small]) == 0
+        text = (to / "mine" / "report.html").read_text(encoding="utf-8")
+        assert ("data:image/webp" in text) is (pictures > 0)
+        sizes.append(len(text.encode()))
+    assert whole >= sizes[0] > sizes[1]
+    for wrong in (["--only", "yours"], ["--pictures", "-1"]):
+        assert main(["grid", "export", str(tmp_path / "no"), "--out", str(out), *wrong]) == 2
+        assert wrong[1] in capsys.readouterr().err
     # all tables on one page, and one of a part
     assert main([*arguments, "--only", "szt", "--name", "part"]) == 0
     assert len(read_rows(out / "part" / "rows.jsonl")) < len(read_rows(out / "mine" / "rows.jsonl"))
@@ -329,6 +344,25 @@ def test_a_grid_from_file_to_export(
     assert "<h1>Both</h1>" in page
     assert re.findall(r'<section id="(\w+)">', page) == ["mine", "part", "made"]
     assert "data:image/webp" in page
+
+
+@pytest.mark.parametrize(
+    ("pictures", "counts"),
+    [
+        *((0, [0, 0, 0]), (3, [0, 0, 0]), (4, [1, 0, 0]), (11, [1, 1, 0])),
+        *((12, [1, 1, 1]), (35, [2, 2, 2]), (4000, [6, 6, 6])),
+    ],
+)
+def test_few_pictures_are_of_the_same_concepts_in_every_cell(
+    pictures: int, counts: list[int]
+) -> None:
+    runs = [
+        Run(concept, poison, defense, "textual inversion", "mini", 0)
+        for concept in "abc"
+        for poison in ("clean", "adm+")
+        for defense in ("nominal", "szt")
+    ]
+    assert images_of_each(runs, pictures) == dict(zip("abc", counts, strict=True))
 
 
 def test_every_method_has_its_own_tables_and_images_on_the_page(

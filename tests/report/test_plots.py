@@ -131,7 +131,7 @@ def test_the_plane_has_a_point_for_each_defense_and_names_that_can_be_told_apart
 @pytest.mark.parametrize("name", ["table2", "table6", "table12", "table17", "figure8", "figure5"])
 def test_every_kind_of_page_has_a_figure_with_text(name: str) -> None:
     from safezone.experiments.designs import Scope
-    from safezone.experiments.grid_results import column_of
+    from safezone.experiments.variants import column_of
 
     runs = PAPER[name].build(Scope("mini", ("c",), (0,))).runs
     columns = list(dict.fromkeys(column_of(run.method, run.defense)[1] for run in runs))

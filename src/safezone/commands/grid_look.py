@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 
@@ -66,6 +66,10 @@ class ExportOptions:
     """New folder for the results."""
     out: Path = GRIDS
     """The --out of `safezone grid run`."""
+    only: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME")] = ()
+    """Export this grid only; repeatedly."""
+    pictures: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Make the pages anew with about so many generated images, 2 kB each; 0 for none."""
     json: bool = False
     """Print one JSON object on standard output."""
 
@@ -180,15 +184,25 @@ def run_gc(options: CollectOptions) -> Answer:
 def run_export(options: ExportOptions) -> Answer:
     """Copies what readers need; artifacts stay."""
     from safezone.experiments.archive import require_workspace, results
+    from safezone.experiments.grid_results import write_page_of
+    from safezone.experiments.outputs import PAGE
     from safezone.experiments.workspace import require_new, whole_folder
 
     require_workspace(options.out)
     require_new(options.to)
-    grids = list(results(options.out))
+    there = list(results(options.out))
+    for name in options.only:
+        if name not in there:
+            raise UserError(f"--only: {options.out} has no grid {name}; it has {', '.join(there)}")
+    if options.pictures is not None and options.pictures < 0:
+        raise UserError(f"--pictures is {options.pictures}; give 0 or more")
+    grids = [name for name in there if name in options.only or not options.only]
     with whole_folder(options.to) as temporary:
         for name in grids:
             (temporary / name).mkdir()
             for file in sorted((options.out / name).iterdir()):
                 if file.suffix in (".csv", ".md", ".tex", ".html", ".yaml", ".jsonl"):
                     shutil.copyfile(file, temporary / name / file.name)
+            if options.pictures is not None:
+                write_page_of(options.out / name, temporary / name / PAGE, options.pictures)
     return Answer({"grids": grids}, f"{len(grids)} grids written to {options.to}")

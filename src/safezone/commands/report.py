@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import tyro
 
@@ -38,6 +38,8 @@ class Options:
     """Folder of results."""
     title: str | None = None
     """The page's heading."""
+    pictures: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """About how many generated images a page of grids holds, 2 kB each; by default 4000."""
     model: str = "mini"
     """Whose preset of encoders is used; by default of the model that made the images."""
     scoring: Flat[Scoring] = field(default_factory=Scoring)
@@ -57,17 +59,25 @@ def run(options: Options) -> Answer:
     from safezone.experiments.outputs import INDEX, image_folders, write_results
     from safezone.experiments.stages import IMAGES_RECORD, ROWS
     from safezone.experiments.workspace import read_json
+    from safezone.report.grid_page import PICTURES
     from safezone.scores import read_rows
 
     folder = options.folder
+    pictures = PICTURES if options.pictures is None else options.pictures
+    if pictures < 0:
+        raise UserError(
+            f"--pictures is {pictures}; give the number of images on the page, 0 or more"
+        )
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder of `safezone generate`")
     if (folder / INDEX).is_file():
         rows = read_rows(folder / ROWS)
-        page = write_page(folder, options.title)
+        page = write_page(folder, options.title, pictures)
         return Answer({"page": str(page), "rows": len(rows)}, f"report: {page}")
     if grids := grids_in(folder):
-        page = write_workspace_page(folder, options.title or "The paper's tables, measured")
+        page = write_workspace_page(
+            folder, options.title or "The paper's tables, measured", pictures
+        )
         return Answer({"page": str(page), "grids": [g.name for g in grids]}, f"report: {page}")
     folders = image_folders(folder)
     if not folders:

@@ -17,6 +17,7 @@ from safezone.experiments.run import Grid
 from safezone.experiments.settings import Settings
 from safezone.experiments.stages import ROWS
 from safezone.experiments.workspace import cannot_write, locked, read_json, write_json
+from safezone.report.grid_page import PICTURES
 from safezone.scores import Row, read_rows, write_rows
 from safezone.scores.rows import write_text
 
@@ -103,14 +104,17 @@ def measure(
     return Measured(results.rows, failed, page)
 
 
-def write_page(folder: Path, title: str | None = None) -> Path:
-    """Files and page of what was measured in ``folder``, from its index, rows and artifacts."""
+def write_page(folder: Path, title: str | None = None, pictures: int = PICTURES) -> Path:
+    """Files and page of what was measured in ``folder``, from its index, rows and artifacts.
+
+    ``pictures``: about how many images the page of a grid holds.
+    """
     index = read_json(folder / INDEX)
     if title is not None:
         index["title"] = title
         write_json(folder / INDEX, index)
     if index.get("grid"):
-        return write_grid_results(folder)
+        return write_grid_results(folder, pictures)
     return write_results(
         folder,
         read_rows(folder / ROWS),

@@ -5,7 +5,7 @@ scaled alike, so that ``steps=1k`` is a fifth of the preset's steps and ``lr=5e-
 learning rate.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from safezone.errors import UserError
 from safezone.experiments.kinds import kind_of
 from safezone.experiments.run import TEXTUAL_INVERSION
 from safezone.experiments.training import TRAINING, MethodName, Training
+from safezone.scores.rows import NOMINAL, Row
 
 LORA: Final = "lora"
 CUSTOM_DIFFUSION: Final = "custom diffusion"
@@ -100,3 +101,21 @@ def training_of(base: Training, method: str, model: str) -> Training:
         steps = round(base.steps * _number(settings["steps"], method) / PAPER_STEPS)
         result = replace(result, steps=max(1, steps))
     return result
+
+
+def columns_of(rows: Sequence[Row]) -> list[Row]:
+    """Variants of a method as columns: what its name says of settings takes the defense's place."""
+    moved = []
+    for row in rows:
+        method, name = column_of(row.method, row.defense)
+        moved.append(replace(row, method=method, defense=name))
+    return moved
+
+
+def column_of(method: str, defense: str) -> tuple[str, str]:
+    """(method, column) of a run; see ``columns_of``."""
+    setting = setting_of(method)
+    if not setting:
+        return method, defense
+    name = setting if defense == NOMINAL else f"{defense}; {setting}"
+    return split_method(method)[0], name
