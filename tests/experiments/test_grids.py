@@ -325,7 +325,7 @@ def test_a_grid_from_file_to_export(
     # one grid, its page small enough to keep with a text
     whole = (out / "mine" / "report.html").stat().st_size
     sizes = []
-    for pictures in (2, 0):
+    for pictures in (100, 0):
         to = tmp_path / f"small{pictures}"
         small = ["--only", "mine", "--pictures", str(pictures)]
         assert main(["grid", "export", str(to), "--out", str(out), *small]) == 0
