@@ -213,3 +213,9 @@ def require(given: Sequence[Any], what: str, command: str) -> None:
     """Raises UserError when a list of positional arguments is empty."""
     if not given:
         raise UserError(f"no {what} is given; see `safezone {command} --help`")
+
+
+def require_not_negative(option: str, value: int | None) -> None:
+    """UserError for a number below 0; None is an option that was not given."""
+    if value is not None and value < 0:
+        raise UserError(f"{option} is {value}; give 0 or more")

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 
-from safezone.commands.console import Answer, parse
+from safezone.commands.console import Answer, parse, require_not_negative
 from safezone.errors import UserError
+from safezone.experiments.settings import Names
 
 if TYPE_CHECKING:
     from safezone.report.published import Published
@@ -66,7 +67,7 @@ class ExportOptions:
     """New folder for the results."""
     out: Path = GRIDS
     """The --out of `safezone grid run`."""
-    only: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="NAME")] = ()
+    only: Annotated[Names, tyro.conf.arg(metavar="NAME")] = ()
     """Export this grid only; repeatedly."""
     pictures: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Make the pages anew with about so many generated images, 2 kB each; 0 for none."""
@@ -194,8 +195,7 @@ def run_export(options: ExportOptions) -> Answer:
     for name in options.only:
         if name not in there:
             raise UserError(f"--only: {options.out} has no grid {name}; it has {', '.join(there)}")
-    if options.pictures is not None and options.pictures < 0:
-        raise UserError(f"--pictures is {options.pictures}; give 0 or more")
+    require_not_negative("--pictures", options.pictures)
     grids = [name for name in there if name in options.only or not options.only]
     with whole_folder(options.to) as temporary:
         for name in grids:

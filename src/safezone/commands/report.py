@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import tyro
 
-from safezone.commands.console import Answer, Flat, Machine, note, parse
+from safezone.commands.console import Answer, Flat, Machine, note, parse, require_not_negative
 from safezone.commands.recorded import preset_of_images
 from safezone.errors import UserError
 from safezone.experiments.settings import Scoring
@@ -63,11 +63,8 @@ def run(options: Options) -> Answer:
     from safezone.scores import read_rows
 
     folder = options.folder
+    require_not_negative("--pictures", options.pictures)
     pictures = PICTURES if options.pictures is None else options.pictures
-    if pictures < 0:
-        raise UserError(
-            f"--pictures is {pictures}; give the number of images on the page, 0 or more"
-        )
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder of `safezone generate`")
     if (folder / INDEX).is_file():

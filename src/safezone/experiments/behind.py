@@ -111,7 +111,7 @@ def behind(
     counts = images_of_each([record.run for record in records], pictures)
     for name, record in zip(names, records, strict=True):
         count = counts[record.run.concept]
-        made = read_made(folder / name, with_images=count > 0, most=count)
+        made = read_made(folder / name, most=count) if count else record
         adapter = index.get("adapters", {}).get(name)
         place = None if adapter is None else folder / adapter
         method, column = column_of(made.run.method, made.run.defense)

@@ -91,8 +91,12 @@ def sections(folder: Path, pictures: int = PICTURES) -> list[Section]:
 
 def write_page_of(folder: Path, page: Path, pictures: int = PICTURES) -> None:
     """Writes the page of the grid in ``folder`` to another place; see ``sections``."""
+    _write_page(folder, sections(folder, pictures), page)
+
+
+def _write_page(folder: Path, parts: Sequence[Section], page: Path) -> None:
     title = str(read_json(folder / INDEX).get("title"))
-    write_grid_page(title, sections(folder, pictures), versions(), page)
+    write_grid_page(title, parts, versions(), page)
 
 
 def write_grid_results(folder: Path, pictures: int = PICTURES) -> Path:
@@ -114,8 +118,7 @@ def write_grid_results(folder: Path, pictures: int = PICTURES) -> Path:
             scored = [row for row in part.rows if not row.reason]
             _write_comparisons(folder, scored, part.metric, suffix)
         write_json(folder / "summary.json", _summary(parts))
-        title = str(read_json(folder / INDEX).get("title"))
-        write_grid_page(title, parts, versions(), folder / PAGE)
+        _write_page(folder, parts, folder / PAGE)
     except OSError as error:
         raise cannot_write(folder, error) from error
     return folder / PAGE
