@@ -16,6 +16,7 @@ from safezone.experiments.lab import STAGES, Lab, artifacts
 from safezone.experiments.run import Grid
 from safezone.experiments.stages import done
 from safezone.models.base import Model
+from safezone.models.frozen import stock_kernels
 from safezone.scores import CLEAN
 
 BATCH: Final = 4
@@ -67,7 +68,7 @@ def count_passes(model: Model) -> Passes:
 
 
 def _operations(call: Callable[[], object]) -> float:
-    with FlopCounterMode(display=False) as counter:
+    with stock_kernels(), FlopCounterMode(display=False) as counter:
         call()
     return float(counter.get_total_flops())
 

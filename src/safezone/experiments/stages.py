@@ -37,9 +37,9 @@ from safezone.prompts import fill
 from safezone.scores import ImageEncoder, Row, TextImageEncoder, score_images, write_rows
 
 VERSIONS: Final[Mapping[str, int]] = {
-    "poison": 1,
-    "preprocess": 1,
-    "personalize": 1,
+    "poison": 2,
+    "preprocess": 2,
+    "personalize": 2,
     "generate": 1,
     "score": 1,
 }

@@ -17,6 +17,7 @@ from torch import Tensor
 from safezone.arrays import Images, Timesteps, randn
 from safezone.errors import UserError
 from safezone.models.builtin import WEIGHTS
+from safezone.models.frozen import freeze
 from safezone.models.loading import fetch_folder, pick_device, quiet, read_config, read_part
 from safezone.models.process import Epsilon
 
@@ -144,7 +145,7 @@ def load_pixel_model(name_or_folder: str, device: str | None = None) -> PixelMod
     if channels == 3:
         with quiet():
             unet = read_part(UNet2DModel, folder, "unet")
-        unet.requires_grad_(False).eval().to(chosen)
+        freeze(unet.to(chosen))
         return PixelUNet(name_or_folder, unet, process, chosen)
     if channels != 6 or config.get("_class_name") != "UNet2DConditionModel":
         raise UserError(
@@ -154,7 +155,7 @@ def load_pixel_model(name_or_folder: str, device: str | None = None) -> PixelMod
     with quiet():
         unet = read_part(UNet2DConditionModel, folder, "unet")
         prompt = _prompt(folder)
-    unet.requires_grad_(False).eval().to(chosen)
+    freeze(unet.to(chosen))
     low_process = _process(folder / "image_noising_scheduler")
     return SuperResolution(name_or_folder, unet, process, low_process, prompt.to(chosen), chosen)
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from safezone.errors import UserError
+from safezone.models.frozen import freeze
 from safezone.models.loading import pick_device, quiet
 
 _MEAN: Final = (0.485, 0.456, 0.406)
@@ -96,6 +97,6 @@ def load_segmenter(name_or_folder: str, device: str | None = None) -> Segmenter:
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{name_or_folder} lacks {len(missing)} weights, the first is {missing[0]}")
     chosen = pick_device(device)
-    network.requires_grad_(False).eval().to(chosen)
+    freeze(network.to(chosen))
     side = int(network.config.prompt_encoder_config.image_size)
     return Segmenter(network, side, config.model_type == "sam", chosen)

@@ -8,6 +8,7 @@ import torch
 from safezone.arrays import Images, Latents
 from safezone.errors import UserError
 from safezone.models.builtin import BUILTIN, builtin_folder
+from safezone.models.frozen import freeze
 from safezone.models.loading import fetch_folder, pick_device, quiet, read_config, read_part
 
 
@@ -17,7 +18,8 @@ class Autoencoder:
     def __init__(self, name: str, vae: Any, device: torch.device) -> None:
         self.name, self.device = name, device
         self.factor = int(2 ** (len(vae.config.block_out_channels) - 1))
-        self._vae = vae.requires_grad_(False).eval().to(device)
+        freeze(vae.to(device))
+        self._vae = vae
 
     @torch.no_grad()
     def mean_latents(self, images: Images) -> Latents:

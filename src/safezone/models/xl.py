@@ -8,6 +8,7 @@ from torch import Tensor
 
 from safezone.models.base import Conditioning, Tokens
 from safezone.models.deltas import Changes, watch
+from safezone.models.frozen import freeze
 from safezone.models.stable import StableDiffusion
 from safezone.models.text import TextEncoder, check_vectors
 
@@ -24,7 +25,7 @@ class StableDiffusionXL(StableDiffusion):
         self, *, text_encoder_2: Any, tokenizer_2: Any, zero_empty: bool, **parts: Any
     ) -> None:
         super().__init__(**parts)
-        text_encoder_2.requires_grad_(False).eval().to(self.device)
+        freeze(text_encoder_2.to(self.device))
         self.text_encoder_2 = text_encoder_2
         self.tokenizer_2 = tokenizer_2
         self._text_2 = TextEncoder(text_encoder_2, tokenizer_2)

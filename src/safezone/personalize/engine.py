@@ -44,7 +44,7 @@ from safezone.personalize.method import (
 from safezone.personalize.posteriors import TrainingRun, prior_data, training_data
 from safezone.personalize.samples import Sampler, Samples
 
-_VERSION = 1
+_VERSION = 2
 """Raised when the same settings no longer give the same result; part of the content key."""
 
 
@@ -246,10 +246,10 @@ def fit(
     same arguments goes on from there and gives the same bytes as an undisturbed one. ``preview``
     is called with the steps done and the outcomes so far every ``method.preview_every`` steps.
     ``max_batch``: rows (runs x batch size) in one forward pass; fewer need less memory and give
-    the same result to float tolerance. ``compile``: the network through ``torch.compile``.
-    ``checkpointing``: recompute the network's activations in the backward pass, which takes a third
-    more time and a fraction of the memory. ``observers``: called with a run's key and each line of
-    its log.
+    the same result to float tolerance, and to the bit where ``models.frozen`` applies.
+    ``compile``: the network through ``torch.compile``. ``checkpointing``: recompute the network's
+    activations in the backward pass, which takes a third more time and a fraction of the memory.
+    ``observers``: called with a run's key and each line of its log.
 
     Raises UserError for no runs, keys that are not unique, unfit images, missing masks, and a
     checkpoint in ``folder`` that other runs or settings have made.

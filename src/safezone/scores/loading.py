@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from safezone.errors import UserError
+from safezone.models.frozen import freeze
 from safezone.scores.encoders import ClipEncoder, InstanceEncoder
 from safezone.scores.preprocessing import (
     DINOV2,
@@ -51,7 +52,8 @@ def _load_weights(model_class: Any, folder: Path) -> Any:
             f"{folder}: model.safetensors lacks {len(missing)} tensors, first {missing[0]!r}; "
             f"give the weights of the whole {model_class.__name__}"
         )
-    return model.eval().requires_grad_(False)
+    freeze(model)
+    return model
 
 
 def _load_projection(folder: Path) -> nn.Linear | None:
