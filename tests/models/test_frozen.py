@@ -151,6 +151,17 @@ def test_within_stock_kernels_all_is_torchs_own() -> None:
         assert torch.equal(cold(rows), layer(rows))
 
 
+def test_second_derivatives_are_refused_but_not_with_stock_kernels() -> None:
+    _, cold, rows = make("linear of vectors")
+    rows.requires_grad_(True)
+    with pytest.raises(NotImplementedError, match="stock_kernels"):
+        torch.autograd.grad(cold(rows).square().sum(), rows, create_graph=True)
+    with stock_kernels():
+        (first,) = torch.autograd.grad(cold(rows).square().sum(), rows, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), rows)
+    assert second.any()
+
+
 def test_a_compiled_network_uses_the_compilers_kernels() -> None:
     layer, cold, rows = make("3 x 3")
     compiled: Any = torch.compile(cold, backend="eager", fullgraph=True)

@@ -73,13 +73,14 @@ def _simple(layer: nn.Conv2d) -> bool:
 
 def _applies(weight: Tensor, given: Tensor) -> bool:
     return (
-        given.dtype == weight.dtype == torch.float32
-        and given.device.type == weight.device.type == "cpu"
+        given.dtype is weight.dtype is torch.float32
+        and given.is_cpu
+        and weight.is_cpu
         and not weight.requires_grad
-        and given.numel() > 0
         and not torch.compiler.is_compiling()
         and not _STOCK.get()
         and not torch.is_autocast_enabled("cpu")
+        and given.numel() > 0
     )
 
 
@@ -90,9 +91,10 @@ class FrozenLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Linear``."""
-        if not _applies(self.weight, input):
+        weight = self.weight
+        if not _applies(weight, input):
             return super().forward(input)
-        kernel = self._kept.of(self.weight, (), lambda: _Product.ordered(self.weight.detach()))
+        kernel = self._kept.of(weight, (), lambda: _Product.ordered(weight.detach()))
         return _computed(input, self.bias, kernel)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
@@ -105,9 +107,10 @@ class LargeFrozenLinear(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Linear``."""
-        if not _applies(self.weight, input):
+        weight = self.weight
+        if not _applies(weight, input):
             return super().forward(input)
-        return _computed(input, self.bias, _Product(self.weight, self.weight.t()))
+        return _computed(input, self.bias, _Product(weight, weight.t()))
 
 
 class FrozenConv2d(nn.Conv2d):
@@ -118,10 +121,11 @@ class FrozenConv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Conv2d``."""
-        if input.ndim != 4 or not _applies(self.weight, input):
+        weight = self.weight
+        if input.ndim != 4 or not _applies(weight, input):
             return super().forward(input)
         size = tuple(input.shape[2:])
-        kernel = self._kept.of(self.weight, size, lambda: _Convolution(self, size))
+        kernel = self._kept.of(weight, size, lambda: _Convolution(self, size))
         return _computed(input, self.bias, kernel)
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
@@ -227,12 +231,15 @@ class _Computation(torch.autograd.Function):
         return kernel.forwards(given, bias)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        if torch.is_grad_enabled():
+            raise NotImplementedError("frozen layers have no second derivative; see stock_kernels")
         return ctx.kernel.backwards(gradient), None, None
 
 
 def _computed(given: Tensor, bias: Tensor | None, kernel: _Kernel) -> Tensor:
+    if not (given.requires_grad and torch.is_grad_enabled()):
+        return kernel.forwards(given, bias)
     result: Tensor = _Computation.apply(given, bias, kernel)  # type: ignore[no-untyped-call]
     return result
 
