@@ -8,6 +8,7 @@ from torch import Tensor
 
 from safezone.analysis.latents import image_draws
 from safezone.arrays import Timesteps
+from safezone.errors import UserError
 from safezone.models.base import Conditioning, Model, Posterior, Tokens
 
 COUNT = 21
@@ -15,7 +16,9 @@ COUNT = 21
 
 
 def timestep_grid(steps: int, count: int = COUNT) -> Timesteps:
-    """int64 [count]: equally spaced from 0 to ``steps - 1``, rounded."""
+    """int64 [count]: equally spaced from 0 to ``steps - 1``, rounded; 2 to ``steps`` of them."""
+    if not 2 <= count <= steps:
+        raise UserError(f"timesteps is {count}; give 2 to {steps}, as many as the model has")
     return torch.linspace(0, steps - 1, count, dtype=torch.float64).round().long()
 
 

@@ -56,12 +56,12 @@ def read(name: str, arguments: Sequence[str]) -> Options:
 
 def run(options: Options) -> Answer:
     """Measures what is missing and draws."""
-    from safezone.analysis.gaussian import measured
+    from safezone.analysis.closed_form import closed_forms
     from safezone.analysis.timesteps import timestep_grid
     from safezone.commands.opening import open_model, require_out_folder
     from safezone.concepts import load_concept
     from safezone.experiments.workspace import weights_key
-    from safezone.figures.bands import closed_form, expanded_drawing, gradient_drawing
+    from safezone.figures.bands import expanded_drawing, gradient_drawing
     from safezone.figures.cache import Cache, tensor_key
     from safezone.figures.folder_timesteps import folder_statistics
     from safezone.figures.style import save
@@ -97,11 +97,11 @@ def run(options: Options) -> Answer:
                 progress=progress(),
             ),
         )
-    theory = {
-        name: closed_form(measured(Posterior(each["mean"], each["std"])), model.process, timesteps)
-        for name, each in found.items()
-        if len(each["mean"]) > 1
-    }
+    theory = closed_forms(
+        {name: Posterior(each["mean"], each["std"]) for name, each in found.items()},
+        model.process,
+        timesteps,
+    )
     n = f"n = {min(len(each['loss']) for each in found.values())} images x noises, {model.name}"
     drawing = expanded_drawing(
         {name: each["loss"] for name, each in found.items()},
@@ -123,6 +123,7 @@ def run(options: Options) -> Answer:
         for name, each in drawing.numbers["loss"].items()
         if "part" in each
     ]
+    lines += [f"{name}: no closed form: {why}" for name, why in theory.left_out.items()]
     lines.append(f"written: {', '.join(map(str, paths))}")
     return Answer(data, "\n".join(lines))
 

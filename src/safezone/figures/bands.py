@@ -7,12 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safezone.analysis.gaussian import GaussianLatents, signal_and_sigma
+from safezone.analysis.closed_form import Theory
 from safezone.analysis.timesteps import apart, quantile_bands
 from safezone.arrays import Timesteps
 from safezone.figures.curves import Panel, Series, draw_panels
 from safezone.figures.style import Drawing
-from safezone.models.process import Process
 
 Values = Mapping[str, Float[Tensor, "samples timesteps"]]
 """By name of the data, ``clean`` first."""
@@ -59,21 +58,10 @@ def loss_drawing(losses: Values, timesteps: Timesteps, *, n: str) -> Drawing:
     return Drawing(figure, numbers)
 
 
-def closed_form(
-    latents: GaussianLatents, process: Process, timesteps: Timesteps
-) -> dict[str, Tensor]:
-    """``loss`` per element and ``prediction_norm`` of the best prediction for such latents."""
-    signal, sigma = signal_and_sigma(process, timesteps)
-    return {
-        "loss": latents.expected_loss(signal, sigma),
-        "prediction_norm": latents.expected_norm(signal, sigma),
-    }
-
-
 def expanded_drawing(
     losses: Values,
     norms: Values,
-    theory: Mapping[str, Mapping[str, Tensor]],
+    theory: Theory,
     timesteps: Timesteps,
     *,
     elements: int,
@@ -81,15 +69,16 @@ def expanded_drawing(
 ) -> Drawing:
     """Figure 10: norm of the predicted noise, norm of the error and loss, beside the closed form.
 
-    ``theory[data]``: of ``closed_form``. ``elements``: of one latent; its root is E|noise|.
+    ``theory``: of ``closed_forms``; the title says from how many images its covariance is, and the
+    numbers also what was left out and why. ``elements``: of one latent; its root is E|noise|.
     """
     x = timesteps.double()
     errors = {name: (each.double() * elements).sqrt() for name, each in losses.items()}
 
     def lines(kind: str) -> list[Series]:
         return [
-            Series(f"closed form, {name}", x, each[kind], bare=True)
-            for name, each in theory.items()
+            Series(f"closed form, {name}", x, getattr(each, kind), bare=True)
+            for name, each in theory.curves.items()
         ]
 
     norm_lines = lines("prediction_norm")
@@ -119,15 +108,17 @@ def expanded_drawing(
             floor=0.0,
         ),
     ]
+    sources = ", ".join(f"C of {name} from {c.images} images" for name, c in theory.curves.items())
     figure = draw_panels(
-        f"Predicted noise and loss by timestep; median, 50% and 95% bands ({n})",
+        f"Predicted noise and loss by timestep; median, 50% and 95% bands ({n}); closed form: "
+        f"{sources or 'left out, too few images'}",
         [row],
         width=3.5,
         height=3,
     )
     departure = {}
-    for name, each in theory.items():
-        gap = quantile_bands(losses[name])["median"] - each["loss"]
+    for name, each in theory.curves.items():
+        gap = quantile_bands(losses[name])["median"] - each.loss
         worst = int(gap.abs().argmax())
         departure[name] = {"largest": float(gap[worst]), "at": int(timesteps[worst])}
     numbers = {
@@ -136,9 +127,14 @@ def expanded_drawing(
         "loss": parting_numbers(losses, timesteps),
         "prediction_norm": parting_numbers(norms, timesteps),
         "closed_form": {
-            name: {kind: values.tolist() for kind, values in each.items()}
-            for name, each in theory.items()
+            name: {
+                "loss": each.loss.tolist(),
+                "prediction_norm": each.prediction_norm.tolist(),
+                "images": each.images,
+            }
+            for name, each in theory.curves.items()
         },
+        "closed_form_left_out": dict(theory.left_out),
         "median_loss_minus_closed_form": departure,
     }
     return Drawing(figure, numbers)

@@ -26,13 +26,15 @@ Unit = TypeVar("Unit")
 class Scope:
     """How large a figure is made. ``poisons``, ``defenses``: none stands for the figure's own.
 
-    ``images``: of figures 2, 4 and 10; ``timesteps``: how many; ``rows``: random vocabulary rows
+    ``images``: of figures 2, 4 and 10; ``moments``: further clean scenes
+    for the closed form of figure 10; ``timesteps``: how many; ``rows``: random vocabulary rows
     of a sensitivity map; ``draws``: noises for each image of a gradient; ``candidates``: images
     of which the most faithful is shown; ``at``: the training step that figures 3, 5 and 9 look at.
     """
 
     seed: int = 0
     images: int = 1000
+    moments: int = 3000
     poisons: tuple[str, ...] = ()
     defenses: tuple[str, ...] = ()
     timesteps: int = 21
@@ -42,7 +44,7 @@ class Scope:
     at: int | None = None
 
     def __post_init__(self) -> None:
-        least = {"images": 2, "timesteps": 2, "rows": 2, "draws": 1, "candidates": 1}
+        least = {"images": 2, "moments": 2, "timesteps": 2, "rows": 2, "draws": 1, "candidates": 1}
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise UserError(f"{name} is {getattr(self, name)}; give at least {minimum}.")

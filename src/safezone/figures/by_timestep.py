@@ -8,10 +8,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from safezone.analysis.gaussian import measured
+from safezone.analysis.closed_form import closed_forms
+from safezone.analysis.latents import posterior_of
 from safezone.analysis.timesteps import embedding_gradients, noise_statistics, timestep_grid
 from safezone.concepts import MOST_IMAGES, Concept
-from safezone.figures.bands import closed_form, expanded_drawing, gradient_drawing, loss_drawing
+from safezone.figures.bands import expanded_drawing, gradient_drawing, loss_drawing
 from safezone.figures.bench import Bench
 from safezone.figures.cache import tensor_key
 from safezone.figures.style import Drawing
@@ -23,6 +24,9 @@ from safezone.scores import CLEAN
 
 SCENES: Final = 20_251_125
 """The seed of scenes that no model was trained on."""
+MOMENTS: Final = 20_251_126
+"""The seed of the scenes that the closed form's mean and covariance are measured on."""
+_MOMENTS_GROUP: Final = 250
 PROMPT: Final = "a photo of a {}"
 CHECKPOINTS: Final = 4
 """Panels of figure 11, equally spaced over the training."""
@@ -105,15 +109,31 @@ def losses(bench: Bench) -> Drawing:
     return loss_drawing(values, timesteps, n=_count(bench, arrays))
 
 
+def _moments(bench: Bench) -> Posterior:
+    """The posteriors of clean scenes of their own, for the latents' mean and covariance; cached."""
+    parts = []
+    count, size = bench.scope.moments, bench.model.image_size
+    for start in bench.each("moments", range(0, count, _MOMENTS_GROUP)):
+        stop = min(count, start + _MOMENTS_GROUP)
+
+        def compute(start: int = start, stop: int = stop) -> dict[str, Tensor]:
+            pictures = [render(scene_at(MOMENTS, i)).image for i in range(start, stop)]
+            images = [torch.from_numpy(to_square(p, size)).permute(2, 0, 1) for p in pictures]
+            found = posterior_of(bench.model, torch.stack(images).contiguous())
+            return {"mean": found.mean, "std": found.std}
+
+        key = (bench.lab.model_key, MOMENTS, start, stop, size)
+        parts.append(bench.cache.arrays(bench.cache.place("moments", *key), compute))
+    return Posterior(torch.cat([p["mean"] for p in parts]), torch.cat([p["std"] for p in parts]))
+
+
 def losses_and_norms(bench: Bench) -> Drawing:
     """Figure 10, with the closed form of appendix B for the measured latents of each data set."""
     arrays, timesteps = statistics_by_timestep(bench, "adm+")
-    theory = {
-        each: closed_form(
-            measured(Posterior(found["mean"], found["std"])), bench.model.process, timesteps
-        )
-        for each, found in arrays.items()
-    }
+    posteriors = {each: Posterior(found["mean"], found["std"]) for each, found in arrays.items()}
+    if bench.procedural:
+        posteriors[CLEAN] = _moments(bench)
+    theory = closed_forms(posteriors, bench.model.process, timesteps)
     return expanded_drawing(
         {each: found["loss"] for each, found in arrays.items()},
         {each: found["prediction_norm"] for each, found in arrays.items()},
