@@ -9,6 +9,7 @@ from safezone.analysis.spectra import (
     BIMODAL,
     bimodality,
     levels,
+    modes,
     perturbation_counts,
     rapsd,
     resample_spectrum,
@@ -63,6 +64,32 @@ def test_counts_are_the_differences() -> None:
     )
     with pytest.raises(ValueError, match="float32"):
         perturbation_counts(clean, changed.float())
+
+
+def histogram(values: torch.Tensor) -> torch.Tensor:
+    """Counts of the differences -255 .. 255."""
+    return torch.bincount(values.round().long().clamp(-255, 255) + 255, minlength=511)
+
+
+def test_modes_of_constructed_noise() -> None:
+    bell = noise(40_000)
+    signs = torch.where(noise(40_000, seed=1) > 0, 1.0, -1.0)
+    tails = torch.where(torch.arange(40_000) % 50 == 0, 12 * bell, bell)
+    one = modes(histogram(8 * bell))
+    assert one.valley == 1
+    assert len(one.places) == 1
+    assert abs(one.places[0]) <= 2
+    two = modes(histogram(14 * signs + 4 * bell))
+    assert two.valley < 0.2
+    assert two.places == pytest.approx((-14, 14), abs=1.5)
+    heavy = histogram(6 * tails)
+    assert modes(heavy).valley == 1
+    hidden = histogram(12 * signs + 5 * tails)  # Sarle's coefficient sees the tails only
+    assert bimodality(levels(), hidden) < BIMODAL
+    assert modes(hidden).valley < 0.6
+    assert modes(hidden).places == pytest.approx((-12, 12), abs=2)
+    with pytest.raises(ValueError, match="empty"):
+        modes(torch.zeros(511, dtype=torch.int64))
 
 
 def test_jpeg_makes_a_bimodal_perturbation_unimodal() -> None:

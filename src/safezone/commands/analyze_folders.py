@@ -23,7 +23,8 @@ resized as `safezone poison` does. No model is opened.
 
 HISTOGRAM: Final = f"""\
 How much the values of pixels were changed, before and after JPEG, with Sarle's bimodality
-coefficient: 0.33 for a bell curve, 0.56 for a flat one, 1 for two points (figures 7 and 12).
+coefficient (0.33 for a bell curve, 0.56 for a flat one, 1 for two points) and the modes of the
+smoothed histogram (figures 7 and 12). Beside it, what JPEG alone does to the clean images.
 {_FOLDERS}
 Example:
     safezone analyze histogram my-toy my-toy-poisoned --out analysis
@@ -93,18 +94,18 @@ def _histogram(options: Histogram) -> Answer:
 
     from safezone.analysis.pairs import read_pairs
     from safezone.analysis.spectra import perturbation_counts
-    from safezone.figures.spectra import histogram_drawing
+    from safezone.figures.spectra import histogram_drawing, told_modes
     from safezone.figures.style import save
     from safezone.images import jpeg
 
     if options.limit < 1:
         raise UserError(f"limit is {options.limit}; give at least 1 level")
-    names = ("as given", f"JPEG {options.jpeg}")
+    names = ("as given", f"JPEG {options.jpeg}", f"JPEG {options.jpeg} of clean")
     counts = {name: torch.zeros(511, dtype=torch.int64) for name in names}
     n = 0
     for pair in read_pairs(options.clean, options.changed):
-        compressed = jpeg(pair.changed[None], options.jpeg)[0]
-        for name, image in zip(names, (pair.changed, compressed), strict=True):
+        compressed, control = jpeg(torch.stack([pair.changed, pair.clean]), options.jpeg)
+        for name, image in zip(names, (pair.changed, compressed, control), strict=True):
             counts[name] += perturbation_counts(pair.clean, image)
         n += 1
     folder = options.changed.resolve().name
@@ -114,8 +115,8 @@ def _histogram(options: Histogram) -> Answer:
     paths = save(drawing, options.out, "histogram")
     found = drawing.numbers["histograms"][folder]
     lines = [
-        f"{name}: bimodality {_shown(each['bimodality'])}, {100 * each['share_at_limit']:.1f}% of "
-        f"values at ±{options.limit} or beyond, largest {each['largest']:.0f}"
+        f"{name}: bimodality {_shown(each['bimodality'])}, {told_modes(each)}, "
+        f"{100 * each['share_at_limit']:.1f}% of values at ±{options.limit} or beyond, largest {each['largest']:.0f}"
         for name, each in found.items()
     ]
     return Answer({**drawing.numbers, "files": list(map(str, paths))}, _said(lines, paths))

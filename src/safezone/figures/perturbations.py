@@ -13,6 +13,8 @@ from safezone.images import jpeg
 
 QUALITY: Final = 25
 AFTER: Final = f"JPEG {QUALITY}"
+CONTROL: Final = f"JPEG {QUALITY} of clean"
+"""What compression alone does to clean images."""
 
 
 def _count(bench: Bench) -> str:
@@ -26,11 +28,14 @@ def histograms(bench: Bench, *own: str) -> Drawing:
     bench.poison_all(bench.concepts, poisons)
     found: dict[str, dict[str, Tensor]] = {}
     for poison in poisons:
-        counts = {name: torch.zeros(511, dtype=torch.int64) for name in ("as poisoned", AFTER)}
+        counts = {
+            name: torch.zeros(511, dtype=torch.int64) for name in ("as poisoned", AFTER, CONTROL)
+        }
         for concept in bench.concepts:
             images = bench.poisoned(concept, poison).images
             counts["as poisoned"] += perturbation_counts(concept.images, images)
             counts[AFTER] += perturbation_counts(concept.images, jpeg(images, QUALITY))
+            counts[CONTROL] += perturbation_counts(concept.images, jpeg(concept.images, QUALITY))
         found[poison] = counts
     limit = max(1, round(bench.lab.settings.poisoning.kappa * 255))
     return histogram_drawing(found, limit=limit, n=_count(bench))

@@ -10,6 +10,7 @@ from safezone.analysis.spectra import (
     bimodality,
     frequencies,
     levels,
+    modes,
     share_at_limit,
     spectrum_distance,
 )
@@ -20,14 +21,16 @@ Histograms = Mapping[str, Mapping[str, Int[Tensor, " bins"]]]
 """By poison and treatment ("as poisoned", "JPEG 25"): counts of ``perturbation_counts``."""
 
 
-def histogram_numbers(histograms: Histograms, limit: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Of each histogram: bimodality, mean, deviation and largest difference (levels), share."""
+def histogram_numbers(histograms: Histograms, limit: int) -> dict[str, dict[str, dict[str, Any]]]:
+    """Of each histogram: bimodality, modes, mean, deviation, largest difference; in levels."""
 
-    def one(counts: Tensor) -> dict[str, float]:
+    def one(counts: Tensor) -> dict[str, Any]:
         share = counts.double() / counts.sum()
         mean = float((share * levels()).sum())
         return {
             "bimodality": bimodality(levels(), counts),
+            "modes": list((found := modes(counts)).places),
+            "valley": found.valley,
             "mean": mean,
             "standard_deviation": float((share * (levels() - mean).square()).sum().sqrt()),
             "largest": float(levels()[counts > 0].abs().max()),
@@ -41,18 +44,26 @@ def histogram_numbers(histograms: Histograms, limit: int) -> dict[str, dict[str,
     }
 
 
+def told_modes(numbers: Mapping[str, Any]) -> str:
+    """In words: the modes' places and, of two, how deep the valley between them is."""
+    places = " and ".join(f"{place:+.0f}" for place in numbers["modes"])
+    if len(numbers["modes"]) == 1:
+        return f"mode {places}"
+    return f"modes {places}, valley {numbers['valley']:.2f}"
+
+
 def histogram_drawing(histograms: Histograms, *, limit: int, n: str) -> Drawing:
     """Perturbations before and after JPEG. ``limit``: kappa in levels; ``n``: what was counted."""
     numbers = histogram_numbers(histograms, limit)
     notes = {
         poison: {
-            name: f": bimodality {each['bimodality']:.2f}, "
+            name: f": bimodality {each['bimodality']:.2f}, {told_modes(each)}, "
             f"{100 * each['share_at_limit']:.0f}% from ±{limit} on"
             for name, each in treated.items()
         }
         for poison, treated in numbers.items()
     }
-    title = f"Perturbations relative to the clean images ({n}); bimodal above 0.56"
+    title = f"Perturbations relative to the clean images ({n}); bimodal: above 0.56, or a valley"
     figure = draw_histograms(title, histograms, notes, limit=limit)
     return Drawing(figure, {"n": n, "limit": limit, "histograms": numbers})
 
