@@ -6,8 +6,10 @@ import torch
 from safezone.analysis.region_loss import region_losses
 from safezone.analysis.timesteps import (
     apart,
+    disjoint,
     embedding_gradients,
     noise_statistics,
+    peak_interval,
     quantile_bands,
     timestep_grid,
 )
@@ -90,3 +92,22 @@ def test_the_regions_losses_average_to_the_whole(tiny_model: Model, posterior: P
     conditioning = tiny_model.embed_text(tokens, vectors.expand(3, -1, -1))
     whole = noise_statistics(tiny_model, posterior, conditioning, TIMES, NAMES)["loss"].mean(dim=1)
     assert torch.allclose(0.25 * found["inside"] + 0.75 * found["outside"], whole, rtol=1e-4)
+
+
+def test_bands_that_have_nothing_in_common() -> None:
+    times = torch.tensor([0, 500, 999])
+    values = torch.randn(400, 3, generator=torch.Generator().manual_seed(1))
+    clean = quantile_bands(values)
+    far = quantile_bands(values + torch.tensor([9.0, 2.0, 0.0]))
+    assert disjoint(clean, far, times, 95) == [0]
+    assert disjoint(clean, far, times, 50) == [0, 500]
+    assert disjoint(far, clean, times, 50) == [0, 500]
+
+
+def test_the_interval_of_a_peak_is_narrow_where_it_is_sure() -> None:
+    times = torch.tensor([0, 250, 500, 750])
+    noise = torch.randn(60, 4, generator=torch.Generator().manual_seed(2))
+    sharp = noise + torch.tensor([0.0, 6.0, 0.0, 0.0])
+    assert peak_interval([sharp, sharp], times) == (250, 250)
+    low, high = peak_interval([noise], times)
+    assert low < high

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from safezone.analysis.latents import image_draws
-from safezone.arrays import Timesteps
+from safezone.arrays import Timesteps, stream
 from safezone.errors import UserError
 from safezone.models.base import Conditioning, Model, Posterior, Tokens
 
@@ -120,3 +120,34 @@ def apart(
         "part": int(timesteps[where[0]]),
         "meet": int(timesteps[after]) if after < len(timesteps) else None,
     }
+
+
+def disjoint(
+    clean: Mapping[str, Tensor], changed: Mapping[str, Tensor], timesteps: Timesteps, band: int
+) -> list[int]:
+    """The timesteps at which the 50% or 95% bands of ``quantile_bands`` have nothing in common."""
+    low, high = f"low{band}", f"high{band}"
+    where = (changed[low] > clean[high]) | (changed[high] < clean[low])
+    return [int(t) for t in timesteps[where]]
+
+
+RESAMPLES = 1000
+"""Of the bootstrap of a peak."""
+
+
+def peak_interval(
+    concepts: Sequence[Float[Tensor, "samples timesteps"]], timesteps: Timesteps
+) -> tuple[int, int]:
+    """95% bootstrap interval of the timestep at which the mean over concepts of medians is largest.
+
+    Each concept's samples are drawn again with replacement; the concepts stay as they are, so the
+    interval says nothing about others.
+    """
+    generator = stream("peak interval")
+    medians = torch.zeros(RESAMPLES, len(timesteps), dtype=torch.float64)
+    for values in concepts:
+        rows = torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)
+        medians += values.double()[rows].quantile(0.5, dim=1)
+    at = timesteps[medians.argmax(dim=1)].sort().values
+    edge = round(0.025 * RESAMPLES)
+    return int(at[edge]), int(at[-1 - edge])

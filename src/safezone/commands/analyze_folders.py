@@ -116,7 +116,8 @@ def _histogram(options: Histogram) -> Answer:
     found = drawing.numbers["histograms"][folder]
     lines = [
         f"{name}: bimodality {_shown(each['bimodality'])}, {told_modes(each)}, "
-        f"{100 * each['share_at_limit']:.1f}% of values at ±{options.limit} or beyond, largest {each['largest']:.0f}"
+        f"{100 * each['share_at_limit']:.1f}% of values at ±{options.limit} or beyond, "
+        f"largest {each['largest']:.0f}"
         for name, each in found.items()
     ]
     return Answer({**drawing.numbers, "files": list(map(str, paths))}, _said(lines, paths))

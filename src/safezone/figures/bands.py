@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from safezone.analysis.closed_form import Theory
-from safezone.analysis.timesteps import apart, quantile_bands
+from safezone.analysis.timesteps import apart, disjoint, peak_interval, quantile_bands
 from safezone.arrays import Timesteps
 from safezone.figures.curves import Panel, Series, draw_panels
 from safezone.figures.style import Drawing
@@ -31,16 +31,28 @@ def band_series(values: Values, timesteps: Timesteps, *, widest: bool = True) ->
 
 
 def parting_numbers(values: Values, timesteps: Timesteps) -> dict[str, Any]:
-    """Medians, and for each other data set where it parts from the first and meets it again."""
+    """Medians, and beside the first data set: where the others part from it and meet it again,
+    where their 50% and 95% bands have nothing in common with its, and the ratio of medians."""
     bands = {name: quantile_bands(each) for name, each in values.items()}
     reference = next(iter(bands.values()))
     return {
         name: {
             "median": band["median"].tolist(),
             "samples": len(values[name]),
-            **(apart(reference, band, timesteps) if band is not reference else {}),
+            **(_beside(reference, band, timesteps) if band is not reference else {}),
         }
         for name, band in bands.items()
+    }
+
+
+def _beside(
+    reference: Mapping[str, Tensor], band: Mapping[str, Tensor], timesteps: Timesteps
+) -> dict[str, Any]:
+    return {
+        **apart(reference, band, timesteps),
+        "bands_50_apart_at": disjoint(reference, band, timesteps, 50),
+        "bands_95_apart_at": disjoint(reference, band, timesteps, 95),
+        "ratio_of_medians": (band["median"] / reference["median"]).tolist(),
     }
 
 
@@ -157,10 +169,18 @@ def gradient_drawing(
         for name, concepts in by_data.items():
             bands = [quantile_bands(each) for each in concepts]
             mean = {k: torch.stack([b[k] for b in bands]).mean(dim=0) for k in bands[0]}
-            series.append(Series(name, x, mean["median"], [(mean["low50"], mean["high50"])]))
+            series.append(
+                Series(
+                    name,
+                    x,
+                    mean["median"],
+                    [(mean["low95"], mean["high95"]), (mean["low50"], mean["high50"])],
+                )
+            )
             peak = int(mean["median"].argmax())
             peaks[name] = {
                 "peak_at": int(timesteps[peak]),
+                "peak_interval": peak_interval(concepts, timesteps),
                 "peak": float(mean["median"][peak]),
                 "median": mean["median"].tolist(),
             }
@@ -168,7 +188,7 @@ def gradient_drawing(
         numbers[title] = peaks
     rows = [row[i : i + 2] for i in range(0, len(row), 2)]
     figure = draw_panels(
-        f"Gradient of the loss on the learned vectors; median and 50% band ({n})",
+        f"Gradient of the loss on the learned vectors; median, 50% and 95% bands ({n})",
         rows,
         width=4.2 if len(row) == 1 else 3.6,
         height=2.8,

@@ -109,7 +109,7 @@ def draw_histograms(
     """
     columns = min(3, len(histograms))
     rows = -(-len(histograms) // columns)
-    figure, grid = panels(rows, columns, width=3.4, height=2.8)
+    figure, grid = panels(rows, columns, width=4.2, height=3.1)
     every = [axes for row in grid for axes in row]
     for axes in every[len(histograms) :]:
         axes.set_axis_off()

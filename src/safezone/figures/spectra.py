@@ -57,7 +57,7 @@ def histogram_drawing(histograms: Histograms, *, limit: int, n: str) -> Drawing:
     numbers = histogram_numbers(histograms, limit)
     notes = {
         poison: {
-            name: f": bimodality {each['bimodality']:.2f}, {told_modes(each)}, "
+            name: f": bimodality {each['bimodality']:.2f}, valley {each['valley']:.2f}, "
             f"{100 * each['share_at_limit']:.0f}% from ±{limit} on"
             for name, each in treated.items()
         }
