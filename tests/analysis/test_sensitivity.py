@@ -105,3 +105,31 @@ def test_the_ratio_of_a_flat_map_is_the_masks_share() -> None:
     masks[0, :4], masks[1, :2] = 1, 1
     assert torch.allclose(in_region_ratio(torch.ones(2, 8, 8), masks), torch.tensor([0.5, 0.25]))
     assert torch.allclose(in_region_ratio(masks, masks), torch.ones(2))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "word", "times"),
+    [
+        ("a photo of a cathedral", "cat", 0),
+        ("a photo of a cat", "a", 2),
+        ("a photo of a Cat", "cat", 1),
+        ("cat, cats and a cat's cat", "CAT", 3),
+        ("a photo of a cat", "photo of", 1),
+    ],
+)
+def test_a_word_is_found_as_a_whole_word(
+    tiny_model: Model, prompt: str, word: str, times: int
+) -> None:
+    slots = word_slots(tiny_model, prompt, word)
+    assert slots.present == (times > 0)
+    assert int((slots.tokens.slots == 0).sum()) == times
+    assert int((slots.tokens.slots >= 0).sum()) == times * len(slots.vectors)
+    plain = tiny_model.embed_text(tiny_model.tokenize([prompt])).encoder_hidden_states
+    put = slots.vectors[None] if times else None
+    assert torch.allclose(tiny_model.embed_text(slots.tokens, put).encoder_hidden_states, plain)
+
+
+def test_a_placeholder_is_found_as_it_is_written(tiny_model: Model) -> None:
+    vectors = torch.zeros(1, tiny_model.embedding_width)
+    slots = word_slots(tiny_model, "a <mug>s photo of <MUG>", "<mug>", vectors)
+    assert int((slots.tokens.slots >= 0).sum()) == 1

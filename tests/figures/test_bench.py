@@ -107,6 +107,8 @@ def test_a_step_is_taken_from_a_grids_short_training(
             torch.testing.assert_close(each.vectors[place], whole.vectors[whole.nearest(step)])
     with pytest.raises(AssertionError, match="trained again"):
         trajectories(shared, cells, at=3)
+    with pytest.raises(UserError, match="10 steps"):
+        trajectories(shared, cells, at=100000)
 
 
 def test_arrays_are_measured_once_and_damage_is_told(tmp_path: Path) -> None:

@@ -94,7 +94,8 @@ def test_timesteps_and_sensitivity_of_a_learned_word(
     assert main(["analyze", "sensitivity", *common, *maps]) == 0
     ratios = written(out, "sensitivity")["in_region_ratio"]
     assert set(ratios) == {"toy, a", "changed, a"}
-    assert all(0 < each["t=500"] < 1 for each in ratios.values())
+    assert all(0 < each["t=500"]["R"] < 1 for each in ratios.values())
+    assert all(0 <= each["t=500"]["standard_error"] < 0.5 for each in ratios.values())
 
 
 @pytest.mark.parametrize(

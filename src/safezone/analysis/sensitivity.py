@@ -3,7 +3,9 @@
 Figures 2, 3, 9 and 16; Eq. 6 and 16.
 """
 
+import re
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 from jaxtyping import Float
@@ -18,6 +20,9 @@ ROWS = 32
 
 START = "<start>"
 """Stands for the start token, which no text has a word for."""
+
+_MARK: Final = "\ue000"
+"""Stands where a word was found; a character that Unicode leaves to private use."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,9 +58,10 @@ def word_slots(
 ) -> Slots:
     """The prompt with the tokens of ``word``, as often as it stands there, made slots.
 
-    ``vectors``: those of a learned word; by default the frozen lookup's rows of the word itself.
-    ``<start>`` is the start token. A word that the prompt does not hold leaves no slots. Raises
-    UserError for a word without tokens.
+    ``vectors``: those of a learned word, whose placeholder ``word`` is; by default the frozen
+    lookup's rows of the word itself, which is found as a whole word in any case, as the tokenizer
+    sees it: "cat" is not in "cathedral". ``<start>`` is the start token. A word that the prompt
+    does not hold leaves no slots. Raises UserError for a word without tokens.
     """
     if word == START:
         tokens = model.tokenize([prompt])
@@ -65,6 +71,9 @@ def word_slots(
     rows = model.word_vectors(word).float() if vectors is None else vectors.float()
     if not len(rows):
         raise UserError(f"the word {word!r} has no tokens; give a word of the prompt")
+    if vectors is None:
+        whole = rf"(?<!\w){re.escape(word.strip())}(?!\w)"
+        prompt, word = re.sub(whole, _MARK, prompt, flags=re.IGNORECASE), _MARK
     return Slots(model.tokenize([prompt], word, len(rows)), rows.to(model.device))
 
 

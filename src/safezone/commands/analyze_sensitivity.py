@@ -49,6 +49,8 @@ class Options:
     """How many images of every folder, from the first."""
     rows: int = 32
     """Random rows of the vocabulary."""
+    noises: int = 4
+    """Noises of each image that its maps are averaged over."""
     seed: int = 0
     """Of the noise and the rows."""
     machine: Flat[Machine] = field(default_factory=Machine)
@@ -93,6 +95,8 @@ def run(options: Options) -> Answer:
     require_out_folder(options.out)
     if options.images < 1:
         raise UserError(f"images is {options.images}; give at least 1")
+    if options.noises < 1:
+        raise UserError(f"noises is {options.noises}; give at least 1")
     model = open_model(options.model, options.machine)
     steps = model.process.steps
     if any(not 0 <= t < steps for t in options.timestep):
@@ -100,7 +104,7 @@ def run(options: Options) -> Answer:
     slots, word = _slots(options, model)
     times = options.timestep or tuple(round(share * steps) for share in TIMES)
     cache = Cache(options.out / "work" / "analysis")
-    probe = Probe(model, weights_key(model), cache, options.rows, options.seed)
+    probe = Probe(model, weights_key(model), cache, options.rows, options.seed, options.noises)
     concepts = {}
     for folder in options.folders:
         name = folder.resolve().name
@@ -110,7 +114,7 @@ def run(options: Options) -> Answer:
     drawing = folder_maps(probe, slots, concepts, torch.tensor(times), options.images, title)
     paths = save(drawing, options.out, "sensitivity")
     lines = [
-        f"{name}: R = {', '.join(f'{value:.2f}' for value in values.values())}"
+        f"{name}: R = " + ", ".join(f"{value['R']:.2f}" for value in values.values())
         for name, values in drawing.numbers["in_region_ratio"].items()
     ]
     lines.append(f"written: {', '.join(map(str, paths))}")

@@ -66,6 +66,8 @@ class Options:
     """How many timesteps, equally spaced."""
     rows: int = 32
     """Random vocabulary rows of every sensitivity map."""
+    noises: int = 4
+    """Noises that the maps of figures 2, 3 and 9 are averaged over."""
     draws: int = 2
     """Noises for each image of a gradient (figures 5 and 11)."""
     candidates: int = 4
@@ -132,6 +134,7 @@ def _bench(options: Options, *, scores: bool) -> "Bench":
         defenses=options.defense,
         timesteps=options.timesteps,
         rows=options.rows,
+        noises=options.noises,
         draws=options.draws,
         candidates=options.candidates,
         at=options.at,

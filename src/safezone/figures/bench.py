@@ -28,7 +28,8 @@ class Scope:
 
     ``images``: of figures 2, 4 and 10; ``moments``: further clean scenes
     for the closed form of figure 10; ``timesteps``: how many; ``rows``: random vocabulary rows
-    of a sensitivity map; ``draws``: noises for each image of a gradient; ``candidates``: images
+    of a sensitivity map and ``noises`` that those of figures 2, 3 and 9 are averaged over;
+    ``draws``: noises for each image of a gradient; ``candidates``: images
     of which the most faithful is shown; ``at``: the training step that figures 3, 5 and 9 look at.
     """
 
@@ -38,13 +39,22 @@ class Scope:
     poisons: tuple[str, ...] = ()
     defenses: tuple[str, ...] = ()
     timesteps: int = 21
+    noises: int = 4
     rows: int = 32
     draws: int = 2
     candidates: int = 4
     at: int | None = None
 
     def __post_init__(self) -> None:
-        least = {"images": 2, "moments": 2, "timesteps": 2, "rows": 2, "draws": 1, "candidates": 1}
+        least = {
+            "images": 2,
+            "moments": 2,
+            "timesteps": 2,
+            "rows": 2,
+            "noises": 1,
+            "draws": 1,
+            "candidates": 1,
+        }
         for name, minimum in least.items():
             if getattr(self, name) < minimum:
                 raise UserError(f"{name} is {getattr(self, name)}; give at least {minimum}.")

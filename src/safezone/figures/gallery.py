@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Final
 
 from torch import Tensor
 
 from safezone.concepts import Concept
 from safezone.errors import UserError
+from safezone.experiments.designs import DEFENSES
 from safezone.experiments.execution import run_grid
 from safezone.experiments.lab import Lab
 from safezone.experiments.paper_figures import GALLERIES
@@ -20,9 +20,6 @@ from safezone.figures.pictures import Tile, draw_tiles
 from safezone.figures.style import Drawing
 from safezone.scores.metrics import cosine_similarity
 from safezone.scores.rows import summarise
-
-DEFENSES: Final = ("nominal", "jpeg", "t600", "lm", "szt")
-"""Those of the paper's ten that are drawn unless others are asked for."""
 
 
 def dataset(bench: Bench) -> Drawing:
@@ -71,7 +68,7 @@ def gallery(bench: Bench, number: int) -> Drawing:
     left-most column has the images that were trained on.
     """
     shown = GALLERIES[number]
-    defenses = bench.scope.defenses or [name for name in DEFENSES if name in shown.defenses]
+    defenses = bench.scope.defenses or shown.defenses
     concepts = shown.chosen(bench.concepts)
     data = bench.scope.data(*shown.poisons)[0 if shown.count == 1 else 1 :]
     cells = [(concept, each) for concept in concepts for each in data]

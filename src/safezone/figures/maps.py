@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from safezone.figures.bench import Bench
 from safezone.figures.by_timestep import PROMPT, SCENES
 from safezone.figures.curves import Panel, Series, draw_panels
 from safezone.figures.pictures import Tile, draw_tiles
-from safezone.figures.probe import TIMES, Probe
+from safezone.figures.probe import TIMES, Probe, Ratio
 from safezone.figures.style import Drawing
 from safezone.figures.trajectory import Cell, trajectories
 from safezone.images import to_square
@@ -32,9 +32,9 @@ EVERY: Final = 2
 ATTENTION_AT: Final = 0.5
 
 
-def _probe(bench: Bench) -> Probe:
+def _probe(bench: Bench, noises: int = 1) -> Probe:
     scope = bench.scope
-    return Probe(bench.model, bench.lab.model_key, bench.cache, scope.rows, scope.seed)
+    return Probe(bench.model, bench.lab.model_key, bench.cache, scope.rows, scope.seed, noises)
 
 
 def words(bench: Bench) -> Drawing:
@@ -64,18 +64,22 @@ def words(bench: Bench) -> Drawing:
         sensitivity: list[Tile | None] = []
         for word in (START, noun, phrase.split()[-1]):
             slots = word_slots(model, prompt, word)
-            arrays = _probe(bench).arrays(slots, posterior, name, time)
-            for kind, tiles in (("attention", attention), ("maps", sensitivity)):
-                values = arrays[kind][:, 0]
-                ratio = float(in_region_ratio(values, inside)[0])
-                ratios[f"{prompt}: {word}, {kind}"] = ratio
-                tiles.append(Tile(values[0], f"“{word}” R = {ratio:.2f}", inside[0]))
+            probe = _probe(bench, bench.scope.noises)
+            arrays = probe.arrays(slots, posterior, name, time)
+            share = Ratio(float(in_region_ratio(arrays["attention"][:, 0], inside)[0]), None)
+            felt = probe.ratio(arrays, 0, 0, inside[0])
+            shown = (("attention", attention, share), ("maps", sensitivity, felt))
+            for kind, tiles, ratio in shown:
+                ratios[f"{prompt}: {word}, {kind}"] = ratio.numbers
+                tiles.append(Tile(arrays[kind][0, 0], f"“{word}”\n{ratio}", inside[0]))
         rows.append([Tile(image), *attention, *sensitivity])
         labels.append(f"scene {index + 1}")
     columns = ["image", *(f"attention,\n{w}" for w in _WORDS), *(f"SSM,\n{w}" for w in _WORDS)]
     title = (
         f"Cross-attention and semantic sensitivity of words, t = {int(time)}, "
-        f"K = {bench.scope.rows} rows, {model.name}; outline: the object, R: the share inside"
+        f"K = {bench.scope.rows} rows, {bench.scope.noises} noises (± standard error over them), "
+        f"{model.name}; outline: the object, R: the share inside; each map from 0 to its own 98% "
+        "quantile"
     )
     return Drawing(draw_tiles(title, rows, labels, columns), {"in_region_ratio": ratios})
 
@@ -113,7 +117,7 @@ def before_and_after(bench: Bench, name: str, place: int) -> Drawing:
     prompt = _prompt(concept).replace("{}", concept.placeholder)
     rows: list[list[Tile | None]] = []
     labels: list[str] = []
-    numbers: dict[str, Mapping[str, float]] = {}
+    numbers: dict[str, Mapping[str, Any]] = {}
     for when in (0, at):
         for each in data:
             trajectory = found[Cell(concept, each).label]
@@ -121,21 +125,22 @@ def before_and_after(bench: Bench, name: str, place: int) -> Drawing:
             images = bench.poisoned(concept, each)
             whole = bench.posterior(images)
             slots = word_slots(model, prompt, concept.placeholder, trajectory.vectors[mark])
-            arrays = _probe(bench).arrays(
+            probe = _probe(bench, bench.scope.noises)
+            arrays = probe.arrays(
                 slots,
                 Posterior(whole.mean[:1], whole.std[:1]),
                 [f"{concept.name}/{concept.image_names[0]}"],
                 times,
             )
             label = f"{each},\n{trajectory.steps[mark]} steps"
-            ratios = in_region_ratio(arrays["maps"][0], inside.expand(len(times), -1, -1))
+            ratios = [probe.ratio(arrays, 0, k, inside[0]) for k in range(len(times))]
             numbers[label.replace("\n", " ")] = {
-                f"t={int(t)}": float(r) for t, r in zip(times, ratios, strict=True)
+                f"t={int(t)}": ratio.numbers for t, ratio in zip(times, ratios, strict=True)
             }
             attention = arrays["attention"][0, TIMES.index(ATTENTION_AT)]
             share = float(in_region_ratio(attention[None], inside)[0])
             tiles = [
-                Tile(values, f"R = {ratio:.2f}", inside[0])
+                Tile(values, str(ratio), inside[0])
                 for values, ratio in zip(arrays["maps"][0], ratios, strict=True)
             ]
             rows.append(
@@ -150,8 +155,9 @@ def before_and_after(bench: Bench, name: str, place: int) -> Drawing:
     spoken = _prompt(concept).replace("{}", "R*")
     title = (
         f"Semantic sensitivity of the learned word, {concept.name}, “{spoken}”, "
-        f"K = {bench.scope.rows} rows, {model.name}; outline: the object, R: the share inside; "
-        f"a map alike everywhere has R = {float(inside.mean()):.2f}"
+        f"K = {bench.scope.rows} rows, {bench.scope.noises} noises (± standard error over them), "
+        f"{model.name}; outline: the object, R: the share inside; each map from 0 to its own 98% "
+        f"quantile; a map alike everywhere has R = {float(inside.mean()):.2f}"
     )
     return Drawing(
         draw_tiles(title, rows, labels, columns),
@@ -190,7 +196,10 @@ def ratios(bench: Bench, *own: str) -> Drawing:
             error = by_concept.std(dim=0, correction=min(1, len(by_concept) - 1))
             error = error / len(by_concept) ** 0.5
             series.append(Series(each, steps, mean, [(mean - error, mean + error)]))
-            numbers[f"{each}, {defense}"] = mean.tolist()
+            numbers[f"{each}, {defense}"] = {
+                "mean": mean.tolist(),
+                "standard_error": error.tolist(),
+            }
         row.append(Panel(f"{defense} training", series, "training step", "in-region ratio R"))
     area = float(torch.cat([bench.masks(c).mean(dim=(1, 2)) for c in bench.concepts]).mean())
     title = (

@@ -51,7 +51,7 @@ _ROWS = (
     Figure(14, "the concepts", gallery.dataset),
     Figure(15, "timestep distributions", probabilities.probabilities),
     Figure(16, "in-region ratio during training", _own(maps.ratios, "adm+", "ea")),
-    Figure(17, "similarity against CLIP score", _own(gallery.plane, "adm+", "ea"), scores=True),
+    Figure(17, "similarity against CLIP score", _own(gallery.plane, *SEVEN[1:]), scores=True),
     Figure(18, "generated images of five concepts, in the snow",
            _own(gallery.gallery, 18), scores=True),
     Figure(19, "generated images of one concept, by poison, in the snow",

@@ -97,7 +97,7 @@ def trajectories(
 
     ``at``: the only step beside the start that is looked at, for which a grid's short trainings
     are taken where they are there. Killed and started again, a training goes on from its last
-    checkpoint. Raises UserError for a training that becomes NaN.
+    checkpoint. Raises UserError for a training that becomes NaN and for ``at`` beyond its end.
     """
     settings = bench.lab.settings.training
     learned = settings.personalization()
@@ -105,6 +105,8 @@ def trajectories(
         raise UserError(
             f"The figure follows the vectors of textual inversion; --method is {settings.method}."
         )
+    if at is not None and not 0 <= at <= learned.steps:
+        raise UserError(f"--at is {at}; the training has {learned.steps} steps, give 0 to that.")
     method, steps = _marks(learned)
     if at is not None and (short := _short_trainings(bench, cells, learned, at)) is not None:
         return short
