@@ -156,7 +156,33 @@ def draw_plane(
             left, right, low, high = intervals[name]
             axes.plot([left, right], [y, y], [x, x], [low, high], color=style.color, linewidth=0.6)
         axes.plot([x], [y], color=style.color, marker=style.marker, linestyle="", markersize=6)
-        axes.annotate(name, (x, y), xytext=(5, 4), textcoords="offset points", fontsize=7)
+    for name, offset in _places(axes, points).items():
+        axes.annotate(
+            name, points[name], xytext=offset, textcoords="offset points", fontsize=7, va="center"
+        )
     label(axes, "", xlabel, ylabel)
     headline(figure, title)
     return figure
+
+
+def _places(
+    axes: "Axes", points: Mapping[str, tuple[float, float]]
+) -> dict[str, tuple[float, float]]:
+    """Where each name stands beside its point, in typographic points: free of points and names."""
+    to_points = 72 / axes.figure.dpi
+    at = {name: axes.transData.transform(point) * to_points for name, point in points.items()}
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at.values()]
+    found: dict[str, tuple[float, float]] = {}
+    for name, (x, y) in at.items():
+        width = 4.2 * len(name)
+        offsets = [(side, up) for up in (0, 8, -8, 16, -16, 24, -24) for side in (6, -6 - width)]
+        boxes = [(x + dx, y + dy - 4, x + dx + width, y + dy + 4) for dx, dy in offsets]
+        free = [i for i, box in enumerate(boxes) if not any(_overlap(box, t) for t in taken)]
+        chosen = free[0] if free else 0
+        found[name] = offsets[chosen]
+        taken.append(boxes[chosen])
+    return found
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

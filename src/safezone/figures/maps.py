@@ -19,7 +19,7 @@ from safezone.figures.by_timestep import PROMPT, SCENES
 from safezone.figures.curves import Panel, Series, draw_panels
 from safezone.figures.pictures import Tile, draw_tiles
 from safezone.figures.probe import TIMES, Probe, Ratio
-from safezone.figures.style import Drawing
+from safezone.figures.style import Drawing, legend
 from safezone.figures.trajectory import Cell, trajectories
 from safezone.images import to_square
 from safezone.miniworld import BACKGROUND_PHRASES, Scene, novel_concepts, render, scene_at
@@ -207,5 +207,7 @@ def ratios(bench: Bench, *own: str) -> Drawing:
         f"{bench.concept_count} ± standard error, K = {bench.scope.rows} rows, "
         f"t = {', '.join(str(int(t)) for t in times)}; the object's area is {area:.2f}"
     )
-    figure = draw_panels(title, [row], share_y=True, width=3.6, height=3)
+    figure = draw_panels(title, [row], share_y=True, width=3.6, height=3.4)
+    for axes in figure.axes:
+        legend(axes, below=True)
     return Drawing(figure, {"steps": steps.tolist(), "in_region_ratio": numbers, "area": area})
