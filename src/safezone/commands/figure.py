@@ -116,6 +116,7 @@ def _concepts(options: Options, model: "Model") -> "tuple[Concept, ...]":
 
 
 def _bench(options: Options, *, scores: bool) -> "Bench":
+    from safezone.analysis.timesteps import timestep_grid
     from safezone.commands.opening import open_encoders, open_model
     from safezone.defenses import defense
     from safezone.experiments.lab import Lab
@@ -146,6 +147,7 @@ def _bench(options: Options, *, scores: bool) -> "Bench":
         defense(name)
     settings.training.personalization(), settings.sampling.texts()
     model = open_model(options.model, options.machine)
+    timestep_grid(model.process.steps, options.timesteps)  # refused before anything is made
     work = options.out / "work" if options.work is None else options.work
     lab = Lab(
         work,

@@ -51,6 +51,11 @@ def load_autoencoder(name_or_folder: str | Path, device: str | None = None) -> A
             )
         path = fetch_folder(name_or_folder)
     folder = path if (path / "config.json").is_file() else path / "vae"
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"{path} holds neither config.json nor vae/config.json; give mini, a diffusers folder, "
+            "the folder of a VAE or a hub name owner/name"
+        )
     config = read_config(folder / "config.json")
     if config.get("_class_name") != "AutoencoderKL":
         raise UserError(f"{folder} holds a {config.get('_class_name')}; give an AutoencoderKL")
