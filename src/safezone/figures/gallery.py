@@ -1,7 +1,7 @@
 """Figures 1, 8, 14 and 17 to 21: concepts, the most faithful images, the plane of two scores."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -79,23 +79,56 @@ def gallery(bench: Bench, number: int) -> Drawing:
         for name in defenses
     }
     lab, made = _made(bench, list(runs.values()), prompt)
-    rows: list[list[Tile | None]] = []
-    labels, numbers = [], {}
+    shown_rows = []
     for concept, each in cells:
-        tiles: list[Tile | None] = [Tile(bench.poisoned(concept, each).images[0])]
+        chosen = {}
         for name in defenses:
             run = runs[concept.name, each, name]
-            image, similarity = _most_faithful(lab, made[run], concept)
-            numbers[run.label] = similarity
-            tiles.append(Tile(image, f"{similarity:.2f}"))
-        rows.append(tiles)
-        labels.append(f"{concept.name},\n{each}" if len(concepts) > 1 else each)
-    title = (
-        f"“{prompt.replace('{}', 'R*')}”: of {bench.scope.candidates} images each the one most "
-        f"similar to the clean images, by {lab.encoders.instance.name} (below it), "
-        f"{bench.model.name}"
+            chosen[name] = _most_faithful(lab, made[run], concept)
+        label = f"{concept.name},\n{each}" if len(concepts) > 1 else each
+        runs_of = tuple(runs[concept.name, each, name].label for name in defenses)
+        shown_rows.append(Row(label, bench.poisoned(concept, each).images[0], chosen, runs_of))
+    return gallery_drawing(
+        shown_rows,
+        prompt,
+        f"of {bench.scope.candidates} images each the one most similar to the clean images, by "
+        f"{lab.encoders.instance.name} (below it), {bench.model.name}, "
+        f"{len(concepts)} concept{'s' * (len(concepts) > 1)}, seed {bench.scope.seed}",
     )
-    figure = draw_tiles(title, rows, labels, ["trained on", *defenses], side=1.1)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One row of a gallery: a concept's clean or poisoned images.
+
+    ``trained_on``: uint8 [3, h, w]; ``chosen``: by defense an image and its similarity; ``runs``:
+    what the numbers are called.
+    """
+
+    label: str
+    trained_on: Tensor
+    chosen: Mapping[str, tuple[Tensor, float]]
+    runs: tuple[str, ...]
+
+
+def gallery_drawing(rows: Sequence[Row], prompt: str, told: str) -> Drawing:
+    """The images of each row, the trained ones first, with the similarity below each."""
+    tiles: list[list[Tile | None]] = [
+        [Tile(row.trained_on), *(Tile(image, f"{s:.2f}") for image, s in row.chosen.values())]
+        for row in rows
+    ]
+    numbers = {
+        run: similarity
+        for row in rows
+        for run, (_, similarity) in zip(row.runs, row.chosen.values(), strict=True)
+    }
+    figure = draw_tiles(
+        f"“{prompt.replace('{}', 'R*')}”: {told}",
+        tiles,
+        [row.label for row in rows],
+        ["trained on", *rows[0].chosen],
+        side=1.1,
+    )
     return Drawing(figure, {"prompt": prompt, "similarity": numbers})
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, Final
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from safezone.analysis.sensitivity import (
@@ -186,26 +187,43 @@ def ratios(bench: Bench, *own: str) -> Drawing:
             arrays = _probe(bench).arrays(make(vectors), posterior, names, times)
             over.append(in_region_ratio(arrays["maps"].flatten(0, 1), inside).mean())
         values.setdefault((cell.data, cell.defense), []).append(torch.stack(over))
-    steps = torch.tensor(next(iter(found.values())).steps[::EVERY], dtype=torch.float64)
-    row, numbers = [], {}
-    for defense in defenses:
-        series = []
-        for each in data:
-            by_concept = torch.stack(values[each, defense]).double()  # [concepts, marks]
-            mean = by_concept.mean(dim=0)
-            error = by_concept.std(dim=0, correction=min(1, len(by_concept) - 1))
-            error = error / len(by_concept) ** 0.5
-            series.append(Series(each, steps, mean, [(mean - error, mean + error)]))
-            numbers[f"{each}, {defense}"] = {
-                "mean": mean.tolist(),
-                "standard_error": error.tolist(),
-            }
-        row.append(Panel(f"{defense} training", series, "training step", "in-region ratio R"))
     area = float(torch.cat([bench.masks(c).mean(dim=(1, 2)) for c in bench.concepts]).mean())
+    return ratio_drawing(
+        {key: torch.stack(each).double() for key, each in values.items()},
+        torch.tensor(next(iter(found.values())).steps[::EVERY], dtype=torch.float64),
+        area,
+        f"mean over {bench.concept_count} ± standard error over them, K = {bench.scope.rows} rows, "
+        f"t = {', '.join(str(int(t)) for t in times)}, {model.name}",
+    )
+
+
+def ratio_drawing(
+    values: Mapping[tuple[str, str], Float[Tensor, "concepts marks"]],
+    steps: Float[Tensor, " marks"],
+    area: float,
+    told: str,
+) -> Drawing:
+    """Figure 16. ``values``: R by (data, defense); ``area``: of the object, what chance gives."""
+    numbers: dict[str, Any] = {}
+    panels: dict[str, list[Series]] = {}
+    for (each, defense), by_concept in values.items():
+        mean = by_concept.mean(dim=0)
+        error = by_concept.std(dim=0, correction=min(1, len(by_concept) - 1))
+        error = error / len(by_concept) ** 0.5
+        line = Series(each, steps, mean, [(mean - error, mean + error)])
+        panels.setdefault(defense, []).append(line)
+        numbers[f"{each}, {defense}"] = {
+            "mean": mean.tolist(),
+            "standard_error": error.tolist(),
+            "concepts": len(by_concept),
+        }
+    row = [
+        Panel(f"{defense} training", series, "training step", "in-region ratio R")
+        for defense, series in panels.items()
+    ]
     title = (
-        f"Share of the learned word's sensitivity inside the object: mean over "
-        f"{bench.concept_count} ± standard error, K = {bench.scope.rows} rows, "
-        f"t = {', '.join(str(int(t)) for t in times)}; the object's area is {area:.2f}"
+        f"Share of the learned word's sensitivity inside the object: {told}; the object's area is "
+        f"{area:.2f}"
     )
     figure = draw_panels(title, [row], share_y=True, width=3.6, height=3.4)
     for axes in figure.axes:
