@@ -19,15 +19,14 @@ Values = Mapping[str, Float[Tensor, "samples timesteps"]]
 TIME = "timestep t"
 
 
-def band_series(values: Values, timesteps: Timesteps, *, widest: bool = True) -> list[Series]:
-    """Medians with their 50% bands, and with ``widest`` their 95% bands, one series a data set."""
-    found = []
-    for name, each in values.items():
-        band = quantile_bands(each)
-        bands = [(band["low95"], band["high95"])] if widest else []
-        bands.append((band["low50"], band["high50"]))
-        found.append(Series(name, timesteps.double(), band["median"], bands))
-    return found
+def band_series(values: Values, timesteps: Timesteps) -> list[Series]:
+    """Medians with their 50% and 95% bands, one series a data set."""
+    return [_banded(name, timesteps, quantile_bands(each)) for name, each in values.items()]
+
+
+def _banded(name: str, timesteps: Timesteps, band: Mapping[str, Tensor]) -> Series:
+    bands = [(band["low95"], band["high95"]), (band["low50"], band["high50"])]
+    return Series(name, timesteps.double(), band["median"], bands)
 
 
 def parting_numbers(values: Values, timesteps: Timesteps) -> dict[str, Any]:
@@ -162,21 +161,13 @@ def gradient_drawing(
 
     ``gradients[panel][data]``: one array a concept, whose quantiles are averaged over concepts.
     """
-    x = timesteps.double()
     row, numbers = [], {}
     for title, by_data in gradients.items():
         series, peaks = [], {}
         for name, concepts in by_data.items():
             bands = [quantile_bands(each) for each in concepts]
             mean = {k: torch.stack([b[k] for b in bands]).mean(dim=0) for k in bands[0]}
-            series.append(
-                Series(
-                    name,
-                    x,
-                    mean["median"],
-                    [(mean["low95"], mean["high95"]), (mean["low50"], mean["high50"])],
-                )
-            )
+            series.append(_banded(name, timesteps, mean))
             peak = int(mean["median"].argmax())
             peaks[name] = {
                 "peak_at": int(timesteps[peak]),

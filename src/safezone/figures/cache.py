@@ -15,7 +15,7 @@ from safezone.errors import UserError
 from safezone.experiments.run import content_key
 from safezone.experiments.workspace import cannot_write
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Part of every key; raised when the same inputs no longer give the same arrays."""
 
 

@@ -26,17 +26,17 @@ def histograms(bench: Bench, *own: str) -> Drawing:
     """Differences to the clean images, before and after JPEG; one panel a poison."""
     poisons = bench.scope.data(*own)[1:]
     bench.poison_all(bench.concepts, poisons)
+    control = torch.zeros(511, dtype=torch.int64)
+    for concept in bench.concepts:
+        control += perturbation_counts(concept.images, jpeg(concept.images, QUALITY))
     found: dict[str, dict[str, Tensor]] = {}
     for poison in poisons:
-        counts = {
-            name: torch.zeros(511, dtype=torch.int64) for name in ("as poisoned", AFTER, CONTROL)
-        }
+        counts = {name: torch.zeros(511, dtype=torch.int64) for name in ("as poisoned", AFTER)}
         for concept in bench.concepts:
             images = bench.poisoned(concept, poison).images
             counts["as poisoned"] += perturbation_counts(concept.images, images)
             counts[AFTER] += perturbation_counts(concept.images, jpeg(images, QUALITY))
-            counts[CONTROL] += perturbation_counts(concept.images, jpeg(concept.images, QUALITY))
-        found[poison] = counts
+        found[poison] = {**counts, CONTROL: control}
     limit = max(1, round(bench.lab.settings.poisoning.kappa * 255))
     return histogram_drawing(found, limit=limit, n=_count(bench))
 

@@ -47,7 +47,7 @@ class Probe:
         self, slots: Slots, posterior: Posterior, names: Sequence[str], times: Timesteps
     ) -> dict[str, Float[Tensor, "images times h w"]]:
         """``maps``, their standard ``error`` and ``attention`` of one word; ``each`` map before the
-        mean over noises, [images, times, noises x h, w].
+        mean over noises, [images, times, noises, h, w].
 
         Vocabulary rows and noise are the same for an image's clean and poisoned versions, and for
         every checkpoint: they depend on the seed and on ``names``.
@@ -70,7 +70,7 @@ class Probe:
                 # The rows are the same for all noises, so their errors do not average out.
                 "error": torch.stack(errors).mean(dim=0),
                 "attention": torch.stack(attention).mean(dim=0),
-                "each": torch.cat(maps, dim=-2),
+                "each": torch.stack(maps, dim=1),
             }
             return {
                 name: value.unflatten(0, (len(names), len(times))) for name, value in named.items()
@@ -78,8 +78,8 @@ class Probe:
 
         word = tensor_key(slots.tokens.ids, slots.tokens.slots, slots.vectors)
         image = tensor_key(posterior.mean, posterior.std)
-        key = (self.model_key, word, image, times.tolist(), list(names), self.rows, self.seed)
-        place = self.cache.place("sensitivity", *key, *([self.noises] if self.noises > 1 else []))
+        drawn_from = (times.tolist(), list(names), self.rows, self.noises, self.seed)
+        place = self.cache.place("sensitivity", self.model_key, word, image, *drawn_from)
         return self.cache.arrays(place, compute)
 
     def ratio(
@@ -91,10 +91,10 @@ class Probe:
     ) -> "Ratio":
         """The in-region ratio of one map, and its standard error over the noises."""
         whole = float(in_region_ratio(arrays["maps"][image, time][None], inside[None])[0])
-        each = arrays["each"][image, time].unflatten(0, (self.noises, -1))
-        spread = in_region_ratio(each, inside.expand(self.noises, -1, -1)).double()
         if self.noises < 2:
             return Ratio(whole, None)
+        each = arrays["each"][image, time]
+        spread = in_region_ratio(each, inside.expand(self.noises, -1, -1)).double()
         return Ratio(whole, float(spread.std()) / self.noises**0.5)
 
 

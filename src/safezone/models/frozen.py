@@ -58,7 +58,7 @@ def freeze(module: nn.Module) -> None:
             layer.__class__ = FrozenLinear if kept else LargeFrozenLinear
         elif type(layer) is nn.Conv2d and kept and _simple(layer):
             layer.__class__ = FrozenConv2d
-        if isinstance(layer, FrozenLinear | FrozenConv2d):
+        if isinstance(layer, _Keeping):
             layer._kept = _Kept()
 
 
@@ -84,10 +84,18 @@ def _applies(weight: Tensor, given: Tensor) -> bool:
     )
 
 
-class FrozenLinear(nn.Linear):
-    """``nn.Linear`` with frozen weights, kept in their kernel's order."""
+class _Keeping(nn.Module):
+    """A layer that keeps its kernel, until its weights move or change their type."""
 
     _kept: "_Kept"
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
+        self._kept.clear()
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+
+class FrozenLinear(_Keeping, nn.Linear):
+    """``nn.Linear`` with frozen weights, kept in their kernel's order."""
 
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Linear``."""
@@ -96,10 +104,6 @@ class FrozenLinear(nn.Linear):
             return super().forward(input)
         kernel = self._kept.of(weight, (), lambda: _Product.ordered(weight.detach()))
         return _computed(input, self.bias, kernel)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        self._kept.clear()
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
 
 class LargeFrozenLinear(nn.Linear):
@@ -113,11 +117,9 @@ class LargeFrozenLinear(nn.Linear):
         return _computed(input, self.bias, _Product(weight, weight.t()))
 
 
-class FrozenConv2d(nn.Conv2d):
+class FrozenConv2d(_Keeping, nn.Conv2d):
     """``nn.Conv2d``, undilated and without groups, with frozen weights kept in their kernel's
     order."""
-
-    _kept: "_Kept"
 
     def forward(self, input: Tensor) -> Tensor:
         """As ``nn.Conv2d``."""
@@ -127,10 +129,6 @@ class FrozenConv2d(nn.Conv2d):
         size = tuple(input.shape[2:])
         kernel = self._kept.of(weight, size, lambda: _Convolution(self, size))
         return _computed(input, self.bias, kernel)
-
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Any:
-        self._kept.clear()
-        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
 
 class _Kernel(Protocol):

@@ -11,6 +11,8 @@ from safezone.models.builtin import BUILTIN, builtin_folder
 from safezone.models.frozen import freeze
 from safezone.models.loading import fetch_folder, pick_device, quiet, read_config, read_part
 
+_GIVE = "give mini, a diffusers folder, the folder of a VAE or a hub name owner/name"
+
 
 class Autoencoder:
     """A frozen AutoencoderKL. ``factor``: pixels per latent cell along one side."""
@@ -45,17 +47,11 @@ def load_autoencoder(name_or_folder: str | Path, device: str | None = None) -> A
         path = builtin_folder(name_or_folder)
     elif not path.is_dir():
         if isinstance(name_or_folder, Path) or name_or_folder.count("/") != 1:
-            raise UserError(
-                f"there is no model folder {str(name_or_folder)!r}; give mini, a diffusers folder, "
-                "the folder of a VAE or a hub name owner/name"
-            )
+            raise UserError(f"there is no model folder {str(name_or_folder)!r}; {_GIVE}")
         path = fetch_folder(name_or_folder)
     folder = path if (path / "config.json").is_file() else path / "vae"
     if not (folder / "config.json").is_file():
-        raise UserError(
-            f"{path} holds neither config.json nor vae/config.json; give mini, a diffusers folder, "
-            "the folder of a VAE or a hub name owner/name"
-        )
+        raise UserError(f"{path} holds neither config.json nor vae/config.json; {_GIVE}")
     config = read_config(folder / "config.json")
     if config.get("_class_name") != "AutoencoderKL":
         raise UserError(f"{folder} holds a {config.get('_class_name')}; give an AutoencoderKL")
