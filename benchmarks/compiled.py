@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 import torch
-from benchmarks.textual_inversion import intervals, recorded_steps, settings, training_runs
 
+from benchmarks.textual_inversion import intervals, recorded_steps, settings, training_runs
 from safezone.concepts import load_concept
 from safezone.models import load_model
 from safezone.personalize import train

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.textual_inversion import ours, theirs, training_runs
 from diffusers import (
     AutoencoderKL,
     PNDMScheduler,
@@ -31,6 +30,7 @@ from diffusers import (
 from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from benchmarks.textual_inversion import ours, theirs, training_runs
 from safezone.concepts import load_concept
 from safezone.models import builtin_folder, load_model
 

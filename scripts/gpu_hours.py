@@ -13,12 +13,11 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
-from safezone.experiments.designs import Scope
-from safezone.experiments.paper import PAPER
-from safezone.experiments.run import Run
-from safezone.experiments.settings import preset as preset_of
-from safezone.experiments.variants import training_of
-from safezone.report.published import published
+from safezone.lab.run import Run, Scope
+from safezone.lab.settings import preset as preset_of
+from safezone.lab.variants import training_of
+from safezone.paper.named import PAPER
+from safezone.results.published import published
 from safezone.scores import CLEAN
 
 SUSTAINED = {"24 GB": 30e12, "80 GB": 60e12}

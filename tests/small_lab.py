@@ -5,17 +5,17 @@ from pathlib import Path
 import torch
 
 from safezone.concepts import Concept
-from safezone.experiments.lab import Lab
-from safezone.experiments.run import Grid
-from safezone.experiments.settings import (
+from safezone.lab.lab import Lab
+from safezone.lab.run import Grid
+from safezone.lab.settings import (
     Cells,
     Poisoning,
     Sampling,
     Settings,
 )
-from safezone.experiments.stages import Encoders
-from safezone.experiments.training import Training
-from safezone.experiments.workspace import weights_key
+from safezone.lab.stage import Encoders
+from safezone.lab.store import weights_key
+from safezone.lab.training import Training
 from safezone.models import Model, load_model
 
 SETTINGS = Settings(

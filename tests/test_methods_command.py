@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from safezone.cli import main
 from safezone.errors import UserError
-from safezone.experiments.config import read_settings
-from safezone.experiments.kinds import KINDS, kind_of
-from safezone.experiments.settings import preset
-from safezone.experiments.training import TRAINING, Training
+from safezone.lab.config import read_settings
+from safezone.lab.kinds import KINDS, kind_of
+from safezone.lab.settings import preset
+from safezone.lab.training import TRAINING, Training
 from safezone.personalize import METHODS
 from tiny import write_tiny_folder, write_tiny_xl_folder
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from safezone.arrays import rand, randn, stream
 from safezone.concepts import Concept
+from safezone.concepts.masks import iou
 from safezone.defenses import (
     DEFENSES,
     AtLeast,
@@ -40,7 +41,6 @@ from safezone.defenses import (
 )
 from safezone.errors import UserError
 from safezone.images import jpeg, to_uint8
-from safezone.masks import iou
 from safezone.models import Model
 from safezone.models.pixel import MINI_PIXEL, load_pixel_model
 from tiny import write_tiny_pixel_folder

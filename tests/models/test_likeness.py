@@ -6,7 +6,7 @@ import torch
 
 from safezone import miniworld
 from safezone.miniworld import Extra, ObjectSpec
-from safezone.models.training.instance import TRAITS, likeness
+from training.instance import TRAITS, likeness
 
 MUG = ObjectSpec("mug", "red", "striped", "blue", hat=Extra("top", "green"))
 WHOLE = 3 + 3 + 1.5 + 1.5 + 1

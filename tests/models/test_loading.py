@@ -155,7 +155,7 @@ def test_missing_builtin_weights_name_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(builtin, "WEIGHTS", tmp_path)
-    with pytest.raises(UserError, match="train_builtin"):
+    with pytest.raises(UserError, match="python -m training"):
         load_model("mini")
     with pytest.raises(UserError, match="no built-in model"):
         builtin_folder("maxi")

@@ -12,9 +12,9 @@ from safezone.models import Model, load_model
 from safezone.models.builtin import WEIGHTS, builtin_folder
 from safezone.models.pixel import load_pixel_model
 from safezone.models.process import Epsilon, RectifiedFlow, Velocity
-from safezone.models.training.quality import accuracy, held_out, retrieval_quality
 from safezone.scores import load_encoder
 from safezone.scores.metrics import psnr
+from training.quality import accuracy, held_out, retrieval_quality
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,7 +99,7 @@ def test_only_the_unet_of_a_twin_is_its_own(name: str) -> None:
 
 
 def test_instance_encoder_knows_objects(tmp_path: Path) -> None:
-    from safezone.models.training.quality import instance_quality
+    from training.quality import instance_quality
 
     found = instance_quality(60, tmp_path)
     assert found["auc"] >= 0.97

@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from safezone.arrays import stream
-from safezone.captions import check_caption, read_captions
 from safezone.concepts import Concept, load_concept, save_concept
+from safezone.concepts.captions import check_caption, read_captions
 from safezone.errors import UserError
-from safezone.experiments.training import Training
+from safezone.lab.training import Training
 from safezone.models import Model
 from safezone.personalize import LoRA, TextualInversion, TrainingRun
 from safezone.personalize.draws import draw, pick

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from safezone.concepts import Concept
-from safezone.datasets import miniworld_concepts
+from safezone.concepts.datasets import miniworld_concepts
 from safezone.defenses import Defense, LossMask, masked_loss
 from safezone.errors import UserError
 from safezone.models import Model, load_model

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from safezone.concepts import Concept
+from safezone.concepts.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES
 from safezone.errors import UserError
 from safezone.models import Model
 from safezone.personalize import TextualInversion, TrainingRun, check_placeholder, train
 from safezone.personalize.draws import draw, pick
 from safezone.personalize.posteriors import training_data
-from safezone.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES
 
 SHORT = TextualInversion(steps=3, learning_rate=5e-3, templates=("a photo of a {}",))
 

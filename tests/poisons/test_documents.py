@@ -10,8 +10,8 @@ from safezone.arrays import stream
 from safezone.cli import main
 from safezone.concepts import Concept, load_concept, save_concept
 from safezone.errors import UserError
-from safezone.experiments.run import content_key
-from safezone.experiments.settings import Poisoning
+from safezone.lab.run import content_key
+from safezone.lab.settings import Poisoning
 from safezone.models import load_model
 from safezone.poisons import own_poisons
 from tiny import write_tiny_folder

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from safezone.arrays import rand, stream
 from safezone.concepts import Concept
+from safezone.concepts.masks import dilate
 from safezone.errors import UserError
 from safezone.images import read_image, to_float, to_uint8, write_png
-from safezone.masks import dilate
 from safezone.models import Model, load_model
 from safezone.poisons import (
     POISONS,

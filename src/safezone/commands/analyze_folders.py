@@ -94,9 +94,9 @@ def _histogram(options: Histogram) -> Answer:
 
     from safezone.analysis.pairs import read_pairs
     from safezone.analysis.spectra import perturbation_counts
-    from safezone.figures.spectra import histogram_drawing, told_modes
-    from safezone.figures.style import save
     from safezone.images import jpeg
+    from safezone.results.drawings.spectra import histogram_drawing, told_modes
+    from safezone.results.drawings.style import save
 
     if options.limit < 1:
         raise UserError(f"limit is {options.limit}; give at least 1 level")
@@ -127,9 +127,9 @@ def _spectrum(options: Spectrum) -> Answer:
     import torch
 
     from safezone.analysis.spectra import resample_spectrum
-    from safezone.figures.spectra import spectrum_drawing
-    from safezone.figures.style import save
     from safezone.models.vae import load_autoencoder
+    from safezone.results.drawings.spectra import spectrum_drawing
+    from safezone.results.drawings.style import save
 
     vae = None if options.vae is None else load_autoencoder(options.vae)
     found: dict[str, dict[str, list[tuple[int, Tensor]]]] = defaultdict(lambda: defaultdict(list))

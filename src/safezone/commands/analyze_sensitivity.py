@@ -86,10 +86,10 @@ def run(options: Options) -> Answer:
 
     from safezone.commands.opening import open_model, require_out_folder
     from safezone.concepts import load_concept
-    from safezone.experiments.workspace import weights_key
-    from safezone.figures.cache import Cache
-    from safezone.figures.probe import TIMES, Probe, folder_maps
-    from safezone.figures.style import save
+    from safezone.lab.cache import Cache
+    from safezone.lab.store import weights_key
+    from safezone.paper.measured.probe import TIMES, Probe, folder_maps
+    from safezone.results.drawings.style import save
 
     require(options.folders, "folder", "analyze sensitivity")
     require_out_folder(options.out)

@@ -60,12 +60,12 @@ def run(options: Options) -> Answer:
     from safezone.analysis.timesteps import timestep_grid
     from safezone.commands.opening import open_model, require_out_folder
     from safezone.concepts import load_concept
-    from safezone.experiments.workspace import weights_key
-    from safezone.figures.bands import expanded_drawing, gradient_drawing
-    from safezone.figures.cache import Cache, tensor_key
-    from safezone.figures.folder_timesteps import folder_statistics
-    from safezone.figures.style import save
+    from safezone.lab.cache import Cache, tensor_key
+    from safezone.lab.store import weights_key
     from safezone.models.base import Posterior
+    from safezone.paper.measured.folder_timesteps import folder_statistics
+    from safezone.results.drawings.bands import expanded_drawing, gradient_drawing
+    from safezone.results.drawings.style import save
 
     require(options.folders, "folder", "analyze timesteps")
     require_out_folder(options.out)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from safezone.commands.console import Answer, Flat, Machine, note, parse, progress
-from safezone.experiments.settings import (
+from safezone.lab.settings import (
     Cells,
     Poisoning,
     Sampling,
@@ -15,7 +15,7 @@ from safezone.experiments.settings import (
     Settings,
     settings_told,
 )
-from safezone.experiments.training import Training
+from safezone.lab.training import Training
 
 DESCRIPTION: Final = """\
 Measures the paper's claim on the built-in concepts: every concept clean and poisoned, learned with
@@ -78,9 +78,9 @@ def measure(
 ) -> Answer:
     """Runs the claim with these settings; the demo is the same with fewer cells."""
     from safezone.commands.opening import open_encoders, open_model, require_out_folder
-    from safezone.experiments.claim import claim, claim_lab, claim_plan
-    from safezone.experiments.summary import summary_json, summary_markdown
-    from safezone.report import meaning_sentences
+    from safezone.paper.claim import claim, claim_lab, claim_plan
+    from safezone.results import meaning_sentences
+    from safezone.results.summary import summary_json, summary_markdown
 
     started = time.monotonic()
     require_out_folder(out)

@@ -43,9 +43,9 @@ def run(options: Options) -> Answer:
     """Lists, draws or writes the concepts."""
     import torch
 
-    from safezone.datasets import export_concepts, miniworld_concepts
-    from safezone.experiments.workspace import require_new
+    from safezone.concepts.datasets import export_concepts, miniworld_concepts
     from safezone.images import write_png
+    from safezone.lab.store import require_new
 
     if options.action == "export":
         if options.out is None:

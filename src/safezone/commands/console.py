@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 import tyro
 
 from safezone.errors import UserError
-from safezone.experiments.config import read_settings
-from safezone.experiments.settings import Settings
+from safezone.lab.config import read_settings
+from safezone.lab.settings import Settings
 
 Options = TypeVar("Options")
 Group = TypeVar("Group")

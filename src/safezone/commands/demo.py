@@ -7,7 +7,7 @@ from typing import Final
 
 from safezone.commands.claim import measure
 from safezone.commands.console import Answer, Flat, Machine, parse
-from safezone.experiments.settings import (
+from safezone.lab.settings import (
     DEMO,
     Cells,
     Poisoning,
@@ -15,7 +15,7 @@ from safezone.experiments.settings import (
     Scoring,
     settings_told,
 )
-from safezone.experiments.training import Training
+from safezone.lab.training import Training
 
 DESCRIPTION: Final = """\
 Three built-in concepts, clean and poisoned with ADM+, learned plainly and with Safe-Zone Training,

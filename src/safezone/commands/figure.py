@@ -10,12 +10,12 @@ import tyro
 
 from safezone.commands.console import Answer, Flat, Machine, note, parse, progress
 from safezone.errors import UserError
-from safezone.experiments.settings import Names, Poisoning, Sampling, Scoring, settings_told
-from safezone.experiments.training import Training
+from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, settings_told
+from safezone.lab.training import Training
 
 if TYPE_CHECKING:
     from safezone.concepts import Concept
-    from safezone.figures.bench import Bench
+    from safezone.lab.bench import Bench
     from safezone.models import Model
 
 DESCRIPTION: Final = """\
@@ -88,9 +88,9 @@ def read(arguments: Sequence[str]) -> Options:
 def run(options: Options) -> Answer:
     """Measures what is missing and draws."""
     from safezone.commands.opening import require_out_folder
-    from safezone.experiments.workspace import locked
-    from safezone.figures.style import save
-    from safezone.figures.table import figure
+    from safezone.lab.store import locked
+    from safezone.paper.measured.table import figure
+    from safezone.results.drawings.style import save
 
     row = figure(options.number)
     require_out_folder(options.out)
@@ -106,7 +106,7 @@ def run(options: Options) -> Answer:
 
 
 def _concepts(options: Options, model: "Model") -> "tuple[Concept, ...]":
-    from safezone.datasets import load_dataset, miniworld_concepts
+    from safezone.concepts.datasets import load_dataset, miniworld_concepts
 
     if options.concepts < 1:
         raise UserError(f"concepts is {options.concepts}; give at least 1.")
@@ -119,12 +119,12 @@ def _bench(options: Options, *, scores: bool) -> "Bench":
     from safezone.analysis.timesteps import timestep_grid
     from safezone.commands.opening import open_encoders, open_model
     from safezone.defenses import defense
-    from safezone.experiments.lab import Lab
-    from safezone.experiments.run import require_seed
-    from safezone.experiments.settings import preset
-    from safezone.experiments.workspace import weights_key
-    from safezone.figures.bench import UNSCORED, Bench, Scope
-    from safezone.figures.cache import Cache
+    from safezone.lab.bench import UNSCORED, Bench, Scope
+    from safezone.lab.cache import Cache
+    from safezone.lab.lab import Lab
+    from safezone.lab.run import require_seed
+    from safezone.lab.settings import preset
+    from safezone.lab.store import weights_key
 
     require_seed(options.seed)
     scope = Scope(

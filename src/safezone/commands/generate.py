@@ -19,11 +19,11 @@ from safezone.commands.console import (
     require,
 )
 from safezone.errors import UserError
-from safezone.experiments.run import TEXTUAL_INVERSION, require_seed
-from safezone.experiments.settings import Sampling
+from safezone.lab.run import TEXTUAL_INVERSION, require_seed
+from safezone.lab.settings import Sampling
 
 if TYPE_CHECKING:
-    from safezone.experiments.stages import GenerationJob
+    from safezone.lab.stage import GenerationJob
     from safezone.models import Model
 
 DESCRIPTION: Final = """\
@@ -69,8 +69,8 @@ def run(options: Options) -> Answer:
     if options.seed is not None:
         require_seed(options.seed)
     from safezone.commands.opening import open_model, require_out_folder
-    from safezone.experiments.outputs import MINI_LIMITS
-    from safezone.experiments.stages import generate_stage
+    from safezone.lab.stage import generate_stage
+    from safezone.results.outputs import MINI_LIMITS
 
     files = adapter_files(options.embeddings)
     prompts = options.sampling.texts()
@@ -115,9 +115,9 @@ def adapter_files(given: Sequence[Path]) -> dict[Path, Path]:
 
 
 def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[GenerationJob]":
-    from safezone.experiments.run import content_key
-    from safezone.experiments.stages import RUN_RECORD, GenerationJob, stage_key
-    from safezone.experiments.workspace import read_json, weights_key
+    from safezone.lab.run import content_key
+    from safezone.lab.stage import RUN_RECORD, GenerationJob, stage_key
+    from safezone.lab.store import read_json, weights_key
     from safezone.personalize import load_adapter
     from safezone.scores import CLEAN, NOMINAL
 

@@ -11,10 +11,10 @@ import tyro
 
 from safezone.commands.console import Answer, parse, require_not_negative
 from safezone.errors import UserError
-from safezone.experiments.settings import Names
+from safezone.lab.settings import Names
 
 if TYPE_CHECKING:
-    from safezone.report.published import Published
+    from safezone.results.published import Published
 
 GRIDS: Final = Path("runs/grids")
 
@@ -97,7 +97,7 @@ def read(verb: str, arguments: Sequence[str]) -> Any:
 
 def run_list(options: ListOptions) -> Answer:
     """One line a table or figure, under headings."""
-    from safezone.experiments.paper import PAPER, group_of
+    from safezone.paper.named import PAPER, group_of
 
     says = {name: (inspect.getdoc(grid.build) or "").split("\n")[0] for name, grid in PAPER.items()}
     lines: list[str] = []
@@ -109,11 +109,11 @@ def run_list(options: ListOptions) -> Answer:
 
 def run_show(options: ShowOptions) -> Answer:
     """The docstring, the runs at the paper's scope, the paper's numbers and what is missing."""
-    from safezone.experiments.designs import Scope
-    from safezone.experiments.paper import paper_grid
-    from safezone.experiments.requirements import missing_names
-    from safezone.experiments.settings import preset
-    from safezone.report.published import published
+    from safezone.lab.requirements import missing_names
+    from safezone.lab.run import Scope
+    from safezone.lab.settings import preset
+    from safezone.paper.named import paper_grid
+    from safezone.results.published import published
 
     entry = paper_grid(options.grid)
     grid = entry.build(Scope(entry.model, tuple(f"concept {i}" for i in range(10)), (0, 1, 2)))
@@ -134,7 +134,7 @@ def run_show(options: ShowOptions) -> Answer:
 
 def _printed(paper: "Published") -> list[str]:
     """The paper's table as lines of text."""
-    from safezone.report.tables import label
+    from safezone.results.tables import label
 
     head = ["", *map(label, paper.columns)]
     rows = [
@@ -152,7 +152,7 @@ def _printed(paper: "Published") -> list[str]:
 
 def run_status(options: FolderOptions) -> Answer:
     """Grids and stages."""
-    from safezone.experiments.archive import by_stage, catalogue, unfinished
+    from safezone.lab.archive import by_stage, catalogue, unfinished
 
     grids, stages = unfinished(options.out), by_stage(catalogue(options.out))
     lines = [f"{name}: {there} of {every} artifacts" for name, (there, every) in grids.items()]
@@ -166,8 +166,8 @@ def run_status(options: FolderOptions) -> Answer:
 
 def run_gc(options: CollectOptions) -> Answer:
     """Removes, or tells what it would remove."""
-    from safezone.experiments.archive import collect, garbage
-    from safezone.experiments.workspace import locked
+    from safezone.lab.archive import collect, garbage
+    from safezone.lab.store import locked
 
     if not options.out.is_dir():
         raise UserError(f"{options.out} is not a folder; give the --out of `safezone grid run`")
@@ -184,10 +184,10 @@ def run_gc(options: CollectOptions) -> Answer:
 
 def run_export(options: ExportOptions) -> Answer:
     """Copies what readers need; artifacts stay."""
-    from safezone.experiments.archive import require_workspace, results
-    from safezone.experiments.grid_results import write_page_of
-    from safezone.experiments.outputs import PAGE
-    from safezone.experiments.workspace import require_new, whole_folder
+    from safezone.lab.archive import require_workspace, results
+    from safezone.lab.store import require_new, whole_folder
+    from safezone.results.grid_results import write_page_of
+    from safezone.results.outputs import PAGE
 
     require_workspace(options.out)
     require_new(options.to)

@@ -15,8 +15,8 @@ import tyro
 
 from safezone.commands.console import Answer, Flat, Machine, note, parse, progress
 from safezone.errors import UserError
-from safezone.experiments.config import read_settings
-from safezone.experiments.settings import (
+from safezone.lab.config import read_settings
+from safezone.lab.settings import (
     Names,
     Poisoning,
     Sampling,
@@ -24,12 +24,12 @@ from safezone.experiments.settings import (
     Settings,
     settings_told,
 )
-from safezone.experiments.training import Training
+from safezone.lab.training import Training
 
 if TYPE_CHECKING:
-    from safezone.experiments.executors import Executor
-    from safezone.experiments.lab import Lab
-    from safezone.experiments.run import Grid
+    from safezone.lab.executors import Executor
+    from safezone.lab.lab import Lab
+    from safezone.lab.run import Grid
 
 DESCRIPTION: Final = """\
 Runs a table or figure of the paper, or a grid of your own (a YAML file), and writes
@@ -115,10 +115,10 @@ def _table_preset(arguments: Sequence[str]) -> Settings | None:
     With --model sd15 table 26 trains as on SD 2.1, and table 32 as LoRAs are; a figure of
     generated images has its own prompt.
     """
-    from safezone.experiments.designs import Scope
-    from safezone.experiments.paper import PAPER, model_for
-    from safezone.experiments.settings import preset
-    from safezone.experiments.variants import METHODS, split_method
+    from safezone.lab.run import Scope
+    from safezone.lab.settings import preset
+    from safezone.lab.variants import METHODS, split_method
+    from safezone.paper.named import PAPER, model_for
 
     early = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False, add_help=False)
     early.add_argument("--config")
@@ -138,9 +138,9 @@ def _table_preset(arguments: Sequence[str]) -> Settings | None:
 def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine) -> "Lab":
     """The lab of a grid: model, encoders and all concepts of the data. Workers call it as well."""
     from safezone.commands.opening import open_encoders, open_model
-    from safezone.datasets import load_readable, miniworld_concepts
-    from safezone.experiments.lab import Lab
-    from safezone.experiments.workspace import weights_key
+    from safezone.concepts.datasets import load_readable, miniworld_concepts
+    from safezone.lab.lab import Lab
+    from safezone.lab.store import weights_key
 
     model = open_model(settings.model, machine)
     unreadable: dict[str, str] = {}
@@ -155,10 +155,10 @@ def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine
 
 def make_grid(options: Options, lab: "Lab") -> "Grid":
     """The grid at the options' scope, without what --without names; UserError for what is wrong."""
-    from safezone.experiments.designs import Scope
-    from safezone.experiments.grid_file import file_grid, read_grid_file
-    from safezone.experiments.paper import paper_grid
-    from safezone.experiments.selection import only, without
+    from safezone.lab.grid_file import file_grid, read_grid_file
+    from safezone.lab.run import Scope
+    from safezone.lab.selection import only, without
+    from safezone.paper.named import paper_grid
 
     names = [*lab.concepts, *lab.unreadable]
     most = len(names) if options.concepts is None else options.concepts
@@ -176,10 +176,10 @@ def make_grid(options: Options, lab: "Lab") -> "Grid":
 
 def _require_known(options: Options, settings: Settings) -> None:
     """Says what is missing for a table of the paper before a model is opened."""
-    from safezone.experiments.designs import Scope
-    from safezone.experiments.paper import paper_grid
-    from safezone.experiments.requirements import require_names
-    from safezone.experiments.selection import names_in, only, without
+    from safezone.lab.requirements import require_names
+    from safezone.lab.run import Scope
+    from safezone.lab.selection import names_in, only, without
+    from safezone.paper.named import paper_grid
 
     if not options.grid.endswith((".yaml", ".yml")):
         grid = paper_grid(options.grid).build(Scope(settings.model, ("any",), (0,)))
@@ -196,7 +196,7 @@ def _worker_machine(options: Options) -> Machine:
 
 
 def _executor(options: Options, open_again: Any) -> "Executor":
-    from safezone.experiments.executors import InProcess, Processes, Ray, Slurm
+    from safezone.lab.executors import InProcess, Processes, Ray, Slurm
 
     told = options.workers
     if told.executor == "processes":
@@ -212,7 +212,7 @@ def _executor(options: Options, open_again: Any) -> "Executor":
 
 
 def _settings(options: Options) -> Settings:
-    from safezone.experiments.paper import hub_name, model_for
+    from safezone.paper.named import hub_name, model_for
 
     yours = options.grid.endswith((".yaml", ".yml"))
     model = hub_name(options.model) if yours else model_for(options.grid, options.model)
@@ -223,7 +223,8 @@ def _settings(options: Options) -> Settings:
 def run_run(options: Options) -> Answer:
     """Measures the grid, or tells what there is to do."""
     from safezone.commands.opening import require_out_folder
-    from safezone.experiments.measurement import WORK, measure
+    from safezone.lab.store import WORK
+    from safezone.results.measurement import measure
 
     require_out_folder(options.out)
     if options.name is not None and (Path(options.name).name != options.name or not options.name):
@@ -277,8 +278,8 @@ def _title(grid: "Grid", model: str) -> str:
 
 
 def _dry(options: Options, lab: "Lab", grid: "Grid") -> Answer:
-    from safezone.experiments.cost import count_passes, estimate
-    from safezone.report.html import duration_text
+    from safezone.lab.cost import count_passes, estimate
+    from safezone.results.html import duration_text
 
     workers = 1 if options.workers.executor == "here" else options.workers.workers
     costs = estimate(lab, grid, count_passes(lab.model), workers)

@@ -69,8 +69,8 @@ def read(arguments: Sequence[str]) -> Options:
 def run(options: Options) -> Answer:
     """Makes all masks or none; tells the share of each image that its object covers."""
     from safezone.concepts import MASK_FOLDER, image_files, load_concept
-    from safezone.experiments.workspace import whole_folder
     from safezone.images import read_mask, write_png
+    from safezone.lab.store import whole_folder
 
     if options.size < 64 or options.size % 64:
         raise UserError(f"--size is {options.size}; give a multiple of 64, such as 128 or 512")
@@ -109,7 +109,7 @@ def run(options: Options) -> Answer:
 
 def _maker(options: Options) -> "Maker":
     """What makes one image's mask."""
-    from safezone.masks import grabcut, one_object
+    from safezone.concepts.masks import grabcut, one_object
 
     if options.sam is None:
         return grabcut
@@ -135,8 +135,8 @@ def _made(files: Sequence[Path], maker: "Maker") -> "dict[str, NDArray[np.bool_]
 def _compare(options: Options) -> Answer:
     """Intersection over union with the given masks, of a folder or of each folder in it."""
     from safezone.concepts import MASK_FOLDER, image_files
+    from safezone.concepts.masks import iou
     from safezone.images import read_image, read_mask
-    from safezone.masks import iou
 
     inner = [path.parent for path in sorted(options.folder.glob(f"*/{MASK_FOLDER}"))]
     folders = inner or [options.folder]
@@ -170,9 +170,9 @@ def _compare(options: Options) -> Answer:
 
 
 def _previews(options: Options, concept: Any) -> None:
-    from safezone.experiments.workspace import whole_folder
+    from safezone.concepts.masks import draw_preview
     from safezone.images import write_png
-    from safezone.masks import draw_preview
+    from safezone.lab.store import whole_folder
 
     place = options.folder / PREVIEW_FOLDER
     zoom = max(1, PREVIEW_SIDE // options.size)

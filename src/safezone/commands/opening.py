@@ -9,12 +9,12 @@ import torch
 from safezone.commands.console import Machine, Precision, note, set_threads
 from safezone.concepts import CONCEPT_FILE
 from safezone.errors import UserError
-from safezone.experiments.outputs import MINI_LIMITS
-from safezone.experiments.run import content_key
-from safezone.experiments.settings import Scoring
-from safezone.experiments.stages import MANIFEST, Encoders
-from safezone.experiments.workspace import read_json, require_finite, weights_key
+from safezone.lab.run import content_key
+from safezone.lab.settings import Scoring
+from safezone.lab.stage import MANIFEST, Encoders
+from safezone.lab.store import read_json, require_finite, weights_key
 from safezone.models import BUILTIN, Model, load_model
+from safezone.results.outputs import MINI_LIMITS
 from safezone.scores import CLEAN, CachedEncoder, load_encoder, load_text_image_encoder
 
 

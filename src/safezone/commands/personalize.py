@@ -19,13 +19,13 @@ from safezone.commands.console import (
     require,
 )
 from safezone.errors import UserError
-from safezone.experiments.run import require_seed
-from safezone.experiments.settings import Names
-from safezone.experiments.training import Training
+from safezone.lab.run import require_seed
+from safezone.lab.settings import Names
+from safezone.lab.training import Training
 
 if TYPE_CHECKING:
     from safezone.concepts import Concept
-    from safezone.experiments.passes import TrainingJob
+    from safezone.lab.passes import TrainingJob
     from safezone.models import Model
 
 DESCRIPTION: Final = """\
@@ -91,8 +91,8 @@ def run(options: Options) -> Answer:
     from safezone.commands.opening import open_model, require_out_folder, tell_limits
     from safezone.concepts import image_files
     from safezone.defenses import defense, resolve
-    from safezone.experiments.passes import personalize_stage
-    from safezone.experiments.workspace import locked
+    from safezone.lab.passes import personalize_stage
+    from safezone.lab.store import locked
     from safezone.personalize import check_placeholder
 
     for name in options.defense:
@@ -165,9 +165,9 @@ def _jobs(
     from safezone.commands.opening import clean_source, poison_of
     from safezone.concepts import load_concept
     from safezone.defenses import defense
-    from safezone.experiments.passes import TrainingJob
-    from safezone.experiments.stages import stage_key
-    from safezone.experiments.workspace import network_keys, weights_key
+    from safezone.lab.passes import TrainingJob
+    from safezone.lab.stage import stage_key
+    from safezone.lab.store import network_keys, weights_key
     from safezone.personalize import TrainingRun
     from safezone.scores import CLEAN
 
@@ -221,7 +221,7 @@ def _jobs(
 def _copy(concept: "Concept", place: Path) -> Path:
     """The images as they are trained on, kept with the results."""
     from safezone.concepts import CONCEPT_FILE, save_concept
-    from safezone.experiments.stages import done
+    from safezone.lab.stage import done
 
     key = concept.content_key()
     if not done(place, CONCEPT_FILE, key):

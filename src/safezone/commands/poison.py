@@ -10,8 +10,8 @@ import tyro
 
 from safezone.commands.console import Answer, Flat, Machine, parse, progress
 from safezone.errors import UserError
-from safezone.experiments.run import require_seed
-from safezone.experiments.settings import Poisoning
+from safezone.lab.run import require_seed
+from safezone.lab.settings import Poisoning
 
 DESCRIPTION: Final = """\
 Protects the images of a folder: adds a change too small to see that misleads diffusion models.
@@ -67,8 +67,8 @@ def run(options: Options) -> Answer:
         tell_limits,
     )
     from safezone.concepts import image_files, load_concept
-    from safezone.experiments.stages import MANIFEST, done, poison_stage, stage_key
-    from safezone.experiments.workspace import read_json, weights_key
+    from safezone.lab.stage import MANIFEST, done, poison_stage, stage_key
+    from safezone.lab.store import read_json, weights_key
     from safezone.scores import CLEAN
 
     settings = options.poisoning.poison(options.poison)

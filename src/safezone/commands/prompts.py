@@ -36,7 +36,7 @@ def read(arguments: Sequence[str]) -> Options:
 
 def run(options: Options) -> Answer:
     """Prints the names of the lists, or all prompts of one."""
-    from safezone.prompts import PROMPT_LISTS, prompt_list
+    from safezone.concepts.prompts import PROMPT_LISTS, prompt_list
 
     if options.name is not None:
         prompts = prompt_list(options.name)

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
-from safezone.experiments.settings import Settings, preset
+from safezone.lab.settings import Settings, preset
 
 _CHOSEN: Final = ("--model", "--config")
 
@@ -24,8 +24,8 @@ def preset_of_images(arguments: Sequence[str]) -> Callable[[], Settings] | None:
 def _model(folder: Path) -> str | None:
     if not folder.is_dir():  # an option; what follows takes seconds to import
         return None
-    from safezone.experiments.stages import IMAGES_RECORD
-    from safezone.experiments.workspace import read_json
+    from safezone.lab.stage import IMAGES_RECORD
+    from safezone.lab.store import read_json
 
     record = next(folder.rglob(IMAGES_RECORD), None)
     found = None if record is None else read_json(record).get("model")

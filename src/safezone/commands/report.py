@@ -10,7 +10,7 @@ import tyro
 from safezone.commands.console import Answer, Flat, Machine, note, parse, require_not_negative
 from safezone.commands.recorded import preset_of_images
 from safezone.errors import UserError
-from safezone.experiments.settings import Scoring
+from safezone.lab.settings import Scoring
 
 if TYPE_CHECKING:
     from safezone.scores import Row
@@ -53,13 +53,13 @@ def read(arguments: Sequence[str]) -> Options:
 
 def run(options: Options) -> Answer:
     """Writes the page from what is there; scores what has not been scored."""
-    from safezone.experiments.config import flat
-    from safezone.experiments.grid_results import grids_in, write_workspace_page
-    from safezone.experiments.measurement import write_page
-    from safezone.experiments.outputs import INDEX, image_folders, write_results
-    from safezone.experiments.stages import IMAGES_RECORD, ROWS
-    from safezone.experiments.workspace import read_json
-    from safezone.report.grid_page import PICTURES
+    from safezone.lab.config import flat
+    from safezone.lab.stage import IMAGES_RECORD, ROWS
+    from safezone.lab.store import read_json
+    from safezone.results.grid_page import PICTURES
+    from safezone.results.grid_results import grids_in, write_workspace_page
+    from safezone.results.measurement import write_page
+    from safezone.results.outputs import INDEX, image_folders, write_results
     from safezone.scores import read_rows
 
     folder = options.folder
@@ -83,7 +83,7 @@ def run(options: Options) -> Answer:
     records = [read_json(each / IMAGES_RECORD) for each in folders]
     photographs = any(record.get("photographs") for record in records)
     if photographs:
-        from safezone.experiments.outputs import MINI_LIMITS
+        from safezone.results.outputs import MINI_LIMITS
 
         note(f"note: {MINI_LIMITS}.")
     page = write_results(
@@ -101,8 +101,8 @@ def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
     """Scores of the folders whose clean images are known; none where no encoder can be opened."""
     from safezone.commands.console import set_threads
     from safezone.commands.opening import open_encoders
-    from safezone.experiments.outputs import read_made
-    from safezone.experiments.stages import score_images_of
+    from safezone.lab.stage import score_images_of
+    from safezone.results.outputs import read_made
 
     set_threads(options.machine.threads)
     try:

@@ -9,7 +9,7 @@ import tyro
 
 from safezone.commands.console import Answer, Flat, Machine, parse
 from safezone.commands.recorded import preset_of_images
-from safezone.experiments.settings import Scoring
+from safezone.lab.settings import Scoring
 
 DESCRIPTION: Final = """\
 Compares generated images with the clean images of the object.
@@ -51,10 +51,10 @@ def run(options: Options) -> Answer:
     from safezone.commands.console import set_threads
     from safezone.commands.opening import open_encoders
     from safezone.concepts import image_files, load_concept
-    from safezone.experiments.outputs import read_made
-    from safezone.experiments.stages import IMAGES_RECORD
     from safezone.images import read_image
-    from safezone.report.tables import metric_of
+    from safezone.lab.stage import IMAGES_RECORD
+    from safezone.results.outputs import read_made
+    from safezone.results.tables import metric_of
     from safezone.scores import score_images
 
     set_threads(options.machine.threads)

@@ -8,8 +8,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from safezone.arrays import Latents, Masks, PerExample
+from safezone.concepts.masks import LatentMaskMode, dilate, latent_mask, scaled_radius
 from safezone.errors import UserError
-from safezone.masks import LatentMaskMode, dilate, latent_mask, scaled_radius
 
 Weights = Float[Tensor, "batch 1 latent_height latent_width"]
 Pixels = UInt8[Tensor, "batch 3 height width"]
@@ -84,7 +84,7 @@ class LossMask(_Untouched):
     ``dilation_px_at_512``: pixels on each side for images of side 512, scaled with the side (the
     paper's 16 are 2 latent cells at 512 px and f = 8, 4 px at 128 px); or instead
     ``dilation_cells`` in latent cells, whatever the image's side. ``mode`` is how a mask comes to
-    latent size (``safezone.masks.latent_mask``), ``threshold`` what share of a cell makes it
+    latent size (``concepts.masks.latent_mask``), ``threshold`` what share of a cell makes it
     count. ``normalise``: see ``masked_loss``. Warns of a mask that covers its whole image.
     """
 

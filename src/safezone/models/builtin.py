@@ -21,6 +21,6 @@ def builtin_folder(name: str) -> Path:
     if not (folder / "model_index.json").is_file():
         raise UserError(
             f"the weights of the built-in model {name!r} are missing at {folder}; "
-            "make them with `python -m safezone.models.train_builtin`"
+            "make them with `python -m training`"
         )
     return folder

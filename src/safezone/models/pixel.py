@@ -22,9 +22,7 @@ from safezone.models.loading import fetch_folder, pick_device, quiet, read_confi
 from safezone.models.process import Epsilon
 
 MINI_PIXEL: Final = "mini-pixel"
-TRAIN_COMMAND: Final = (
-    "python -m safezone.models.train_builtin --stage corpus --stage pixel --work work-train"
-)
+TRAIN_COMMAND: Final = "python -m training --stage corpus --stage pixel --work work-train"
 PROMPT_FILE: Final = "prompt_embeds.safetensors"
 PROMPT: Final = "a picture"
 

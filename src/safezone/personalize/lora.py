@@ -10,13 +10,13 @@ from torch import Tensor
 
 from safezone.arrays import stream
 from safezone.concepts import Concept
+from safezone.concepts.prompts import Templates
 from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.models.deltas import Delta, LowRank
 from safezone.personalize.personalization import Personalization
 from safezone.personalize.posteriors import TrainingRun
 from safezone.personalize.starting import started_low_rank
-from safezone.prompts import Templates
 
 _TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
 

@@ -9,8 +9,9 @@ from typing import Any, ClassVar, get_args
 
 from torch import Tensor
 
-from safezone.captions import CAPTION_SUFFIX
 from safezone.concepts import Concept
+from safezone.concepts.captions import CAPTION_SUFFIX
+from safezone.concepts.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES, Templates
 from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.models.deltas import Delta
@@ -18,7 +19,6 @@ from safezone.personalize.crops import PREFIXES
 from safezone.personalize.injection import Injection, Start
 from safezone.personalize.method import Schedule
 from safezone.personalize.posteriors import TrainingRun
-from safezone.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES, Templates
 
 _WITHOUT_EFFECT = ("log_every", "checkpoint_every", "preview_every", "preview_prompts")
 _NEWER = ("accumulation", "start", "random_rows", "prior_weight", "prior_images")

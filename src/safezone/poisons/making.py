@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from safezone.arrays import Images, Masks, PerExample, stream
 from safezone.concepts import Concept
+from safezone.concepts.masks import dilate
 from safezone.errors import UserError
 from safezone.images import to_float, to_uint8
-from safezone.masks import dilate
 from safezone.models.base import Model
 from safezone.poisons.checkpoints import Checkpoints
 from safezone.poisons.guide import Guide

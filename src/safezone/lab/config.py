@@ -1,0 +1,94 @@
+"""A YAML file over the preset of a model."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from safezone.errors import UserError
+from safezone.lab.kinds import kind_of
+from safezone.lab.settings import Settings, preset
+from safezone.lab.training import TRAINING
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
+    result = dict(base)
+    for key, value in over.items():
+        inner = result.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        result[key] = _merged(inner, value) if both and inner is not None else value
+    return result
+
+
+def _yaml(path: Path) -> Mapping[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as text; give a YAML file") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark is not None else ""
+        raise UserError(f"{path} is not valid YAML{where}; mend it") from error
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        raise UserError(f"{path} is not a list of settings; write lines such as model: mini")
+    return found
+
+
+def read_settings(
+    path: Path | None, model: str | None, base: Settings | None = None, method: str | None = None
+) -> Settings:
+    """``base``, or the preset of the model and method, with what the YAML file says over it.
+
+    ``model`` and ``method`` win over the file's; with a method the training is the preset's
+    rather than that of ``base``. Raises UserError naming the file and the key for keys and
+    values that are not known.
+    """
+    told = {} if path is None else _yaml(path)
+    named = told.get("model")
+    chosen = model or (named if isinstance(named, str) else None)
+    start = base if base is not None else preset(chosen or "mini")
+    training = told.get("training")
+    named_method = method or (training.get("method") if isinstance(training, Mapping) else None)
+    kind = kind_of(chosen or start.model)
+    for (of_kind, of_method), training_preset in TRAINING.items():
+        if (of_kind, of_method) == (kind, named_method) and of_method != start.training.method:
+            start = replace(start, training=training_preset)
+    if chosen is not None:
+        start = replace(start, model=chosen)
+        told = {**told, "model": chosen}
+    try:
+        return TypeAdapter(Settings).validate_python(_merged(asdict(start), told))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        if first["type"] == "unexpected_keyword_argument":
+            raise UserError(f"{path} has the unknown setting {key}; remove or rename it") from error
+        reason = first["msg"][0].lower() + first["msg"][1:]
+        raise UserError(f"{path}: the setting {key} is wrong ({reason}); mend it") from error
+
+
+def settings_yaml(settings: Settings) -> str:
+    """The settings as a YAML file that ``read_settings`` reads back."""
+    import json
+
+    import yaml
+
+    plain = json.loads(json.dumps(asdict(settings)))
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
+
+
+def flat(settings: Mapping[str, Any]) -> dict[str, object]:
+    """{"training": {"steps": 400}} to {"training.steps": 400}, for a table of settings."""
+    result: dict[str, object] = {}
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            result |= {f"{key}.{inner}": v for inner, v in value.items()}
+        else:
+            result[key] = value
+    return result

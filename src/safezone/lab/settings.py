@@ -1,0 +1,266 @@
+"""Settings as frozen values: a preset, a YAML file over it, the command line over that."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, TypeAlias
+
+import tyro
+from pydantic import BeforeValidator
+from tyro.constructors import PrimitiveConstructorSpec
+
+from safezone.errors import UserError
+from safezone.lab.kinds import kind_of
+from safezone.lab.training import TRAINING, MethodName, Training
+
+if TYPE_CHECKING:
+    from safezone.poisons import Poison
+
+_FORBID: Final = {"extra": "forbid"}
+
+
+def fraction(value: Any) -> Any:
+    """A number, or a quotient such as ``16/255``; anything that is no text comes back unchanged.
+
+    Raises ValueError for other text.
+    """
+    if not isinstance(value, str):
+        return value
+    above, slash, below = value.partition("/")
+    try:
+        return float(above) / (float(below) if slash else 1.0)
+    except (ValueError, ZeroDivisionError) as error:
+        raise ValueError(f"{value!r} is no number; write 0.0627 or 16/255") from error
+
+
+def _level(value: float) -> str:
+    levels = value * 255
+    return f"{round(levels)}/255" if abs(levels - round(levels)) < 1e-6 else f"{value:g}"
+
+
+Fraction: TypeAlias = Annotated[
+    float,
+    BeforeValidator(fraction),
+    PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="NUMBER",
+        instance_from_str=lambda texts: fraction(texts[0]),
+        is_instance=lambda value: isinstance(value, int | float),
+        str_from_instance=lambda value: [_level(value)],
+    ),
+]
+
+
+def joined(value: Any) -> Any:
+    """``[["jpeg", "t600"], "szt"]``, as YAML may have it, to ``["jpeg+t600", "szt"]``."""
+    if not isinstance(value, list):
+        return value
+    return ["+".join(map(str, each)) if isinstance(each, list) and each else each for each in value]
+
+
+Names: TypeAlias = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
+"""A list that an option, given several times, makes."""
+
+
+@dataclass(frozen=True)
+class Poisoning:
+    """How strong a poison is and how it is searched."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    kappa: Fraction = 16 / 255
+    """Largest change of any value of a pixel, pixels in [0, 1]: 0.0627 or 16/255."""
+    norm: Literal["linf", "l2"] = "linf"
+    """What kappa and eta measure: the largest change, or the length over all of an image."""
+    eta: Fraction | None = None
+    """Length of one step, in the same units; by default the poison's own, mostly 1/255."""
+    steps: int | None = None
+    """Gradient steps for each image; by default the poison's own, mostly 100."""
+    start: Literal["uniform", "zero"] | None = None
+    """Where the search starts: anywhere in the budget or at the clean image; else the poison's."""
+    prompt: Annotated[str | None, tyro.conf.arg(metavar="TEXT")] = None
+    """What the U-Net is told; by default the poison's own."""
+    target: Annotated[str | None, tyro.conf.arg(metavar="FILE|NAME")] = None
+    """Of targeted poisons: an image file, or pattern, zero, grey; by default the poison's own."""
+    transform: Annotated[str | None, tyro.conf.arg(metavar="NAMES")] = None
+    """What the poison shall survive: jpeg, jpeg<quality>, resize, crop, flip, blur, joined by +."""
+    repetitions: int | None = None
+    """Draws of timestep, noise and transform that are averaged for one step."""
+    files: Annotated[Names, tyro.conf.arg(name="poison-file", metavar="FILE")] = ()
+    """Python file with poisons of your own, which is run; may be given repeatedly."""
+
+    def poison(self, name: str) -> "Poison":
+        """The poison of that name with these settings; UserError for what cannot be."""
+        from safezone.poisons import Budget, own_poisons, poison, transform
+        from safezone.poisons.targets import read_target
+
+        if self.norm == "l2" and self.eta is None:
+            raise UserError(
+                "The norm is l2, where kappa and eta are lengths over all of an image; "
+                "give eta too, such as kappa 3 and eta 0.2."
+            )
+        own: dict[str, Any] = {
+            "eta": self.eta,
+            "steps": self.steps,
+            "start": self.start,
+            "prompt": self.prompt,
+            "target": None if self.target is None else read_target(self.target),
+            "transform": None if self.transform is None else transform(self.transform),
+            "repetitions": self.repetitions,
+        }
+        given = {key: value for key, value in own.items() if value is not None}
+        row = poison(name, own_poisons(Path(file) for file in self.files))
+        return replace(row, budget=Budget(self.kappa, self.norm), **given)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """What is generated with the learned token."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    prompts: Names = ("all25",)
+    """Prompt list, text file or a prompt with {} for the learned word; may be given repeatedly.
+    By default the model's own list (mini, all25) or the demo's six."""
+    images_per_prompt: int = 1
+    """Images for every prompt."""
+    steps: int = 25
+    """Denoising steps of every image."""
+    guidance: float = 5.0
+    """Classifier-free guidance; 1 is none."""
+    scheduler: str = "ddim"
+    """The sampler."""
+
+    def __post_init__(self) -> None:
+        for name in ("images_per_prompt", "steps"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; give at least 1.")
+
+    def texts(self) -> tuple[str, ...]:
+        """All prompts, each with ``{}``, without repeats; UserError for an unknown list."""
+        from safezone.concepts.prompts import prompt_list
+
+        found: list[str] = []
+        for name in self.prompts:
+            found += [name] if "{}" in name else prompt_list(name)
+        return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What looks at the generated images."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    instance_encoder: str = "dinov2"
+    """Tells objects apart: mini-instance, dinov2, or a folder."""
+    text_image_encoder: str = "clip"
+    """Compares images with their prompts: mini-clip, clip, a folder, or none."""
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Which runs a table is made of."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    concepts: int = 10
+    """How many of the built-in novel concepts, from the first."""
+    seeds: int = 3
+    """Seeds 0, 1, ... of training and generation."""
+    poisons: Annotated[Names, tyro.conf.arg(name="poison")] = ("adm+", "ea")
+    """Poison beside clean images; may be given repeatedly. By default adm+ and ea; in the demo
+    adm+."""
+    defenses: Annotated[Names, BeforeValidator(joined), tyro.conf.arg(name="defense")] = (
+        *("nominal", "jpeg", "t600", "lm", "szt"),
+    )
+    """Defense; may be given repeatedly. By default nominal, jpeg, t600, lm and szt; in the demo
+    nominal and szt."""
+    poison_seed: Annotated[int | None, tyro.conf.arg(metavar="SEED")] = None
+    """Seed of every poison, for all seeds of a concept; None: each run's own, poisoned anew."""
+
+    def __post_init__(self) -> None:
+        for name in ("concepts", "seeds"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} is {getattr(self, name)}; give at least 1.")
+        if self.poison_seed is not None and self.poison_seed < 0:
+            raise UserError(f"poison_seed is {self.poison_seed}; give 0 or more.")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that an experiment can be told; the fields are the groups of a YAML file."""
+
+    __pydantic_config__: ClassVar[Any] = _FORBID
+
+    model: str = "mini"
+    poisoning: Poisoning = field(default_factory=Poisoning)
+    training: Training = field(default_factory=Training)
+    sampling: Sampling = field(default_factory=Sampling)
+    scoring: Scoring = field(default_factory=Scoring)
+    cells: Cells = field(default_factory=Cells)
+
+
+class Told(Protocol):
+    """The options of a command that takes all of an experiment's settings but its cells."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def poisoning(self) -> Poisoning: ...
+    @property
+    def training(self) -> Training: ...
+    @property
+    def sampling(self) -> Sampling: ...
+    @property
+    def scoring(self) -> Scoring: ...
+
+
+def settings_told(told: Told, cells: Cells, model: str | None = None) -> Settings:
+    """The settings in a command's options; ``model`` instead of the one they name."""
+    name = told.model if model is None else model
+    return Settings(name, told.poisoning, told.training, told.sampling, told.scoring, cells)
+
+
+PRESETS: Final[Mapping[str, Settings]] = MappingProxyType(
+    {
+        "mini": Settings(
+            model="mini",
+            training=TRAINING["mini", "ti"],
+            sampling=Sampling(prompts=("mini",), steps=25, guidance=4.0),
+            scoring=Scoring("mini-instance", "mini-clip"),
+            cells=Cells(poison_seed=0),
+        ),
+        # The paper's: 5000 steps of one image at 5e-4; the sampler is not stated there.
+        "sd15": Settings(
+            model="sd15",
+            sampling=Sampling(prompts=("all25",), steps=50, guidance=7.5),
+            scoring=Scoring("dinov2", "clip"),
+        ),
+    }
+)
+"""Settings by kind of model; what a model called otherwise gets is ``sd15``."""
+
+DEMO: Final = replace(
+    PRESETS["mini"],
+    sampling=replace(
+        PRESETS["mini"].sampling,
+        prompts=(
+            "a photo of a {}",
+            "a photo of a {} on grass",
+            "a photo of a {} in the snow",
+            "a photo of a {} in the water",
+            "a photo of a {} on wood",
+            "a photo of a {} at night",
+        ),
+    ),
+    cells=Cells(concepts=3, seeds=1, poisons=("adm+",), defenses=("nominal", "szt"), poison_seed=0),
+)
+"""Three concepts in at most five minutes on two slow cores."""
+
+
+def preset(model: str, method: MethodName = "ti") -> Settings:
+    """The preset for a model's name, folder or hub name and for a method."""
+    kind = kind_of(model)
+    return replace(PRESETS.get(kind, PRESETS["sd15"]), model=model, training=TRAINING[kind, method])

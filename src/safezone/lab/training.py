@@ -1,0 +1,159 @@
+"""What a training can be told, for every method, and the presets by model and method."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
+
+import tyro
+
+from safezone.concepts.prompts import Templates
+from safezone.errors import UserError
+
+if TYPE_CHECKING:
+    from safezone.personalize import Personalization
+
+MethodName: TypeAlias = Literal["ti", "lora", "custom-diffusion"]
+_LAYER_ENDS: Final = ("to_q", "to_k", "to_v", "to_out.0")
+_NOT_OF_A_METHOD: Final = ("method", "runs_per_pass", "tracker", "checkpointing", "compile")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a concept is learned: see ``safezone.personalize`` for every setting."""
+
+    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
+
+    method: MethodName = "ti"
+    """Textual inversion, LoRA or Custom Diffusion; each has its own preset."""
+    steps: int = 5000
+    """Optimiser steps of every run."""
+    batch_size: int = 1
+    """Images that a run sees in each pass."""
+    accumulation: int = 1
+    """Passes whose gradients are averaged for one step."""
+    learning_rate: float = 5e-4
+    """AdamW's."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """Of the learning rate."""
+    vectors: int = 1
+    """Token vectors that the placeholder stands for (ti, custom-diffusion)."""
+    initializer: Annotated[str | None, tyro.conf.arg(metavar="WORD")] = None
+    """Text whose token vectors start the learned ones; by default the concept's class word."""
+    random_rows: bool = False
+    """Start the vectors at random words instead."""
+    start: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Go on from an adapter's file, ours or of diffusers, AUTOMATIC1111 or kohya's scripts."""
+    weight_decay: float = 0.0
+    """AdamW's."""
+    norm_anchor: bool = False
+    """Keep every vector at the length it started with."""
+    templates: Templates | None = None
+    """Training prompts: the 27 for objects, the 19 for styles, or each image's caption, a file
+    NAME.txt beside it with {} for the concept. By default those of the method."""
+    flip: bool = True
+    """Mirror each drawn image with probability 1/2; with --no-flip never."""
+    rank: int = 4
+    """Of the changes (lora)."""
+    alpha: float | None = None
+    """The changes are scaled by alpha / rank; by default alpha is the rank (lora)."""
+    targets: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = _LAYER_ENDS
+    """End of the names of the U-Net's layers that change; may be given repeatedly (lora).
+    By default the attention's to_q, to_k, to_v and to_out.0."""
+    text_encoder: bool = False
+    """Change the text encoder's attention too (lora)."""
+    token: str = "*"
+    """Dummy word that stands for the concept, before the class word (lora)."""
+    crop_rescale: bool = False
+    """Show the concept smaller on grey, or a larger part of it (custom-diffusion)."""
+    prior_weight: float = 0.0
+    """Of the loss on images of the class that the model draws before (prior preservation)."""
+    prior_images: int = 100
+    """How many images of the class the model draws."""
+    checkpoint_every: int = 100
+    """Steps between checkpoints; a killed training goes on from the last one."""
+    preview_every: int = 0
+    """Steps between images made with what is learned so far; 0 makes none."""
+    preview_prompts: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="preview-prompt"), tyro.conf.UseAppendAction
+    ] = ("a photo of a {}",)
+    """Prompt of a preview; may be given repeatedly. (default: a photo of a {})"""
+    runs_per_pass: int = 16
+    """Runs that are trained together, in one pass through the model."""
+    checkpointing: bool = False
+    """Recompute the U-Net's activations to save memory; a step takes a third longer."""
+    tracker: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """Also tell the log to tensorboard, wandb or any other tracker of accelerate."""
+    compile: bool = False
+    """The U-Net through torch.compile: a slower start, faster steps."""
+
+    def __post_init__(self) -> None:
+        if self.runs_per_pass < 1:
+            raise UserError(f"runs_per_pass is {self.runs_per_pass}; give at least 1.")
+        if self.learning_rate > 100:  # far beyond any use; 1e38 would overflow in the optimiser
+            raise UserError(f"learning_rate is {self.learning_rate}; give one like 5e-3.")
+
+    def personalization(self) -> "Personalization":
+        """The same as the trainer's own settings.
+
+        Raises UserError for values out of range and for settings that the method does not have.
+        """
+        from safezone.personalize import METHODS
+
+        kind = METHODS[self.method]
+        own = {each.name for each in fields(kind)}
+        for each in fields(self):
+            changed = getattr(self, each.name) != each.default
+            if changed and each.name not in own and each.name not in _NOT_OF_A_METHOD:
+                raise UserError(
+                    f"{each.name} is {getattr(self, each.name)!r}, but {self.method} has no such "
+                    "setting; leave it out or choose another method."
+                )
+        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name in own}
+        if self.templates is None:  # the method's own
+            del values["templates"]
+        if self.start is not None:
+            values["start"] = Path(self.start)
+            if not values["start"].is_file():
+                raise UserError(f"start names {self.start}, which does not exist; check the path.")
+        return kind(**values)
+
+
+_LORA: Final = Training("lora", steps=1000, learning_rate=1e-4)
+_CUSTOM: Final = Training("custom-diffusion", steps=1000, learning_rate=1e-5)
+_SHORT: Final = Training(steps=2500)
+# Chosen on three concepts and one seed; docs/claim.md tells what else was tried.
+_MINI: Final = Training(
+    steps=400,
+    batch_size=2,
+    learning_rate=5e-2,
+    vectors=2,
+    checkpoint_every=20,
+    runs_per_pass=32,
+)
+_MINI_LAYERS: Final = replace(_MINI, learning_rate=2e-3, schedule="cosine")
+
+TRAINING: Final[Mapping[tuple[str, MethodName], Training]] = MappingProxyType(
+    {
+        ("mini", "ti"): _MINI,
+        ("mini", "lora"): replace(_MINI_LAYERS, method="lora", vectors=1),
+        ("mini", "custom-diffusion"): replace(_MINI_LAYERS, method="custom-diffusion"),
+        # Sec. 5.1, and Appendix P for the other methods, whose rates are those of diffusers' own
+        # scripts: the paper does not state them.
+        ("sd15", "ti"): Training(steps=5000, batch_size=1, learning_rate=5e-4),
+        ("sd15", "lora"): _LORA,
+        ("sd15", "custom-diffusion"): _CUSTOM,
+        # Appendix O.
+        ("sd15-rf", "ti"): _SHORT,
+        ("sd15-rf", "lora"): _LORA,
+        ("sd15-rf", "custom-diffusion"): _CUSTOM,
+        ("sd21", "ti"): _SHORT,
+        ("sd21", "lora"): _LORA,
+        ("sd21", "custom-diffusion"): _CUSTOM,
+        ("sdxl", "ti"): Training(steps=500, accumulation=5, runs_per_pass=1),
+        ("sdxl", "lora"): replace(_LORA, runs_per_pass=1),
+        ("sdxl", "custom-diffusion"): replace(_CUSTOM, runs_per_pass=1),
+    }
+)
+"""By kind of model (``safezone.lab.kinds``) and method."""

@@ -1,0 +1,96 @@
+"""The paper's claim, measured: poisons break nominal training, Safe-Zone Training gives it back.
+
+    safezone claim --model mini --concepts 10 --seeds 3 --out runs/claim
+
+By default each poison is made once for all seeds of a concept on the built-in model
+(``poison_seed: 0``), which saves two thirds of the poisoning; with ``poison_seed: null`` every
+seed has its own poison, and the intervals hold the poison's chance too.
+"""
+
+import shlex
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from safezone.concepts import Concept
+from safezone.concepts.datasets import miniworld_concepts
+from safezone.errors import UserError
+from safezone.lab.lab import Lab, plan
+from safezone.lab.run import Grid
+from safezone.lab.settings import Settings
+from safezone.lab.stage import Encoders
+from safezone.lab.store import WORK, network_keys, weights_key
+from safezone.models.base import Model
+from safezone.results.measurement import SETTINGS, Measured, measure
+from safezone.scores import CLEAN
+
+
+def claim_grid(settings: Settings, concepts: Sequence[Concept], model_name: str) -> Grid:
+    """Concepts x {clean, poisons} x defenses x seeds."""
+    cells = settings.cells
+    return Grid.product(
+        "claim",
+        concepts=[concept.name for concept in concepts],
+        poisons=list(dict.fromkeys([CLEAN, *cells.poisons])),
+        defenses=list(dict.fromkeys(cells.defenses)),
+        seeds=range(cells.seeds),
+        model=model_name,
+        methods=[settings.training.personalization().name],
+    )
+
+
+def claim_lab(folder: Path, model: Model, encoders: Encoders, settings: Settings) -> Lab:
+    """The lab of the first ``settings.cells.concepts`` novel concepts, in ``folder``/work.
+
+    Raises UserError for settings that cannot be: unknown names, more concepts than there are.
+    """
+    from safezone.defenses import defense
+
+    available = miniworld_concepts(model.image_size)
+    cells = settings.cells
+    if cells.concepts > len(available):
+        raise UserError(
+            f"There are {len(available)} built-in concepts and {cells.concepts} were asked for; "
+            f"give concepts as 1 to {len(available)}."
+        )
+    for name in cells.defenses:
+        network_keys(defense(name).preprocess, model)
+    for name in cells.poisons:
+        if name != CLEAN:
+            settings.poisoning.poison(name)
+    settings.training.personalization(), settings.sampling.texts()
+    concepts = {concept.name: concept for concept in available[: cells.concepts]}
+    return Lab(folder / WORK, model, weights_key(model), encoders, settings, concepts)
+
+
+def claim_plan(lab: Lab) -> dict[str, tuple[int, int]]:
+    """(done, all) of every stage; writes nothing."""
+    return plan(lab, claim_grid(lab.settings, list(lab.concepts.values()), lab.model.name))
+
+
+def claim(
+    lab: Lab,
+    folder: Path,
+    *,
+    title: str,
+    progress: bool = True,
+    note: Callable[[str], None] = lambda text: None,
+) -> Measured:
+    """Runs what is missing of the grid and writes rows, tables, summary and page to ``folder``.
+
+    Raises UserError when another process works there or the folder cannot be written.
+    """
+    grid = claim_grid(lab.settings, list(lab.concepts.values()), lab.model.name)
+    command = shlex.join(
+        ["safezone", "claim", "--config", str(folder / SETTINGS), "--out", str(folder)]
+    )
+    return measure(
+        lab,
+        grid,
+        folder,
+        folder,
+        title=title,
+        command=command,
+        kind="claim",
+        progress=progress,
+        note=note,
+    )

@@ -1,0 +1,187 @@
+"""Bands by timestep, from arrays to drawings (figures 4, 5, 10 and 11)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from safezone.analysis.closed_form import Theory
+from safezone.analysis.timesteps import apart, disjoint, peak_interval, quantile_bands
+from safezone.arrays import Timesteps
+from safezone.results.drawings.curves import Panel, Series, draw_panels
+from safezone.results.drawings.style import Drawing
+
+Values = Mapping[str, Float[Tensor, "samples timesteps"]]
+"""By name of the data, ``clean`` first."""
+
+TIME = "timestep t"
+
+
+def band_series(values: Values, timesteps: Timesteps) -> list[Series]:
+    """Medians with their 50% and 95% bands, one series a data set."""
+    return [_banded(name, timesteps, quantile_bands(each)) for name, each in values.items()]
+
+
+def _banded(name: str, timesteps: Timesteps, band: Mapping[str, Tensor]) -> Series:
+    bands = [(band["low95"], band["high95"]), (band["low50"], band["high50"])]
+    return Series(name, timesteps.double(), band["median"], bands)
+
+
+def parting_numbers(values: Values, timesteps: Timesteps) -> dict[str, Any]:
+    """Medians, and beside the first data set: where the others part from it and meet it again,
+    where their 50% and 95% bands have nothing in common with its, and the ratio of medians."""
+    bands = {name: quantile_bands(each) for name, each in values.items()}
+    reference = next(iter(bands.values()))
+    return {
+        name: {
+            "median": band["median"].tolist(),
+            "samples": len(values[name]),
+            **(_beside(reference, band, timesteps) if band is not reference else {}),
+        }
+        for name, band in bands.items()
+    }
+
+
+def _beside(
+    reference: Mapping[str, Tensor], band: Mapping[str, Tensor], timesteps: Timesteps
+) -> dict[str, Any]:
+    return {
+        **apart(reference, band, timesteps),
+        "bands_50_apart_at": disjoint(reference, band, timesteps, 50),
+        "bands_95_apart_at": disjoint(reference, band, timesteps, 95),
+        "ratio_of_medians": (band["median"] / reference["median"]).tolist(),
+    }
+
+
+def loss_drawing(losses: Values, timesteps: Timesteps, *, n: str) -> Drawing:
+    """Figure 4: the loss of clean and poisoned images by timestep."""
+    panel = Panel(
+        "median, 50% band (dark), 95% band (light)",
+        band_series(losses, timesteps),
+        TIME,
+        "loss: mean squared error of the noise",
+        floor=0.0,
+    )
+    figure = draw_panels(f"Noise-prediction loss by timestep ({n})", [[panel]], width=4.6, height=3)
+    numbers = {"n": n, "timesteps": timesteps.tolist(), "loss": parting_numbers(losses, timesteps)}
+    return Drawing(figure, numbers)
+
+
+def expanded_drawing(
+    losses: Values,
+    norms: Values,
+    theory: Theory,
+    timesteps: Timesteps,
+    *,
+    elements: int,
+    n: str,
+) -> Drawing:
+    """Figure 10: norm of the predicted noise, norm of the error and loss, beside the closed form.
+
+    ``theory``: of ``closed_forms``; the title says from how many images its covariance is, and the
+    numbers also what was left out and why. ``elements``: of one latent; its root is E|noise|.
+    """
+    x = timesteps.double()
+    errors = {name: (each.double() * elements).sqrt() for name, each in losses.items()}
+
+    def lines(kind: str) -> list[Series]:
+        return [
+            Series(f"closed form, {name}", x, getattr(each, kind), bare=True)
+            for name, each in theory.curves.items()
+        ]
+
+    norm_lines = lines("prediction_norm")
+    error_lines = [
+        Series(line.label, x, (line.y * elements).sqrt(), bare=True) for line in lines("loss")
+    ]
+    row = [
+        Panel(
+            f"norm of the predicted noise (of true noise: {elements**0.5:.0f})",
+            [*band_series(norms, timesteps), *norm_lines],
+            TIME,
+            "l2 norm",
+            floor=0.0,
+        ),
+        Panel(
+            "norm of its error",
+            [*band_series(errors, timesteps), *error_lines],
+            TIME,
+            "l2 norm",
+            floor=0.0,
+        ),
+        Panel(
+            "loss",
+            [*band_series(losses, timesteps), *lines("loss")],
+            TIME,
+            "mean squared error",
+            floor=0.0,
+        ),
+    ]
+    sources = ", ".join(f"C of {name} from {c.images} images" for name, c in theory.curves.items())
+    figure = draw_panels(
+        f"Predicted noise and loss by timestep; median, 50% and 95% bands ({n}); closed form: "
+        f"{sources or 'left out, too few images'}",
+        [row],
+        width=3.5,
+        height=3,
+    )
+    departure = {}
+    for name, each in theory.curves.items():
+        gap = quantile_bands(losses[name])["median"] - each.loss
+        worst = int(gap.abs().argmax())
+        departure[name] = {"largest": float(gap[worst]), "at": int(timesteps[worst])}
+    numbers = {
+        "n": n,
+        "timesteps": timesteps.tolist(),
+        "loss": parting_numbers(losses, timesteps),
+        "prediction_norm": parting_numbers(norms, timesteps),
+        "closed_form": {
+            name: {
+                "loss": each.loss.tolist(),
+                "prediction_norm": each.prediction_norm.tolist(),
+                "images": each.images,
+            }
+            for name, each in theory.curves.items()
+        },
+        "closed_form_left_out": dict(theory.left_out),
+        "median_loss_minus_closed_form": departure,
+    }
+    return Drawing(figure, numbers)
+
+
+def gradient_drawing(
+    gradients: Mapping[str, Mapping[str, list[Float[Tensor, "samples timesteps"]]]],
+    timesteps: Timesteps,
+    *,
+    n: str,
+) -> Drawing:
+    """Figures 5 and 11: |dL / d embedding| by timestep, one panel a checkpoint.
+
+    ``gradients[panel][data]``: one array a concept, whose quantiles are averaged over concepts.
+    """
+    row, numbers = [], {}
+    for title, by_data in gradients.items():
+        series, peaks = [], {}
+        for name, concepts in by_data.items():
+            bands = [quantile_bands(each) for each in concepts]
+            mean = {k: torch.stack([b[k] for b in bands]).mean(dim=0) for k in bands[0]}
+            series.append(_banded(name, timesteps, mean))
+            peak = int(mean["median"].argmax())
+            peaks[name] = {
+                "peak_at": int(timesteps[peak]),
+                "peak_interval": peak_interval(concepts, timesteps),
+                "peak": float(mean["median"][peak]),
+                "median": mean["median"].tolist(),
+            }
+        row.append(Panel(title, series, TIME, "|dL / d embedding|, l2", floor=0.0))
+        numbers[title] = peaks
+    rows = [row[i : i + 2] for i in range(0, len(row), 2)]
+    figure = draw_panels(
+        f"Gradient of the loss on the learned vectors; median, 50% and 95% bands ({n})",
+        rows,
+        width=4.2 if len(row) == 1 else 3.6,
+        height=2.8,
+    )
+    return Drawing(figure, {"n": n, "timesteps": timesteps.tolist(), "gradient": numbers})

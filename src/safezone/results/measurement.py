@@ -1,0 +1,140 @@
+"""One grid, measured: what is missing is run, then rows, tables, summary and page are written."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from safezone.lab.config import flat, settings_yaml
+from safezone.lab.execution import run_grid
+from safezone.lab.executors import Executor
+from safezone.lab.lab import Lab, artifacts, plan
+from safezone.lab.run import Grid
+from safezone.lab.settings import Settings
+from safezone.lab.stage import ROWS
+from safezone.lab.store import NEEDS, cannot_write, locked, read_json, write_json
+from safezone.results.grid_page import PICTURES
+from safezone.results.grid_results import write_grid_results
+from safezone.results.outputs import INDEX, PROMPTS_SHOWN, image_folders, write_results
+from safezone.scores import Row, read_rows, write_rows
+from safezone.scores.rows import write_text
+
+SETTINGS: Final = "settings.yaml"
+"""With ``--config`` it repeats the measurement."""
+RESULT_LOCK: Final = ".results.lock"
+"""In a result's folder, while a process makes it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured. ``rows``: with those of failed runs; ``failed``: reasons by run."""
+
+    rows: list[Row]
+    failed: dict[str, str]
+    page: Path
+
+    @property
+    def scored(self) -> list[Row]:
+        """The rows with a value."""
+        return [row for row in self.rows if not row.reason]
+
+
+def measure(
+    lab: Lab,
+    grid: Grid,
+    workspace: Path,
+    folder: Path,
+    *,
+    title: str,
+    command: str,
+    kind: Literal["grid", "claim"] = "grid",
+    executor: Executor | None = None,
+    progress: bool = True,
+    note: Callable[[str], None] = lambda text: None,
+) -> Measured:
+    """Runs what is missing and writes the results to ``folder``, inside ``workspace`` or itself.
+
+    A run that fails is a row with its reason; the others go on. Other processes may run other
+    grids in the same workspace: what they have in common is made by one of them. Raises UserError
+    when another process writes to ``folder`` or it cannot be written.
+    """
+    started = time.monotonic()
+    with locked(workspace, shared=True), locked(folder, file=RESULT_LOCK):
+        _write_settings(lab.settings, folder)
+        write_needs(lab, grid, folder)
+        whole = not any(finished for finished, _ in plan(lab, grid).values())
+        try:
+            results = run_grid(lab, grid, executor=executor, progress=progress, note=note)
+        finally:
+            if executor is not None:
+                executor.close()
+        failed = {run.label: reason for run, reason in results.failed.items()}
+        seeds = [run.seed for run in grid]
+        first = [r for r in grid if r not in results.failed and r.seed == min(seeds)]
+        images = [lab.images(run).place for run in first]
+        adapters = [lab.adapter(run).place for run in first]
+        index: dict[str, Any] = {
+            "title": title,
+            "command": command,
+            "settings": asdict(lab.settings),
+            "failed": failed,
+            "most_prompts": None if len(lab.concepts) <= 3 else PROMPTS_SHOWN,
+            "duration": time.monotonic() - started if whole else None,
+            "grid": grid.name if kind == "grid" else None,
+            "table": grid.table,
+            "metric": grid.metric,
+            "images": [os.path.relpath(place, folder) for place in images],
+            "adapters": {
+                os.path.relpath(i, folder): os.path.relpath(a, folder)
+                for i, a in zip(images, adapters, strict=True)
+            },
+        }
+        write_json(folder / INDEX, index)
+        try:
+            write_rows(folder / ROWS, results.rows)
+        except OSError as error:
+            raise cannot_write(folder, error) from error
+        page = write_page(folder)
+    return Measured(results.rows, failed, page)
+
+
+def write_page(folder: Path, title: str | None = None, pictures: int = PICTURES) -> Path:
+    """Files and page of what was measured in ``folder``, from its index, rows and artifacts.
+
+    ``pictures``: about how many images the page of a grid holds.
+    """
+    index = read_json(folder / INDEX)
+    if title is not None:
+        index["title"] = title
+        write_json(folder / INDEX, index)
+    if index.get("grid"):
+        return write_grid_results(folder, pictures)
+    return write_results(
+        folder,
+        read_rows(folder / ROWS),
+        title=str(index.get("title")),
+        folders=image_folders(folder),
+        settings=flat(index.get("settings", {})),
+        command=str(index.get("command", "")),
+        failed=index.get("failed"),
+        duration=index.get("duration"),
+        most_prompts=index.get("most_prompts"),
+    )
+
+
+def write_needs(lab: Lab, grid: Grid, folder: Path) -> None:
+    """Records which artifacts the grid rests on, relative to the workspace's work folder."""
+    runs = [run for run in grid if lab.refused(run) is None]
+    places = {a.place for made, _ in artifacts(lab, grid).values() for a in made}
+    places |= {lab.clean(run).place for run in runs}
+    names = sorted(str(place.relative_to(lab.folder)) for place in places)
+    write_json(folder / NEEDS, {"grid": grid.name, "runs": len(grid), "artifacts": names})
+
+
+def _write_settings(settings: Settings, folder: Path) -> None:
+    try:
+        write_text(folder / SETTINGS, settings_yaml(settings))
+    except OSError as error:
+        raise cannot_write(folder, error) from error

@@ -1,0 +1,140 @@
+"""Whoever does the tasks, and whoever dies meanwhile: the rows are the same."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from threading import Thread
+
+import pytest
+
+from safezone.errors import UserError
+from safezone.lab.execution import run_grid, split
+from safezone.lab.executors import Executor, Processes, Ray, Slurm
+from safezone.lab.lab import STAGES, Lab
+from safezone.models import Model
+from safezone.scores import Row
+from small_lab import grid, open_small_lab, small_lab
+
+TESTS = str(Path(__file__).parents[1])
+SOURCES = str(Path(__file__).parents[2] / "src")
+
+
+@pytest.fixture
+def expected(lab: Lab) -> list[Row]:
+    return run_grid(lab, grid(lab), progress=False).rows
+
+
+@pytest.fixture(autouse=True)
+def _workers_find_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{SOURCES}:{TESTS}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else others on a busy machine starve them
+
+
+def _rows(executor: Executor, folder: Path, model: Model) -> list[Row]:
+    lab = small_lab(folder, model)
+    results = run_grid(lab, grid(lab), executor=executor, progress=False)
+    assert not results.failed
+    return results.rows
+
+
+def test_no_two_tasks_make_the_same(lab: Lab) -> None:
+    for stage in STAGES:
+        tasks = split(lab, stage, grid(lab).runs, workers=2)
+        assert tasks
+        runs = [run for task in tasks for run in task.runs]
+        assert len(set(runs)) == len(runs)
+        if stage in ("poison", "preprocess"):
+            places = [getattr(lab, f"{stage}ed")(run).place for run in runs]
+            assert len(set(places)) == len(places)
+    passes = split(lab, "personalize", grid(lab).runs, workers=2)
+    assert [len(task.runs) for task in passes] == [2, 2, 2, 2]
+
+
+def test_a_pool_gives_the_same_rows(
+    tmp_path: Path, tiny_model: Model, tiny_model_folder: Path, expected: list[Row]
+) -> None:
+    folder = tmp_path / "pool"
+    pool = Processes(partial(open_small_lab, folder, tiny_model_folder), workers=2)
+    try:
+        assert _rows(pool, folder, tiny_model) == expected
+    finally:
+        pool.close()
+
+
+def _titles() -> Iterator[tuple[int, str]]:
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                yield int(entry.name), (entry / "cmdline").read_text(errors="replace")
+            except OSError:
+                continue
+
+
+def _kill_one_worker(killed: list[int], descendants: set[int]) -> None:
+    """Kills the first of Ray's workers that is at work on one of our tasks."""
+    end = time.monotonic() + 300
+    while not killed and time.monotonic() < end:
+        for number, title in _titles():
+            if title.startswith("ray::work") and number not in descendants:
+                time.sleep(0.3)
+                os.kill(number, signal.SIGKILL)
+                killed.append(number)
+                break
+        time.sleep(0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_two_ray_workers_and_one_killed_midway_give_the_same_rows(
+    tmp_path: Path, tiny_model: Model, tiny_model_folder: Path, expected: list[Row]
+) -> None:
+    pytest.importorskip("ray")
+    folder = tmp_path / "ray"
+    executor = Ray(partial(open_small_lab, folder, tiny_model_folder), workers=2)
+    killed: list[int] = []
+    before = {number for number, title in _titles() if title.startswith("ray::")}
+    killer = Thread(target=_kill_one_worker, args=(killed, before), daemon=True)
+    killer.start()
+    try:
+        assert _rows(executor, folder, tiny_model) == expected
+    finally:
+        executor.close()
+    killer.join()
+    assert len(killed) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_submitits_local_executor_gives_the_same_rows(
+    tmp_path: Path, tiny_model: Model, tiny_model_folder: Path, expected: list[Row]
+) -> None:
+    pytest.importorskip("submitit")
+    folder = tmp_path / "slurm"
+    again = partial(open_small_lab, folder, tiny_model_folder)
+    executor = Slurm(again, tmp_path / "jobs", workers=1, cluster="local")
+    lab = small_lab(folder, tiny_model)
+    runs = grid(lab, ("clean",))  # every stage starts a process that imports torch
+    results = run_grid(lab, runs, executor=executor, progress=False)
+    assert results.rows == [row for row in expected if row.poison == "clean"]
+
+
+def test_a_wrong_thing_in_a_worker_is_told_as_one_here(
+    tmp_path: Path, tiny_model: Model, tiny_model_folder: Path
+) -> None:
+    folder = tmp_path / "pool"
+    lab = small_lab(folder, tiny_model)
+    wanted = lab.poisoned(grid(lab, ("adm+",)).runs[0]).place
+    wanted.mkdir(parents=True)
+    pool = Processes(partial(open_small_lab, folder, tiny_model_folder), workers=1)
+    (wanted / "something else").touch()
+    with pytest.raises(UserError, match="is not empty"):
+        list(
+            pool.run(
+                lab, split(replace(lab), "poison", grid(lab).runs, 1), progress=False, note=print
+            )
+        )

@@ -1,0 +1,463 @@
+"""Keys, grids, settings and stages: what is done stays done, what fails does not stop the rest."""
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from safezone.cli import main
+from safezone.commands.opening import tell_limits
+from safezone.concepts import load_concept, save_concept
+from safezone.concepts.datasets import export_concepts
+from safezone.defenses import defense
+from safezone.errors import UserError
+from safezone.lab import passes
+from safezone.lab.config import read_settings, settings_yaml
+from safezone.lab.execution import run_grid
+from safezone.lab.lab import Lab, plan
+from safezone.lab.passes import TrainingJob, personalize_stage
+from safezone.lab.run import Grid, Run, content_key
+from safezone.lab.settings import (
+    DEMO,
+    PRESETS,
+    Poisoning,
+    Settings,
+    fraction,
+)
+from safezone.lab.stage import MANIFEST, RUN_RECORD, done
+from safezone.lab.store import locked, weights_key, whole_folder
+from safezone.lab.training import Training
+from safezone.models import Model
+from safezone.models.pixel import MINI_PIXEL, load_pixel_model
+from safezone.personalize import Adapter, TrainingRun, save_adapter, train
+from safezone.personalize.files import EMBEDDING
+from safezone.results.outputs import MINI_LIMITS
+from safezone.results.summary import effects
+from safezone.scores import CLEAN, Row
+from small_lab import SETTINGS, concept, grid
+from tiny import write_tiny_pixel_folder
+
+RUN = Run("CatHeart", "adm+", "szt", "textual inversion", "tiny", 0)
+# Runs, grids and keys
+
+
+def test_a_grid_is_the_product_and_its_runs_are_hashable() -> None:
+    made = Grid.product(
+        "g", concepts="ab", poisons=("clean",), defenses=("nominal", "szt"), seeds=(0, 1), model="m"
+    )
+    assert len(set(made)) == len(made) == 8
+    assert [run.seed for run in made][:2] == [0, 1]
+
+
+def test_a_grid_refuses_a_run_twice() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        Grid("g", (RUN, RUN))
+
+
+def test_a_negative_seed_is_refused() -> None:
+    with pytest.raises(UserError, match="seed is -1"):
+        replace(RUN, seed=-1)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("poison", 2, "x"),
+        ("poison", 1, "y"),
+        ("poison", 1, "x", None),
+        ("poison", 1, SETTINGS.poisoning.poison("adm+")),
+        ("poison", 1, SETTINGS.poisoning.poison("adm-")),
+        ("poison", 1, Poisoning(steps=2).poison("adm+")),
+        ("poison", 1, defense("t600").timesteps),
+        ("poison", 1, defense("below600").timesteps),
+    ],
+)
+def test_every_part_counts_in_a_content_key(parts: tuple[object, ...]) -> None:
+    assert content_key(*parts) == content_key(*parts)
+    assert content_key(*parts) != content_key("poison", 1, "x")
+
+
+def test_a_file_counts_by_its_content(tmp_path: Path) -> None:
+    first, second = tmp_path / "a", tmp_path / "b"
+    first.write_bytes(b"1")
+    second.write_bytes(b"1")
+    assert content_key(first) == content_key(second)
+    second.write_bytes(b"2")
+    assert content_key(first) != content_key(second)
+
+
+def test_what_has_no_content_is_refused() -> None:
+    with pytest.raises(TypeError, match="content key"):
+        content_key(object())
+
+
+def test_weights_have_a_key(tiny_model: Model) -> None:
+    before = weights_key(tiny_model)
+    parameter = next(tiny_model.unet.parameters())  # type: ignore[attr-defined]
+    kept = parameter.detach().clone()
+    with torch.no_grad():
+        parameter[(0,) * parameter.ndim] += 1
+        changed = weights_key(tiny_model)
+        parameter.copy_(kept)
+    assert weights_key(tiny_model) == before != changed
+
+
+CHANGES: dict[str, tuple[Callable[[Settings], Settings], str]] = {
+    "poison": (lambda s: replace(s, poisoning=Poisoning(steps=2)), "poisoned"),
+    "training": (lambda s: replace(s, training=replace(s.training, steps=3)), "adapter"),
+    "sampling": (lambda s: replace(s, sampling=replace(s.sampling, steps=3)), "images"),
+}
+ORDER = ("clean", "poisoned", "preprocessed", "adapter", "images", "score")
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_setting_changes_its_stage_and_those_after_it(name: str, lab: Lab) -> None:
+    change, first = CHANGES[name]
+    other = replace(lab, settings=change(lab.settings))
+    run = replace(RUN, concept="One")
+    same = [getattr(lab, stage)(run).key == getattr(other, stage)(run).key for stage in ORDER]
+    start = ORDER.index(first)
+    assert same == [index < start for index in range(len(ORDER))]
+
+
+@pytest.mark.parametrize(
+    "training",
+    [
+        replace(SETTINGS.training, runs_per_pass=7),
+        replace(SETTINGS.training, checkpoint_every=7),
+    ],
+)
+def test_what_only_changes_the_way_leaves_the_keys(training: Training, lab: Lab) -> None:
+    other = replace(lab, settings=replace(lab.settings, training=training))
+    run = replace(RUN, concept="One")
+    assert lab.adapter(run) == other.adapter(run)
+
+
+def test_one_poisoned_concept_serves_all_defenses_and_with_poison_seed_all_seeds(lab: Lab) -> None:
+    runs = [r for r in grid(lab, ("adm+",), seeds=3) if r.concept == "One"]
+    assert len({lab.poisoned(run) for run in runs}) == 1
+    own = replace(lab, settings=replace(SETTINGS, cells=replace(SETTINGS.cells, poison_seed=None)))
+    assert len({own.poisoned(run) for run in runs}) == 3
+
+
+def test_the_key_of_purified_images_holds_the_weights_of_what_purifies(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pixel model's weights count, wherever they lie; a plain defense's key is as before."""
+    run = replace(RUN, concept="One")
+    keys = {}
+    for place, seed in (("a", 1), ("b", 2), ("c", 1)):
+        write_tiny_pixel_folder(tmp_path / place / MINI_PIXEL, seed=seed)
+        monkeypatch.setattr("safezone.models.pixel.WEIGHTS", tmp_path / place)
+        load_pixel_model.cache_clear()
+        keys[place] = [
+            lab.preprocessed(replace(run, defense=name)).key
+            for name in ("jpeg", "regen", "pdmpure", "jpeg+pdmpure")
+        ]
+    load_pixel_model.cache_clear()
+    assert len(set(keys["a"])) == 4
+    assert keys["a"] == keys["c"]
+    assert [x == y for x, y in zip(keys["a"], keys["b"], strict=True)] == [True, True, False, False]
+
+
+# Stages
+
+
+def test_a_purified_cell_goes_through_all_stages(lab: Lab, tmp_path: Path) -> None:
+    run = next(r for r in grid(lab) if r.poison == CLEAN and r.defense == "nominal")
+    cell = replace(lab, folder=tmp_path / "purified")
+    purified = replace(run, defense="jpeg+regen+zm")
+    results = run_grid(cell, Grid("one", (purified,)), progress=False)
+    assert not results.failed
+    assert {row.defense for row in results.rows} == {"jpeg+regen+zm"}
+    assert cell.preprocessed(purified).place.is_dir()
+
+
+def test_a_grid_is_made_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = grid(lab)
+    first = run_grid(lab, runs, progress=False)
+    assert not first.failed
+    assert len({row.metric for row in first.rows}) >= 1
+    assert {(r.concept, r.poison, r.defense) for r in first.rows} == {
+        (r.concept, r.poison, r.defense) for r in runs
+    }
+    assert all(made == total for made, total in plan(lab, runs).values())
+    assert not list((lab.folder / "training").iterdir())
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("done already")
+
+    for name in (
+        "perform.poison_stage",
+        "perform.generate_stage",
+        "perform.score_stage",
+        "stage.save_concept",
+    ):
+        monkeypatch.setattr(f"safezone.lab.{name}", never)
+    monkeypatch.setattr(passes, "train", never)
+    assert run_grid(lab, runs, progress=False).rows == first.rows
+
+
+def test_the_images_of_a_run_do_not_depend_on_its_neighbours(lab: Lab, tmp_path: Path) -> None:
+    run = next(r for r in grid(lab) if r.poison == "adm+" and r.defense == "szt")
+    alone = replace(lab, folder=tmp_path / "alone")
+    run_grid(lab, grid(lab), progress=False)
+    run_grid(alone, Grid("one", (run,)), progress=False)
+    ours, theirs = lab.poisoned(run).place, alone.poisoned(run).place
+    assert (ours / "a.png").read_bytes() == (theirs / "a.png").read_bytes()
+    size = lab.model.image_size
+    ours, theirs = lab.preprocessed(run).place, alone.preprocessed(run).place
+    assert load_concept(ours, size).content_key() == load_concept(theirs, size).content_key()
+
+
+def test_a_run_that_becomes_nan_is_told_and_the_others_go_on(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+
+    def sick(model: Model, runs: list[TrainingRun], *rest: object, **more: object) -> object:
+        adapters = train(model, runs, *rest, **more)  # type: ignore[arg-type]
+        return [
+            replace(a, provenance={**a.provenance, "failed_at": 2}) if "Two" in r.key else a
+            for a, r in zip(adapters, runs, strict=True)
+        ]
+
+    monkeypatch.setattr(passes, "train", sick)
+    results = run_grid(lab, grid(lab, ("clean",)), progress=False)
+    assert {run.concept for run in results.failed} == {"Two"}
+    assert set(results.failed.values()) == {"the training became NaN at step 2"}
+    assert {row.concept for row in results.rows if not row.reason} == {"One"}
+    assert {row.reason for row in results.rows if row.concept == "Two"} == {
+        "the training became NaN at step 2"
+    }
+    again = run_grid(lab, grid(lab, ("clean",)), progress=False)
+    assert again.failed == results.failed
+
+
+def test_a_poison_that_breaks_fails_its_runs_alone(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise FloatingPointError("the gradient is not finite")
+
+    monkeypatch.setattr("safezone.lab.stage.poison_concept", broken)
+    results = run_grid(lab, grid(lab), progress=False)
+    assert {run.poison for run in results.failed} == {"adm+"}
+    assert {row.poison for row in results.rows if not row.reason} == {"clean"}
+
+
+def jobs(folder: Path, count: int) -> list[TrainingJob]:
+    return [
+        TrainingJob(
+            str(index),
+            TrainingRun(f"run-{index}", concept("One"), defense("nominal"), index),
+            folder / str(index),
+            {},
+        )
+        for index in range(count)
+    ]
+
+
+def test_a_pass_that_stopped_while_writing_goes_on_with_the_same_runs(
+    tmp_path: Path, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = replace(SETTINGS.training, runs_per_pass=3)
+    whole = jobs(tmp_path / "whole", 4)
+    personalize_stage(tiny_model, whole, training, tmp_path / "s1", progress=False)
+    written: list[Path] = []
+
+    def stop(adapter: Adapter, path: Path) -> Path:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        return save_adapter(adapter, path)
+
+    halted = jobs(tmp_path / "halted", 4)
+    monkeypatch.setattr(passes, "save_adapter", stop)
+    with pytest.raises(KeyboardInterrupt):
+        personalize_stage(tiny_model, halted, training, tmp_path / "s2", progress=False)
+    assert sum(job.done for job in halted) == 2
+    monkeypatch.setattr(passes, "save_adapter", save_adapter)
+    personalize_stage(tiny_model, halted, training, tmp_path / "s2", progress=False)
+    for ours, theirs in zip(halted, whole, strict=True):
+        assert (ours.place / EMBEDDING).read_bytes() == (theirs.place / EMBEDDING).read_bytes()
+    assert not list((tmp_path / "s2").iterdir())
+
+
+def test_progress_tells_what_is_left(tmp_path: Path, tiny_model: Model) -> None:
+    notes: list[str] = []
+    personalize_stage(
+        tiny_model,
+        jobs(tmp_path, 3),
+        SETTINGS.training,
+        tmp_path / "s",
+        progress=False,
+        note=notes.append,
+    )
+    assert notes[0].startswith("2 of 3 runs trained, about")
+    assert notes[-1] == "3 of 3 runs trained"
+
+
+# Folders
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    with pytest.raises(KeyboardInterrupt), whole_folder(place) as temporary:
+        (temporary / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    with whole_folder(place) as temporary:
+        (temporary / "all").write_text("x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["place", "all"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    dead = os.spawnlp(os.P_NOWAIT, "true", "true")
+    os.waitpid(dead, 0)
+    for process in (dead, os.getppid()):
+        (tmp_path / f".partial-{process}-place").mkdir()
+    with whole_folder(tmp_path / "place"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"place", f".partial-{os.getppid()}-place"}
+
+
+def test_a_folder_is_worked_in_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path),
+        pytest.raises(UserError, match="another process"),
+        locked(tmp_path),
+    ):
+        raise AssertionError
+    with locked(tmp_path):
+        pass
+
+
+def test_what_was_made_otherwise_is_refused(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    assert not done(place, MANIFEST, "key")
+    place.mkdir()
+    assert not done(place, MANIFEST, "key")
+    (place / MANIFEST).write_text('{"key": "key"}')
+    assert done(place, MANIFEST, "key")
+    with pytest.raises(UserError, match="other settings"):
+        done(place, MANIFEST, "another")
+    with pytest.raises(UserError, match="not empty"):
+        done(place, RUN_RECORD, "key")
+
+
+# Settings
+
+
+@pytest.mark.parametrize("settings", [*PRESETS.values(), DEMO, SETTINGS], ids=lambda s: s.model)
+def test_settings_survive_their_yaml(settings: Settings, tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(settings_yaml(settings))
+    assert read_settings(path, None) == settings
+
+
+def test_a_file_says_what_differs_from_the_preset_of_its_model(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("model: sd15\ntraining: {steps: 7}\npoisoning: {kappa: 8/255}\n")
+    found = read_settings(path, None)
+    assert found.training == replace(PRESETS["sd15"].training, steps=7)
+    assert found.poisoning.kappa == pytest.approx(8 / 255)
+    assert read_settings(path, "mini").training == replace(PRESETS["mini"].training, steps=7)
+
+
+def test_a_defense_in_yaml_may_be_a_list_of_its_parts(tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text("cells:\n  defenses:\n  - nominal\n  - [jpeg, t600]\n  - szt\n")
+    assert read_settings(path, None).cells.defenses == ("nominal", "jpeg+t600", "szt")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("training: {stepz: 7}", "training.stepz"),
+        ("trainin: {steps: 7}", "trainin"),
+        ("training: {steps: many}", "training.steps"),
+        ("poisoning: {kappa: much}", "poisoning.kappa"),
+        ("training: {schedule: daily}", "training.schedule"),
+        ("cells: {seeds: 0}", "seeds is 0"),
+        ("training: {learning_rate: 1e+38}", "learning_rate is 1e"),
+        ("[1, 2]", "list of settings"),
+        ("a: [", "not valid YAML at line"),
+    ],
+)
+def test_a_wrong_file_is_told_with_its_key(text: str, hint: str, tmp_path: Path) -> None:
+    path = tmp_path / "settings.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=hint):
+        read_settings(path, None)
+
+
+@pytest.mark.parametrize(("text", "value"), [("16/255", 16 / 255), ("0.5", 0.5), (0.25, 0.25)])
+def test_a_budget_is_a_number_or_a_quotient(text: object, value: float) -> None:
+    assert fraction(text) == pytest.approx(value)
+
+
+# Summary
+
+
+def test_effects_are_shares_of_the_clean_similarity() -> None:
+    means = {("clean", "nominal"): 0.8, ("adm+", "nominal"): 0.2, ("adm+", "szt"): 0.5}
+    rows = [
+        Row(f"c{c}", p, d, "ti", "m", s, "instance_similarity", mean + 0.001 * c, 1, 1)
+        for (p, d), mean in means.items()
+        for c in range(5)
+        for s in range(2)
+    ]
+    (effect,) = effects(rows)
+    assert effect.taken is not None
+    assert effect.taken.mean == pytest.approx(0.75, abs=0.01)
+    assert effect.taken.low <= effect.taken.mean <= effect.taken.high
+    returned = effect.returned["szt"]
+    assert returned is not None
+    assert returned.mean == pytest.approx(0.5, abs=0.01)
+
+
+def test_an_effect_within_noise_is_no_ratio() -> None:
+    rows = [
+        Row(f"c{c}", p, "nominal", "ti", "m", 0, "instance_similarity", value, 1, 1)
+        for p, values in {"clean": (0.1, -0.1, 0.2), "adm+": (-0.1, 0.1, 0.1)}.items()
+        for c, value in enumerate(values)
+    ]
+    (effect,) = effects(rows)
+    assert effect.taken is None
+
+
+# The command line's side
+
+
+def test_photographs_are_told_what_the_built_in_model_cannot_draw(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs = tmp_path / "photographs"
+    photographs.mkdir()
+    rendered = export_concepts(tmp_path / "concepts")[0]
+    assert not tell_limits("mini", [rendered])
+    assert not tell_limits("some/model", [photographs])
+    assert capsys.readouterr().err == ""
+    assert tell_limits("mini", [rendered, photographs])
+    assert MINI_LIMITS in capsys.readouterr().err
+
+
+def test_a_stopped_command_tells_how_to_go_on(
+    tmp_path: Path,
+    tiny_model_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safezone.lab.stage.poison_concept", stop)
+    folder = tmp_path / "toy"
+    save_concept(concept("toy"), folder)
+    arguments = ["poison", str(folder), "--model", str(tiny_model_folder), "--out"]
+    assert main([*arguments, str(tmp_path / "out")]) == 130
+    assert "same command again" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,161 @@
+"""Tables order, count and rank; their three forms hold the same numbers."""
+
+import csv
+import io
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from safezone.errors import UserError
+from safezone.results.plane import interval_charts, nice_ticks
+from safezone.results.tables import (
+    label,
+    number,
+    score_table,
+    to_csv,
+    to_latex,
+    to_markdown,
+    write_table,
+)
+from safezone.scores.rows import Row
+
+
+def test_clean_and_nominal_come_first(rows: list[Row]) -> None:
+    table = score_table(rows, "instance_similarity")
+    assert table.poisons == ("clean", "adm+")
+    assert table.defenses == ("nominal", "t600", "szt")
+
+
+def test_ties_and_counts(rows: list[Row]) -> None:
+    table = score_table(rows, "instance_similarity")
+    cells = {key: (cell.best, cell.tied) for key, cell in table.cells.items()}
+    assert cells["adm+", "nominal"] == (False, False)
+    assert cells["adm+", "szt"] == cells["adm+", "t600"] == (True, True)
+    cell = table.cells["adm+", "szt"]
+    assert (cell.n_concepts, cell.n_runs) == (6, 12)
+    assert (cell.n_generated, cell.n_reference) == ((12, 12), (5, 5))
+    assert cell.interval.low < cell.interval.mean < cell.interval.high
+
+
+def test_a_sole_best_is_not_tied(rows: list[Row]) -> None:
+    table = score_table([row for row in rows if row.defense != "t600"], "instance_similarity")
+    assert (table.cells["adm+", "szt"].best, table.cells["adm+", "szt"].tied) == (True, False)
+
+
+def test_lower_distances_are_better(rows: list[Row]) -> None:
+    table = score_table([row for row in rows if row.defense != "t600"], "frechet")
+    assert table.cells["adm+", "szt"].best and not table.cells["adm+", "nominal"].best
+
+
+def test_failed_runs_are_left_out(rows: list[Row]) -> None:
+    failed = [replace(row, value=math.nan) if row.seed else row for row in rows]
+    assert score_table(failed, "clip_score").cells["clean", "szt"].n_runs == 6
+
+
+def test_mixed_models_are_refused(rows: list[Row]) -> None:
+    with pytest.raises(ValueError, match="one model and method"):
+        score_table([*rows, replace(rows[0], model="other")], "clip_score")
+
+
+def test_csv_holds_the_full_numbers(rows: list[Row]) -> None:
+    table = score_table(rows, "instance_similarity")
+    records = list(csv.DictReader(io.StringIO(to_csv(table))))
+    assert len(records) == 6
+    for record in records:
+        cell = table.cells[record["poison"], record["defense"]]
+        assert float(record["mean"]) == cell.interval.mean
+        assert (record["n_generated"], record["n_reference"]) == ("12", "5")
+
+
+def test_markdown_and_latex_hold_the_same_cells(rows: list[Row]) -> None:
+    table = score_table(rows, "instance_similarity")
+    markdown, latex = to_markdown(table), to_latex(table)
+    assert markdown.splitlines()[0] == "| Poison | Nominal | T600 | SZT |"
+    for cell in table.cells.values():
+        assert table.text(cell) in markdown
+        assert table.text(cell).replace("−", "$-$") in latex
+    assert "5 reference images a run" in markdown
+    assert latex.count(r"\\") == 3 and r"95\% interval" in latex
+    assert latex.count("{") == latex.count("}")
+
+
+def test_a_sole_best_is_bold(rows: list[Row]) -> None:
+    table = score_table([row for row in rows if row.defense != "t600"], "instance_similarity")
+    text = table.text(table.cells["adm+", "szt"])
+    assert f"**{text}**" in to_markdown(table)
+    assert rf"\textbf{{{text}}}" in to_latex(table)
+
+
+def test_special_characters_of_latex(rows: list[Row]) -> None:
+    odd = [replace(row, defense="my_50%&{x}\\^~#$") for row in rows if row.defense == "szt"]
+    latex = to_latex(score_table(odd, "clip_score"))
+    expected = r"MY\_50\%\&\{X\}\textbackslash{}\textasciicircum{}\textasciitilde{}\#\$"
+    assert expected in latex
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".md", ".tex"])
+def test_tables_are_written(rows: list[Row], tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"table{suffix}"
+    write_table(score_table(rows, "clip_score"), path)
+    assert "SZT" in path.read_text().upper()
+
+
+def test_other_suffixes_are_told(rows: list[Row], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"\.csv, \.md, \.tex"):
+        write_table(score_table(rows, "clip_score"), tmp_path / "table.docx")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("adm+", "ADM+"),
+        ("jpeg+t600", "JPEG+T600"),
+        ("clean", "Clean"),
+        ("advclean+lm-d16", "AdvClean+LM-D16"),
+    ],
+)
+def test_labels(name: str, text: str) -> None:
+    assert label(name) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(-0.001, "0.00"), (-0.25, "−0.25"), (1.005e3, "1005.00"), (math.nan, "–")]
+)
+def test_numbers(value: float, text: str) -> None:
+    assert number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (0, 1, [0, 0.5, 1]),
+        (-0.03, 0.61, [0, 0.2, 0.4, 0.6]),
+        (-0.012, 0.013, [-0.01, 0, 0.01]),
+        (0, 90, [0, 20, 40, 60, 80]),
+        (2, 2, [2]),
+    ],
+)
+def test_ticks_are_round(low: float, high: float, ticks: list[float]) -> None:
+    assert nice_ticks(low, high) == ticks
+
+
+def test_charts_place_means_in_order_on_one_axis(rows: list[Row]) -> None:
+    table = score_table(rows, "instance_similarity")
+    charts = interval_charts(table)
+    assert [chart.poison for chart in charts] == ["clean", "adm+"]
+    places = {(chart.poison, mark.defense): mark.place for chart in charts for mark in chart.marks}
+    by_mean = sorted(places, key=lambda key: table.cells[key].interval.mean)
+    assert sorted(places.values()) == [places[key] for key in by_mean]
+    assert all(chart.reference == places["clean", "nominal"] for chart in charts)
+    assert all(0 <= m.low <= m.place <= m.high <= 100 for chart in charts for m in chart.marks)
+
+
+def test_a_very_wide_interval_is_cut_and_does_not_squeeze_the_means(rows: list[Row]) -> None:
+    two = [row for row in rows if row.concept in ("c0", "c1")]
+    wide = [replace(r, value=r.value + 0.3 * (r.concept == "c1")) for r in two]
+    charts = interval_charts(score_table(wide, "instance_similarity"))
+    marks = [mark for chart in charts for mark in chart.marks]
+    assert any(mark.cut_low or mark.cut_high for mark in marks)
+    assert max(m.place for m in marks) - min(m.place for m in marks) > 30

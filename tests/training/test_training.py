@@ -1,0 +1,158 @@
+"""The training of the built-in models: resumable, its pieces as they claim to be."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from torch import Tensor, nn
+
+from safezone import miniworld
+from safezone.errors import UserError
+from safezone.models import RectifiedFlow, Velocity, load_model
+from safezone.models.pixel import MINI_PIXEL, load_pixel_model
+from tiny import write_tiny_folder
+from training.autoencoder import new_autoencoder
+from training.corpus import HELD_OUT_SEED, render_corpus
+from training.denoiser import new_unet
+from training.loop import train, trapezoid
+from training.pixels import export_pixels, train_pixels
+from training.text import LENGTH, WIDTH, build_tokenizer, new_text_encoder
+from training.twins import export_twin, train_twin
+
+
+def _module() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Linear(4, 2)
+
+
+def _loss(module: nn.Module, stop_at: int | None = None) -> object:
+    def loss_at(step: int) -> Tensor:
+        if step == stop_at:
+            raise KeyboardInterrupt
+        inputs = torch.from_numpy(np.random.default_rng([9, step]).standard_normal((8, 4)))
+        output: Tensor = module(inputs.float())
+        return output.square().mean()
+
+    return loss_at
+
+
+def test_resumed_training_equals_undisturbed(tmp_path: Path) -> None:
+    whole, halted = _module(), _module()
+    options = {"checkpoint_every": 5}
+    train("m", tmp_path / "a", {"m": whole}, _loss(whole), 20, 1e-2, **options)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        train("m", tmp_path / "b", {"m": halted}, _loss(halted, 13), 20, 1e-2, **options)  # type: ignore[arg-type]
+    again = _module()
+    train("m", tmp_path / "b", {"m": again}, _loss(again), 20, 1e-2, **options)  # type: ignore[arg-type]
+    for mine, theirs in zip(whole.parameters(), again.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_rate_rises_stays_then_falls() -> None:
+    rates = [trapezoid(step, 1000, 1.0, warmup=100) for step in range(1000)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[100:751] == [1.0] * 651
+    assert rates[750:] == sorted(rates[750:], reverse=True)
+    assert rates[-1] == pytest.approx(0.02, abs=1e-3)
+
+
+def test_rate_before_the_fall_does_not_depend_on_the_length() -> None:
+    assert [trapezoid(s, 1000, 1.0) for s in range(700)] == [
+        trapezoid(s, 4000, 1.0) for s in range(700)
+    ]
+
+
+def test_every_word_of_the_world_is_one_token(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(tmp_path / "tokenizer")
+    for word in miniworld.VOCABULARY:
+        if word.isalpha():
+            assert len(tokenizer(word).input_ids) == 3, word
+    ids = tokenizer("a photo of a zeppelin", padding="max_length").input_ids
+    assert len(ids) == LENGTH
+    assert tokenizer.unk_token_id not in ids[1:-15]
+
+
+def test_autoencoder_starts_as_a_smoothing_transform() -> None:
+    """The Haar start keeps the mean of an image in its lowest band, whatever the image."""
+    model = new_autoencoder()
+
+    def lowest_band(value: float) -> Tensor:
+        hidden: Tensor = model.encoder.conv_in(torch.full((1, 3, 64, 64), value))
+        for block in model.encoder.down_blocks:
+            hidden = block(hidden)
+        return hidden[:, :3, 2:-2, 2:-2]
+
+    inner = lowest_band(0.5) - lowest_band(0.0)  # without the biases
+    assert torch.allclose(inner, torch.full_like(inner, 0.5 * 2**3), atol=1e-4)
+
+
+def test_networks_fit_together(tmp_path: Path) -> None:
+    tokenizer = build_tokenizer(tmp_path / "tokenizer")
+    text_encoder, unet = new_text_encoder(tokenizer), new_unet(WIDTH)
+    ids = tokenizer("a red ball", padding="max_length", return_tensors="pt").input_ids
+    states = text_encoder(input_ids=ids).last_hidden_state
+    output = unet(torch.randn(1, 4, 16, 16), torch.tensor([10]), states).sample
+    assert output.shape == (1, 4, 16, 16)
+    assert float(output.detach().abs().max()) < 10
+
+
+def test_corpus_is_that_of_its_seed(tmp_path: Path) -> None:
+    corpus = render_corpus(tmp_path / "c", HELD_OUT_SEED, 6, workers=1)
+    assert len(corpus) == 6
+    scene = miniworld.scene_at(HELD_OUT_SEED, 4)
+    assert np.array_equal(corpus.images[4], miniworld.render(scene).image.transpose(2, 0, 1))
+    assert corpus.column("shape")[4] == scene.spec.shape
+    assert len(render_corpus(tmp_path / "c", HELD_OUT_SEED, 6)) == 6
+
+
+def test_the_pixel_model_trains_resumes_and_opens(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus = render_corpus(tmp_path / "c", HELD_OUT_SEED, 4, workers=1)
+    photos = [np.full((80, 90, 3), 90, np.uint8)]
+    train_pixels(tmp_path, corpus, photos, 1, batch=2)
+    train_pixels(tmp_path, corpus, photos, 2, batch=2)
+    log = (tmp_path / "pixel.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in log] == [1, 2]
+    export_pixels(tmp_path / MINI_PIXEL, tmp_path / "pixel.safetensors")
+    monkeypatch.setattr("safezone.models.pixel.WEIGHTS", tmp_path)
+    load_pixel_model.cache_clear()
+    model = load_pixel_model(MINI_PIXEL)
+    load_pixel_model.cache_clear()
+    assert model.image_size == 128
+    images = torch.rand(1, 3, 64, 64)
+    noise = model.denoiser(images, [])(images, torch.tensor([50]))
+    assert noise.shape == images.shape
+    assert noise.isfinite().all()
+
+
+def test_missing_pixel_weights_name_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safezone.models.pixel.WEIGHTS", tmp_path)
+    load_pixel_model.cache_clear()
+    with pytest.raises(UserError, match=r"python -m training .*--stage pixel"):
+        load_pixel_model(MINI_PIXEL)
+
+
+@pytest.mark.parametrize(
+    ("stage", "process"), [("v", Velocity), ("rf", RectifiedFlow)], ids=["v", "rf"]
+)
+def test_a_twin_trains_from_the_model_and_shares_its_other_parts(
+    tmp_path: Path, stage: str, process: type
+) -> None:
+    work, out = tmp_path / "work", tmp_path / "weights"
+    base = write_tiny_folder(out / "mini")
+    render_corpus(work / "train", HELD_OUT_SEED, 8, 1)
+    train_twin(stage, work, base, 2, 1)
+    folder = export_twin(stage, work, base, out)
+    model, first = load_model(folder), load_model(base)
+    assert isinstance(model.process, process)
+    assert (folder / "vae").resolve() == (base / "vae").resolve()
+    ours, theirs = model.unet.conv_in.weight, first.unet.conv_in.weight  # type: ignore[attr-defined]
+    assert 0 < float((ours - theirs).abs().max()) < 1e-2
+    pipeline = StableDiffusionPipeline.from_pretrained(folder, safety_checker=None)
+    assert type(pipeline.scheduler).__name__ in ("DDIMScheduler", "FlowMatchEulerDiscreteScheduler")

@@ -1,0 +1,169 @@
+"""The autoencoder of the built-in models: a stock AutoencoderKL, f = 8, four latent channels."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from training.corpus import Corpus, crops
+from training.loop import train, zero_residual_branches
+from training.parallel import rank, world
+
+CHANNELS = (12, 24, 64, 128)
+
+
+def new_autoencoder() -> AutoencoderKL:
+    """Untrained, but a linear multi-resolution transform from the first step on.
+
+    Residual branches start at zero, the encoder's strided convolutions as a Haar transform (so
+    that nothing of the 2 x 2 blocks is lost where channels allow), the decoder's upsampling
+    convolutions as a smoothing of the identity. With the stock initialisation the four-level
+    chain stays on a plateau for minutes.
+    """
+    torch.manual_seed(0)
+    model = AutoencoderKL(
+        block_out_channels=CHANNELS,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=1,
+        norm_num_groups=4,
+        latent_channels=4,
+        sample_size=128,
+        mid_block_add_attention=False,
+    )
+    zero_residual_branches(model)
+    with torch.no_grad():
+        _pass_through(model.encoder.conv_in, 3)
+        signal = 3
+        for block in model.encoder.down_blocks:
+            _identity_shortcut(block.resnets[0].conv_shortcut, signal)
+            if block.downsamplers:
+                signal = _haar(block.downsamplers[0].conv, signal)
+        for block in model.decoder.up_blocks:
+            for upsampler in block.upsamplers or []:
+                _smooth(upsampler.conv)
+    return model
+
+
+def _pass_through(conv: nn.Conv2d, signal: int) -> None:
+    """The first ``signal`` channels come out unchanged in front of the random ones."""
+    conv.weight[:signal] = 0
+    for channel in range(signal):
+        conv.weight[channel, channel, 1, 1] = 1
+
+
+def _identity_shortcut(conv: nn.Conv2d | None, signal: int) -> None:
+    if conv is not None:
+        conv.weight[:signal] = 0
+        for channel in range(signal):
+            conv.weight[channel, channel] = 1
+
+
+def _haar(conv: nn.Conv2d, signal: int) -> int:
+    """A stride-2 convolution as averages and differences of 2 x 2 blocks; how many it made.
+
+    diffusers pads on the right and bottom, so a block is at the kernel's first two places.
+    """
+    patterns = torch.tensor([[1, 1, 1, 1], [1, -1, 1, -1], [1, 1, -1, -1], [1, -1, -1, 1]]) / 2
+    made = 0
+    for pattern in patterns:
+        for channel in range(min(signal, conv.out_channels - made)):
+            conv.weight[made] = 0
+            conv.weight[made, channel, :2, :2] = pattern.view(2, 2)
+            made += 1
+    return made
+
+
+def _smooth(conv: nn.Conv2d) -> None:
+    """Linear interpolation behind nearest-neighbour doubling, beside a little noise."""
+    kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
+    conv.weight *= 0.3
+    for channel in range(conv.out_channels):
+        conv.weight[channel, channel] += torch.outer(kernel, kernel)
+
+
+def _gradient_l1(error: Tensor) -> Tensor:
+    return error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+
+
+def reconstruction_loss(output: Tensor, images: Tensor) -> Tensor:
+    """L1, twice the squared error and 0.3 of the L1 of the horizontal and vertical differences."""
+    error = output - images
+    return error.abs().mean() + 2 * error.square().mean() + 0.3 * _gradient_l1(error)
+
+
+def train_autoencoder(
+    folder: Path,
+    corpus: Corpus,
+    photos: list[np.ndarray],
+    steps: int,
+    *,
+    batch: int = 16,
+    crop: int = 48,
+    photo_share: float = 0.15,
+    kl_weight: float = 1e-3,
+) -> AutoencoderKL:
+    """Encoder and decoder together on random crops."""
+    model = new_autoencoder()
+
+    def loss_at(step: int) -> Tensor:
+        rng = np.random.default_rng([1, step, rank()])
+        images = crops(corpus, photos, rng, batch // world(), crop, photo_share)
+        posterior = model.encode(images).latent_dist
+        noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32))
+        output = model.decode(posterior.mean + posterior.std * noise).sample
+        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+        return reconstruction_loss(output, images) + kl_weight * kl
+
+    train("autoencoder", folder, {"vae": model}, loss_at, steps, 2e-3, clip=2.0)
+    return model.eval().requires_grad_(False)
+
+
+def finetune_decoder(
+    folder: Path,
+    model: AutoencoderKL,
+    corpus: Corpus,
+    photos: list[np.ndarray],
+    steps: int,
+    *,
+    batch: int = 16,
+    crop: int = 48,
+    photo_share: float = 0.15,
+) -> AutoencoderKL:
+    """The decoder alone, the encoder (and so every latent) staying as it is."""
+    model.requires_grad_(False)
+    model.decoder.requires_grad_(True)
+    model.post_quant_conv.requires_grad_(True)
+
+    def loss_at(step: int) -> Tensor:
+        rng = np.random.default_rng([2, step, rank()])
+        images = crops(corpus, photos, rng, batch // world(), crop, photo_share)
+        with torch.no_grad():
+            posterior = model.encode(images).latent_dist
+        noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32))
+        output = model.decode(posterior.mean + posterior.std * noise).sample
+        return reconstruction_loss(output, images)
+
+    train("decoder", folder, {"vae": model}, loss_at, steps, 1e-3, clip=2.0)
+    return model.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def measure_scale(model: AutoencoderKL, corpus: Corpus, count: int = 512) -> float:
+    """One over the standard deviation of the posterior means over ``count`` scenes."""
+    means = [
+        model.encode(
+            torch.from_numpy(corpus.images[i : i + 32]).float() / 127.5 - 1
+        ).latent_dist.mean.flatten()
+        for i in range(0, count, 32)
+    ]
+    return float(1 / torch.cat(means).std())
+
+
+@torch.no_grad()
+def psnr_of(model: AutoencoderKL, images: Tensor) -> Tensor:
+    """PSNR in dB of each whole image [batch, 3, h, w] in [-1, 1] after encode and decode."""
+    output = model.decode(model.encode(images).latent_dist.mean).sample.clamp(-1, 1)
+    return 10 * torch.log10(4 / (output - images).square().mean((1, 2, 3)))

@@ -1,0 +1,191 @@
+"""What the built-in models are worth: ``python -m training.quality``.
+
+Everything is measured on held-out scenes with the weights that ship. Where the 500 generated
+images are judged, the classifier's own accuracy on held-out renders stands beside it.
+"""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from safezone import miniworld
+from safezone.arrays import Images
+from safezone.generate import generate
+from safezone.images import read_image
+from safezone.models import Model, load_model
+from safezone.models.builtin import WEIGHTS
+from safezone.scores import load_encoder, load_text_image_encoder
+from safezone.scores.metrics import psnr
+from training.corpus import HELD_OUT_SEED
+from training.encoders import ATTRIBUTES, load_classifier, shrink
+from training.instance import render_pairs
+
+
+def held_out(count: int) -> tuple[Tensor, list[miniworld.Scene]]:
+    """Scenes of the held-out seed: uint8 [count, 3, 128, 128] and what they show."""
+    scenes = [miniworld.scene_at(HELD_OUT_SEED, index) for index in range(count)]
+    images = np.stack([miniworld.render(scene).image.transpose(2, 0, 1) for scene in scenes])
+    return torch.from_numpy(images), scenes
+
+
+def _spread(values: Tensor) -> dict[str, float]:
+    low, middle, high = values.float().quantile(torch.tensor([0.05, 0.5, 0.95])).tolist()
+    mean = float(values.float().mean())
+    return {"mean": mean, "q05": low, "median": middle, "q95": high, "n": len(values)}
+
+
+def _reconstruction(model: Model, images: Images) -> dict[str, float]:
+    found = []
+    for batch in images.split(16):
+        found.append(psnr(model.decode(model.encode(batch).mean).clamp(0, 1), batch))
+    return _spread(torch.cat(found))
+
+
+def autoencoder_quality(model: Model, scenes: Tensor, photos: Path | None) -> dict[str, Any]:
+    """PSNR in dB of whole scenes, of object pixels aside, and of whole photographs."""
+    result: dict[str, Any] = {"scenes": _reconstruction(model, scenes.float() / 255)}
+    if photos is not None:
+        paths = sorted(p for p in photos.rglob("*") if p.suffix.lower() in {".jpg", ".png"})
+        arrays = [
+            torch.from_numpy(read_image(p)).permute(2, 0, 1)[None].float() / 255 for p in paths
+        ]
+        for side in (128, 512):
+            squares = torch.cat([_square(a, side) for a in arrays])
+            result[f"photographs {side} px"] = _reconstruction(model, squares)
+    return result
+
+
+def _square(image: Tensor, side: int) -> Tensor:
+    height, width = image.shape[-2:]
+    short = min(height, width)
+    top, left = (height - short) // 2, (width - short) // 2
+    crop = image[..., top : top + short, left : left + short]
+    return functional.interpolate(crop, (side, side), mode="area")
+
+
+def classified(images: Tensor) -> dict[str, Tensor]:
+    """The attribute classifier's answers, an index into ``ATTRIBUTES`` each."""
+    classifier = load_classifier(WEIGHTS / "mini-classifier")
+    outputs: dict[str, list[Tensor]] = {name: [] for name in ATTRIBUTES}
+    for batch in images.split(100):
+        for name, logits in classifier(shrink(batch)).items():
+            outputs[name].append(logits.argmax(1))
+    return {name: torch.cat(parts) for name, parts in outputs.items()}
+
+
+def accuracy(images: Tensor, scenes: list[miniworld.Scene]) -> dict[str, float]:
+    """The share of images in which the classifier finds the scene's attribute."""
+    found = classified(images)
+    truth = {
+        "shape": [scene.spec.shape for scene in scenes],
+        "color": [scene.spec.color for scene in scenes],
+        "background": [scene.background for scene in scenes],
+    }
+    return {
+        name: float(
+            (found[name] == torch.tensor([values.index(v) for v in truth[name]])).float().mean()
+        )
+        for name, values in ATTRIBUTES.items()
+    }
+
+
+def plain_scenes(scenes: list[miniworld.Scene], count: int) -> list[miniworld.Scene]:
+    """The first ``count`` scenes whose object has no part that a caption can't name."""
+    return [scene for scene in scenes if not scene.spec.extras][:count]
+
+
+def generation_quality(
+    model: Model, scenes: list[miniworld.Scene], guidance: float, steps: int, seed: int
+) -> tuple[dict[str, float], Tensor]:
+    """One image for the full caption of each scene, judged by the classifier."""
+    prompts = [miniworld.full_caption(scene) for scene in scenes]
+    (images,) = generate(
+        model, [None], prompts, seed=seed, steps=steps, guidance=guidance, batch_size=32
+    )
+    return accuracy(images, scenes), images
+
+
+def instance_quality(pairs: int, work: Path) -> Mapping[str, Any]:
+    """Cosines of the same object in two scenes, of different objects, and the AUC between."""
+    found = torch.from_numpy(np.array(render_pairs(work, HELD_OUT_SEED, pairs).images))
+    features = load_encoder("mini-instance").features(found.flatten(0, 1))
+    first, second = functional.normalize(features, dim=1).view(pairs, 2, -1).unbind(1)
+    cosines = first @ second.T
+    same, other = cosines.diag(), cosines[~torch.eye(pairs, dtype=torch.bool)]
+    ranks = torch.searchsorted(other.sort().values, same)
+    return {
+        "same": _spread(same),
+        "other": _spread(other),
+        "auc": float((ranks / len(other)).mean()),
+    }
+
+
+def retrieval_quality(
+    images: Tensor, scenes: list[miniworld.Scene], choices: int
+) -> dict[str, float]:
+    """How often the right one of ``choices`` full captions is nearest to an image."""
+    encoder = load_text_image_encoder("mini-clip")
+    image = functional.normalize(encoder.image_features(images), dim=1)
+    text = functional.normalize(
+        encoder.text_features([miniworld.full_caption(s) for s in scenes]), dim=1
+    )
+    hits = [
+        (image[i : i + choices] @ text[i : i + choices].T).argmax(1) == torch.arange(choices)
+        for i in range(0, len(images) - choices + 1, choices)
+    ]
+    matched = (image * text).sum(1)
+    return {
+        f"top-1 of {choices}": float(torch.cat(hits).float().mean()),
+        "cosine of the right caption": float(matched.mean()),
+        "cosine of another": float((image * text.roll(1, 0)).sum(1).mean()),
+    }
+
+
+@torch.no_grad()
+def main(arguments: list[str] | None = None) -> None:
+    """Measures everything and prints one JSON object."""
+    parser = argparse.ArgumentParser(prog="python -m training.quality")
+    parser.add_argument(
+        "--model",
+        default="mini",
+        help="mini, or a twin of it, of which only what it draws is measured",
+    )
+    parser.add_argument("--photos", type=Path, help="a folder of photographs")
+    parser.add_argument("--images", type=int, default=500, help="how many to generate")
+    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--steps", type=int, default=25)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--work", type=Path, default=Path("work-train"), help="rendered pairs")
+    parser.add_argument("--sheet", type=Path, help="write the first 64 generated images here")
+    options = parser.parse_args(arguments)
+    model = load_model(options.model)
+    images, scenes = held_out(max(1000, 2 * options.images))
+    wanted = plain_scenes(scenes, options.images)
+    generated, pictures = generation_quality(
+        model, wanted, options.guidance, options.steps, options.seed
+    )
+    result: dict[str, Any] = {"classifier on generated": {**generated, "n": len(wanted)}}
+    if options.model == "mini":  # the rest is shared with its twins
+        result |= {
+            "autoencoder PSNR": autoencoder_quality(model, images[:200], options.photos),
+            "classifier on renders": accuracy(images, scenes),
+            "instance encoder": instance_quality(500, options.work),
+            "text-image encoder": retrieval_quality(images[:1000], scenes[:1000], 50),
+        }
+    if options.sheet:
+        from safezone.images import write_png
+
+        rows = [torch.cat(list(row), -1) for row in pictures[:64].split(8)]
+        write_png(options.sheet, torch.cat(rows, -2))
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()
