@@ -14,7 +14,6 @@ from safezone.lab.settings import (
     Settings,
 )
 from safezone.lab.stage import Encoders
-from safezone.lab.store import weights_key
 from safezone.lab.training import Training
 from safezone.models import Model, load_model
 
@@ -35,6 +34,9 @@ class MeanColour:
     def features(self, images: torch.Tensor) -> torch.Tensor:
         return images.float().mean(dim=(2, 3))
 
+    def fingerprint(self) -> str:
+        return self.name
+
 
 def concept(name: str, shade: int = 90) -> Concept:
     generator = torch.Generator().manual_seed(shade)
@@ -49,7 +51,7 @@ def concept(name: str, shade: int = 90) -> Concept:
 def small_lab(folder: Path, model: Model) -> Lab:
     concepts = {name: concept(name, i) for i, name in enumerate(("One", "Two"))}
     encoders = Encoders(MeanColour(), None, "mean colour")
-    return Lab(folder, model, weights_key(model), encoders, SETTINGS, concepts)
+    return Lab(folder, model, model.fingerprint(), encoders, SETTINGS, concepts)
 
 
 def open_small_lab(folder: Path, model: Path) -> Lab:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from safezone.arrays import rand, stream
-from safezone.defenses import GridPure, Impress, PDMPure, Regen, defense, networks, resolve
+from safezone.defenses import GridPure, Impress, PDMPure, Regen, defense, resolve
 from safezone.defenses.pixel_purify import _on_crops, clip, dynamic_threshold, renew
+from safezone.defenses.purify import fingerprints, networks
 from safezone.errors import UserError
 from safezone.images import to_uint8
 from safezone.models import Epsilon, Model
@@ -34,6 +35,9 @@ class Oracle:
             return (noisy - alpha.sqrt() * (self.clean * 2 - 1)) / (1 - alpha).sqrt()
 
         return predict
+
+    def fingerprint(self) -> str:
+        return self.name
 
 
 @pytest.mark.parametrize("steps", [[10], [90, 60, 30, 0], list(range(10, -1, -1))])
@@ -122,6 +126,7 @@ def test_regen_runs_on_the_model_that_is_personalized_and_names_it_as_its_networ
     assert networks(chain) == ()
     ready = resolve(chain, tiny_model)
     assert networks(ready) == (tiny_model,)
+    assert fingerprints(chain, tiny_model) == [tiny_model.fingerprint()]
     images = to_uint8(rand([stream("a"), stream("b")], (3, 64, 64)))
     assert torch.equal(ready(images, 1), ready(images, 1))
     assert not torch.equal(ready(images, 1), ready(images, 2))

@@ -28,7 +28,7 @@ from safezone.lab.settings import (
     fraction,
 )
 from safezone.lab.stage import MANIFEST, RUN_RECORD, done
-from safezone.lab.store import locked, weights_key, whole_folder
+from safezone.lab.store import locked, whole_folder
 from safezone.lab.training import Training
 from safezone.models import Model
 from safezone.models.pixel import MINI_PIXEL, load_pixel_model
@@ -95,14 +95,14 @@ def test_what_has_no_content_is_refused() -> None:
 
 
 def test_weights_have_a_key(tiny_model: Model) -> None:
-    before = weights_key(tiny_model)
+    before = tiny_model.fingerprint()
     parameter = next(tiny_model.unet.parameters())  # type: ignore[attr-defined]
     kept = parameter.detach().clone()
     with torch.no_grad():
         parameter[(0,) * parameter.ndim] += 1
-        changed = weights_key(tiny_model)
+        changed = tiny_model.fingerprint()
         parameter.copy_(kept)
-    assert weights_key(tiny_model) == before != changed
+    assert tiny_model.fingerprint() == before != changed
 
 
 CHANGES: dict[str, tuple[Callable[[Settings], Settings], str]] = {

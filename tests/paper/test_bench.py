@@ -17,7 +17,6 @@ from safezone.lab.lab import Lab
 from safezone.lab.run import TEXTUAL_INVERSION, Grid
 from safezone.lab.settings import Cells, Poisoning, Sampling, Settings
 from safezone.lab.stage import Encoders
-from safezone.lab.store import weights_key
 from safezone.lab.training import Training
 from safezone.lab.trajectory import Cell, trajectories
 from safezone.models import Model
@@ -42,7 +41,7 @@ def make_bench(tmp_path: Path, tiny_model: Model) -> Callable[[str], Bench]:
 
     def make(name: str) -> Bench:
         folder = tmp_path / name
-        key = weights_key(tiny_model)
+        key = tiny_model.fingerprint()
         lab = Lab(folder, tiny_model, key, UNSCORED, SETTINGS, {"One": concept})
         return Bench(lab, Cache(folder / "analysis"), Scope(), False, False, print)
 

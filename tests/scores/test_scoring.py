@@ -28,6 +28,9 @@ class MeanColour:
             [[float(word in text) for word in ("red", "green", "blue")] for text in texts]
         )
 
+    def fingerprint(self) -> str:
+        return self.name
+
 
 def plain(*colours: tuple[int, int, int]) -> torch.Tensor:
     return torch.tensor(colours, dtype=torch.uint8)[..., None, None].expand(-1, -1, 4, 4)

@@ -87,7 +87,6 @@ def run(options: Options) -> Answer:
     from safezone.commands.opening import open_model, require_out_folder
     from safezone.concepts import load_concept
     from safezone.lab.cache import Cache
-    from safezone.lab.store import weights_key
     from safezone.paper.measured.probe import TIMES, Probe, folder_maps
     from safezone.results.drawings.style import save
 
@@ -104,7 +103,7 @@ def run(options: Options) -> Answer:
     slots, word = _slots(options, model)
     times = options.timestep or tuple(round(share * steps) for share in TIMES)
     cache = Cache(options.out / "work" / "analysis")
-    probe = Probe(model, weights_key(model), cache, options.rows, options.seed, options.noises)
+    probe = Probe(model, model.fingerprint(), cache, options.rows, options.seed, options.noises)
     concepts = {}
     for folder in options.folders:
         name = folder.resolve().name

@@ -124,7 +124,6 @@ def _bench(options: Options, *, scores: bool) -> "Bench":
     from safezone.lab.lab import Lab
     from safezone.lab.run import require_seed
     from safezone.lab.settings import preset
-    from safezone.lab.store import weights_key
 
     require_seed(options.seed)
     scope = Scope(
@@ -152,7 +151,7 @@ def _bench(options: Options, *, scores: bool) -> "Bench":
     lab = Lab(
         work,
         model,
-        weights_key(model),
+        model.fingerprint(),
         open_encoders(options.scoring, options.machine) if scores else UNSCORED,
         settings,
         {concept.name: concept for concept in _concepts(options, model)},

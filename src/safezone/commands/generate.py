@@ -117,11 +117,11 @@ def adapter_files(given: Sequence[Path]) -> dict[Path, Path]:
 def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[GenerationJob]":
     from safezone.lab.run import content_key
     from safezone.lab.stage import RUN_RECORD, GenerationJob, stage_key
-    from safezone.lab.store import read_json, weights_key
+    from safezone.lab.store import read_json
     from safezone.personalize import load_adapter
     from safezone.scores import CLEAN, NOMINAL
 
-    weights, jobs = weights_key(model), []
+    weights, jobs = model.fingerprint(), []
     for file, below in files.items():
         adapter = load_adapter(file, model)
         if adapter.failed:

@@ -140,7 +140,6 @@ def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine
     from safezone.commands.opening import open_encoders, open_model
     from safezone.concepts.datasets import load_readable, miniworld_concepts
     from safezone.lab.lab import Lab
-    from safezone.lab.store import weights_key
 
     model = open_model(settings.model, machine)
     unreadable: dict[str, str] = {}
@@ -150,7 +149,7 @@ def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine
         concepts, unreadable = load_readable(data, model.image_size)
     encoders = open_encoders(settings.scoring, machine)
     named = {concept.name: concept for concept in concepts}
-    return Lab(work, model, weights_key(model), encoders, settings, named, unreadable)
+    return Lab(work, model, model.fingerprint(), encoders, settings, named, unreadable)
 
 
 def make_grid(options: Options, lab: "Lab") -> "Grid":

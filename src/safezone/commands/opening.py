@@ -12,7 +12,7 @@ from safezone.errors import UserError
 from safezone.lab.run import content_key
 from safezone.lab.settings import Scoring
 from safezone.lab.stage import MANIFEST, Encoders
-from safezone.lab.store import read_json, require_finite, weights_key
+from safezone.lab.store import read_json, require_finite
 from safezone.models import BUILTIN, Model, load_model
 from safezone.results.outputs import MINI_LIMITS
 from safezone.scores import CLEAN, CachedEncoder, load_encoder, load_text_image_encoder
@@ -42,7 +42,7 @@ def open_encoders(scoring: Scoring, machine: Machine) -> Encoders:
         text_image = load_text_image_encoder(scoring.text_image_encoder, device)
         require_finite(text_image, scoring.text_image_encoder)
     key = content_key(
-        weights_key(instance), None if text_image is None else weights_key(text_image)
+        instance.fingerprint(), None if text_image is None else text_image.fingerprint()
     )
     return Encoders(CachedEncoder(instance), text_image, key)
 

@@ -164,14 +164,13 @@ def _jobs(
     """One job for each folder, defense and seed; copies the training images into ``out``."""
     from safezone.commands.opening import clean_source, poison_of
     from safezone.concepts import load_concept
-    from safezone.defenses import defense
+    from safezone.defenses import defense, fingerprints
     from safezone.lab.passes import TrainingJob
     from safezone.lab.stage import stage_key
-    from safezone.lab.store import network_keys, weights_key
     from safezone.personalize import TrainingRun
     from safezone.scores import CLEAN
 
-    weights, method = weights_key(model), options.training.personalization()
+    weights, method = model.fingerprint(), options.training.personalization()
     jobs = []
     for label, (concept, folder) in concepts.items():
         training = _copy(concept, options.out / label / "training")
@@ -198,7 +197,7 @@ def _jobs(
                     row,
                     seed,
                     method.content(),
-                    *network_keys(row.preprocess, model),
+                    *fingerprints(row.preprocess, model),
                 )
                 record: dict[str, Any] = {
                     "concept": concept.name,

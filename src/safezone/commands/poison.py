@@ -68,7 +68,7 @@ def run(options: Options) -> Answer:
     )
     from safezone.concepts import image_files, load_concept
     from safezone.lab.stage import MANIFEST, done, poison_stage, stage_key
-    from safezone.lab.store import read_json, weights_key
+    from safezone.lab.store import read_json
     from safezone.scores import CLEAN
 
     settings = options.poisoning.poison(options.poison)
@@ -79,7 +79,7 @@ def run(options: Options) -> Answer:
     model = open_model(options.model, options.machine)
     concept = load_concept(options.folder, model.image_size)
     tell_limits(options.model, [options.folder])
-    key = stage_key("poison", weights_key(model), concept.content_key(), settings, options.seed)
+    key = stage_key("poison", model.fingerprint(), concept.content_key(), settings, options.seed)
     before = done(options.out, MANIFEST, key)
     try:
         poison_stage(

@@ -26,7 +26,7 @@ from safezone.defenses.loss_masks import (
 from safezone.defenses.names import defense
 from safezone.defenses.pixel_purify import DiffPure, GridPure, PDMPure
 from safezone.defenses.preprocess import Chain, Identity, Jpeg, MovesMasks, Preprocess
-from safezone.defenses.purify import Impress, Purifier, Regen, networks, resolve
+from safezone.defenses.purify import Impress, Purifier, Regen, fingerprints, resolve
 from safezone.defenses.table import DEFENSES
 from safezone.defenses.timesteps import (
     AtLeast,
@@ -73,8 +73,8 @@ __all__ = [
     "Uniform",
     "defend",
     "defense",
+    "fingerprints",
     "masked_loss",
-    "networks",
     "preprocessed",
     "resolve",
 ]

@@ -16,6 +16,7 @@ from safezone.defenses.preprocess import Chain, Pixels, Preprocess
 from safezone.errors import UserError
 from safezone.images import to_float, to_uint8
 from safezone.models.base import Model
+from safezone.models.fingerprint import Fingerprinted
 from safezone.scores.metrics import ssim
 
 
@@ -26,7 +27,7 @@ class Bound:
     ``clean``: one image, [1, 3, h, w] in [0, 1], and its stream to the purified image.
     """
 
-    networks: tuple[object, ...]
+    networks: tuple[Fingerprinted, ...]
     clean: Callable[[Images, torch.Generator], Images]
     device: torch.device
 
@@ -60,7 +61,7 @@ class _BoundChain:
     """A chain whose purifiers are bound."""
 
     chain: Chain
-    networks: tuple[object, ...]
+    networks: tuple[Fingerprinted, ...]
 
     def __call__(self, images: Pixels, seed: int) -> Pixels:
         return self.chain(images, seed)
@@ -83,9 +84,17 @@ def resolve(preprocess: Preprocess, model: Model | None) -> Preprocess:
     return preprocess
 
 
-def networks(resolved: Preprocess) -> tuple[object, ...]:
-    """What a resolved preprocess works with: models whose weights belong into its key."""
+def networks(resolved: Preprocess) -> tuple[Fingerprinted, ...]:
+    """The models that a resolved preprocess works with."""
     return resolved.networks if isinstance(resolved, Bound | _BoundChain) else ()
+
+
+def fingerprints(preprocess: Preprocess, model: Model | None) -> list[str]:
+    """Those of the networks that a preprocess works with, for its key; none but for purifiers.
+
+    Raises UserError when one of them cannot be opened.
+    """
+    return [network.fingerprint() for network in networks(resolve(preprocess, model))]
 
 
 def _latent_model(model: Model | None, name: str) -> Model:

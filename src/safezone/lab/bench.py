@@ -74,6 +74,9 @@ class _Unopened:
     def features(self, images: Tensor) -> Tensor:
         raise ValueError("this figure has opened no encoder")
 
+    def fingerprint(self) -> str:
+        return self.name
+
 
 UNSCORED: Final = Encoders(_Unopened(), None, "none")
 """For a ``Lab`` whose figure scores nothing."""

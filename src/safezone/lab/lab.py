@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safezone.concepts import Concept, load_concept
-from safezone.defenses import Defense, defense
+from safezone.defenses import Defense, defense, fingerprints
 from safezone.errors import UserError
 from safezone.lab.run import Grid, Run
 from safezone.lab.settings import Settings
@@ -20,7 +20,6 @@ from safezone.lab.stage import (
     done,
     stage_key,
 )
-from safezone.lab.store import network_keys
 from safezone.lab.training import Training
 from safezone.lab.variants import training_of
 from safezone.models.base import Model
@@ -40,7 +39,7 @@ class Artifact:
 def _unopened(name: str, model: Any) -> str | None:
     """Why the networks that the defense needs cannot be opened."""
     try:
-        network_keys(defense(name).preprocess, model)
+        fingerprints(defense(name).preprocess, model)
     except UserError as error:
         return str(error)
     return None
@@ -111,7 +110,7 @@ class Lab:
         poisoned, row = self.poisoned(run), defense(run.defense)
         if row.preprocess == Defense("").preprocess:
             return poisoned
-        keys = network_keys(row.preprocess, self.model)
+        keys = fingerprints(row.preprocess, self.model)
         key = stage_key("preprocess", poisoned.key, row.preprocess, run.seed, *keys)
         return self._place("preprocess", f"{run.concept},{run.poison},{run.seed}", key)
 

@@ -14,9 +14,9 @@ from safezone.lab.meters import meter_of
 from safezone.lab.passes import with_class_images
 from safezone.lab.settings import Sampling
 from safezone.lab.stage import GenerationJob
-from safezone.lab.store import modules
 from safezone.lab.training import Training
 from safezone.models.base import Model
+from safezone.models.fingerprint import tensors
 from safezone.personalize import TrainingRun, train
 from safezone.poisons import Poison, poison_images
 
@@ -43,12 +43,12 @@ def _values(model: Model) -> tuple[float, float]:
     """
     cells = max((model.image_size // model.factor) ** 2, WORDS)
     latent = pixel = 0.0
-    for name, module in modules(model):
-        widths = sum(weight.shape[0] for weight in module.parameters() if weight.ndim >= 2)
-        if name.strip("_") in _AT_PIXELS:
-            pixel += widths * model.image_size**2
+    for path, weight in tensors(model):
+        width = weight.shape[0] if weight.ndim >= 2 else 0
+        if path.split(".")[1].strip("_") in _AT_PIXELS:
+            pixel += width * model.image_size**2
         else:
-            latent += widths * cells
+            latent += width * cells
     return latent, pixel
 
 

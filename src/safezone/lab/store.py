@@ -1,9 +1,7 @@
-"""Folders that are whole or not there, one process at a time, and the keys of weights."""
+"""Folders that are whole or not there, one process at a time."""
 
 import fcntl
-import functools
 import glob
-import hashlib
 import json
 import os
 import shutil
@@ -12,13 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from safetensors import SafetensorError
-from torch import nn
 
-from safezone.defenses import Preprocess, networks, resolve
 from safezone.errors import UserError
-from safezone.models.base import Model
+from safezone.models.fingerprint import tensors
 from safezone.scores.rows import write_text
 
 WORK: Final = "work"
@@ -143,46 +138,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def modules(owner: object) -> list[tuple[str, nn.Module]]:
-    """The networks that a model or an encoder holds, by name."""
-    return sorted((name, m) for name, m in vars(owner).items() if isinstance(m, nn.Module))
-
-
-def weights_key(owner: object) -> str:
-    """SHA-256, in hex, of all weights of the modules that a model or an encoder holds."""
-    digest = hashlib.sha256()
-    for part, module in modules(owner):
-        for name, tensor in module.state_dict().items():
-            digest.update(f"{part}.{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    for name in ("tokenizer", "process", "preprocessing", "_scheduler_config"):
-        value: Any = getattr(owner, name, None)
-        if hasattr(value, "get_vocab"):
-            value = sorted(value.get_vocab().items())
-        digest.update(f"{name} {value!r}".encode())
-    return digest.hexdigest()
-
-
-@functools.lru_cache(maxsize=8)
-def _weights_key_once(owner: object) -> str:
-    """By identity: models are frozen."""
-    return weights_key(owner)
-
-
-def network_keys(preprocess: Preprocess, model: Model) -> list[str]:
-    """The keys of the networks that a preprocess works with; none but for purifiers.
-
-    Raises UserError when one of them cannot be opened.
-    """
-    return [_weights_key_once(network) for network in networks(resolve(preprocess, model))]
-
-
 def require_finite(owner: object, name: str) -> None:
     """Raises UserError when a weight of the model or encoder called ``name`` is NaN or infinite."""
-    for part, module in modules(owner):
-        for key, tensor in module.state_dict().items():
-            if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-                raise UserError(
-                    f"the weights of {name} hold NaN or infinite values ({part.lstrip('_')}, "
-                    f"{key}); use another copy of them"
-                )
+    for path, tensor in tensors(owner):
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise UserError(
+                f"the weights of {name} hold NaN or infinite values ({path.lstrip('._')}); "
+                "use another copy of them"
+            )

@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from safezone.concepts import Concept
-from safezone.defenses import defense
+from safezone.defenses import defense, fingerprints
 from safezone.errors import UserError
 from safezone.lab.bench import Bench
 from safezone.lab.cache import write_arrays
 from safezone.lab.run import TEXTUAL_INVERSION, content_key
 from safezone.lab.stage import RUN_RECORD, done
-from safezone.lab.store import cannot_write, network_keys
+from safezone.lab.store import cannot_write
 from safezone.lab.variants import PAPER_STEPS
 from safezone.personalize import Adapter, TextualInversion, TrainingRun, read_adapter, train
 
@@ -114,7 +114,7 @@ def trajectories(
     runs, places = [], {}
     for cell in cells:
         images, row = bench.poisoned(cell.concept, cell.data), defense(cell.defense)
-        keys = network_keys(row.preprocess, bench.model)
+        keys = fingerprints(row.preprocess, bench.model)
         parts = (images.content_key(), repr(row), keys, bench.scope.seed, method.content())
         places[cell.label] = bench.cache.place("vectors", bench.lab.model_key, *parts, steps)
         runs.append(TrainingRun(cell.label, images, row, bench.scope.seed))

@@ -161,3 +161,10 @@ class Model(Protocol):
     def scheduler(self, name: str = "ddim") -> Any:
         """A fresh diffusers scheduler with this model's betas and prediction type."""
         ...
+
+    def fingerprint(self) -> str:
+        """A hash of all that the results depend on: weights, tokenizers, process, configurations.
+
+        ``models.fingerprint.fingerprint(self)`` gives it for any class.
+        """
+        ...

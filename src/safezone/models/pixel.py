@@ -17,6 +17,7 @@ from torch import Tensor
 from safezone.arrays import Images, Timesteps, randn
 from safezone.errors import UserError
 from safezone.models.builtin import WEIGHTS
+from safezone.models.fingerprint import fingerprint
 from safezone.models.frozen import freeze
 from safezone.models.loading import fetch_folder, pick_device, quiet, read_config, read_part
 from safezone.models.process import Epsilon
@@ -52,6 +53,10 @@ class PixelModel(Protocol):
         """
         ...
 
+    def fingerprint(self) -> str:
+        """A hash of all weights, configurations and settings."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class PixelUNet:
@@ -74,6 +79,10 @@ class PixelUNet:
             return found[:, :3].to(noisy.dtype)  # some learn the variance beside it
 
         return predict
+
+    def fingerprint(self) -> str:
+        """A hash of all weights, configurations and settings."""
+        return fingerprint(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,6 +131,10 @@ class SuperResolution:
             return guided
 
         return predict
+
+    def fingerprint(self) -> str:
+        """A hash of all weights, configurations and settings."""
+        return fingerprint(self)
 
 
 @lru_cache(maxsize=4)

@@ -13,6 +13,7 @@ from safezone.arrays import Images, Latents, Timesteps
 from safezone.models.attention import AttentionRecord, record_cross_attention
 from safezone.models.base import Conditioning, Posterior, Tokens
 from safezone.models.deltas import Changes, Slot, watch
+from safezone.models.fingerprint import fingerprint
 from safezone.models.frozen import freeze
 from safezone.models.process import Process
 from safezone.models.schedulers import make_scheduler
@@ -172,3 +173,7 @@ class StableDiffusion:
         Euler steps). Raises UserError for any other.
         """
         return make_scheduler(name, self._scheduler_config)
+
+    def fingerprint(self) -> str:
+        """A hash of all weights, tokenizers and configurations."""
+        return fingerprint(self)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from safezone.arrays import Images
 from safezone.errors import UserError
+from safezone.models.fingerprint import fingerprint
 from safezone.models.loading import fetch_folder, pick_device, quiet
 
 
@@ -41,6 +42,10 @@ class Upscaler:
             output_type="pt",
         ).images
         return found.to(images)
+
+    def fingerprint(self) -> str:
+        """A hash of all weights, configurations and settings."""
+        return fingerprint(self)
 
 
 @lru_cache(maxsize=1)

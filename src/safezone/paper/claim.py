@@ -18,7 +18,7 @@ from safezone.lab.lab import Lab, plan
 from safezone.lab.run import Grid
 from safezone.lab.settings import Settings
 from safezone.lab.stage import Encoders
-from safezone.lab.store import WORK, network_keys, weights_key
+from safezone.lab.store import WORK
 from safezone.models.base import Model
 from safezone.results.measurement import SETTINGS, Measured, measure
 from safezone.scores import CLEAN
@@ -43,7 +43,7 @@ def claim_lab(folder: Path, model: Model, encoders: Encoders, settings: Settings
 
     Raises UserError for settings that cannot be: unknown names, more concepts than there are.
     """
-    from safezone.defenses import defense
+    from safezone.defenses import defense, fingerprints
 
     available = miniworld_concepts(model.image_size)
     cells = settings.cells
@@ -53,13 +53,13 @@ def claim_lab(folder: Path, model: Model, encoders: Encoders, settings: Settings
             f"give concepts as 1 to {len(available)}."
         )
     for name in cells.defenses:
-        network_keys(defense(name).preprocess, model)
+        fingerprints(defense(name).preprocess, model)
     for name in cells.poisons:
         if name != CLEAN:
             settings.poisoning.poison(name)
     settings.training.personalization(), settings.sampling.texts()
     concepts = {concept.name: concept for concept in available[: cells.concepts]}
-    return Lab(folder / WORK, model, weights_key(model), encoders, settings, concepts)
+    return Lab(folder / WORK, model, model.fingerprint(), encoders, settings, concepts)
 
 
 def claim_plan(lab: Lab) -> dict[str, tuple[int, int]]:

@@ -44,16 +44,15 @@ from safezone.personalize.method import (
 from safezone.personalize.posteriors import TrainingRun, prior_data, training_data
 from safezone.personalize.samples import Sampler, Samples
 
-_VERSION = 2
+_VERSION = 3
 """Raised when the same settings no longer give the same result; part of the content key."""
 
 
 def content_key(model: Model, runs: Sequence[TrainingRun], method: Method) -> str:
     """A hash of all that the result depends on; a checkpoint of another key is refused."""
-    precision = [] if model.dtype == torch.float32 else [str(model.dtype)]
     content = {
         "version": _VERSION,
-        "model": [model.name, str(model.folder), *precision],
+        "model": model.fingerprint(),
         "method": [type(method).__name__, method.content()],
         "runs": [
             [run.key, run.concept.content_key(), repr(run.defense), run.seed, *run.prior_key()]

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from safezone.models.fingerprint import fingerprint
 from safezone.scores.preprocessing import Preprocessing
 
 _BATCH = 64
@@ -36,6 +37,10 @@ class ImageEncoder(Protocol):
         """float32 features on the CPU, not normalised, of uint8 images [n, 3, h, w], n > 0."""
         ...
 
+    def fingerprint(self) -> str:
+        """A hash of all weights, the preprocessing and, where there is one, the tokenizer."""
+        ...
+
 
 class TextImageEncoder(Protocol):
     """Images and texts to features of one space, where cosines compare them."""
@@ -49,6 +54,10 @@ class TextImageEncoder(Protocol):
 
     def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n width"]:
         """float32 features on the CPU, not normalised; texts longer than the model's are cut."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of all weights, the preprocessing and, where there is one, the tokenizer."""
         ...
 
 
@@ -75,6 +84,10 @@ class InstanceEncoder:
             return rows if self.projection is None else cast(Tensor, self.projection(rows))
 
         return _in_batches(images, encode)
+
+    def fingerprint(self) -> str:
+        """A hash of all weights, the preprocessing and, where there is one, the tokenizer."""
+        return fingerprint(self)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,6 +130,10 @@ class ClipEncoder:
         rows = self.model.text_projection(output.pooler_output).float().cpu()
         return cast(Tensor, rows[[distinct.index(text) for text in texts]])
 
+    def fingerprint(self) -> str:
+        """A hash of all weights, the preprocessing and, where there is one, the tokenizer."""
+        return fingerprint(self)
+
 
 class CachedEncoder:
     """An image encoder that remembers the features of the ``capacity`` images last seen.
@@ -148,3 +165,7 @@ class CachedEncoder:
         while len(self._rows) > self._capacity:
             self._rows.popitem(last=False)
         return torch.stack([found[key] for key in keys])
+
+    def fingerprint(self) -> str:
+        """The encoder's own."""
+        return self._encoder.fingerprint()
