@@ -108,7 +108,7 @@ def test_every_image_is_shown_under_its_own_caption(
         image_names=("0", "1"),
         captions=CAPTIONS[:2],
     )
-    runs = [run_of(captioned), run_of(two)]
+    runs = [run_of(each).prepare(tiny_model) for each in (captioned, two)]
     seen: list[list[str]] = []
     tokenize = tiny_model.tokenize
 
@@ -154,7 +154,7 @@ def test_captions_that_are_not_there_are_told(
 ) -> None:
     bare = replace(captioned, captions=None)
     with pytest.raises(UserError, match=r"duck has no captions; write NAME\.txt"):
-        method(steps=1, templates="captions").inject(tiny_model, [run_of(bare)])
+        method(steps=1, templates="captions").inject(tiny_model, [run_of(bare).prepare(tiny_model)])
 
 
 def test_the_settings_choose_among_prompts_and_keep_older_keys() -> None:

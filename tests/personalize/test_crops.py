@@ -93,7 +93,7 @@ def test_the_loss_is_a_mean_over_the_valid_cells(
     run_of: Callable[..., TrainingRun],
     kind: str,
 ) -> None:
-    run = run_of(concept_named("duck", size=SIZE), kind)
+    run = run_of(concept_named("duck", size=SIZE), kind).prepare(tiny_model)
     data = training_data(tiny_model, [run], flip=True)
     sampler = Sampler(tiny_model, [run], replace(SHORT, batch_size=4), data, None, 1)
     samples, drawn = sampler.at(0, torch.tensor([0]))[0], crops_of([(0, "duck")], 0, 4, SIZE)

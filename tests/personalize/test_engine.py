@@ -12,7 +12,7 @@ import torch
 
 from safezone.concepts import Concept
 from safezone.concepts.datasets import miniworld_concepts
-from safezone.defenses import Defense, LossMask, masked_loss
+from safezone.defenses import Defense, LossMask, defense, masked_loss
 from safezone.errors import UserError
 from safezone.models import Model, load_model
 from safezone.personalize import Adapter, TextualInversion, TrainingRun, train
@@ -75,7 +75,7 @@ def test_chunks_do_not_matter(
 def test_equals_the_loop_written_out(
     tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun], kind: str
 ) -> None:
-    run = run_of(concept, kind, seed=3)
+    run = run_of(concept, kind, seed=3).prepare(tiny_model)
     settings = replace(SHORT, steps=4, batch_size=2, templates=TEMPLATES, weight_decay=0.1)
     (adapter,) = train(tiny_model, [run], settings, progress=False)
     data = training_data(tiny_model, [run], flip=True)
@@ -86,7 +86,7 @@ def test_equals_the_loop_written_out(
         draws = draw([(3, "duck")], step, 2, data.shape)
         image, side = pick(draws.image, 3)[0], (draws.flip[0] < 0.5).long()
         clean = data.latents(data.rows[0, image, side], draws.posterior_noise)
-        timesteps = run.defense.timesteps.sample(draws.timestep[0], process.steps)
+        timesteps = run.timesteps.sample(draws.timestep[0], process.steps)
         prompts = [TEMPLATES[i].format("<duck>") for i in pick(draws.template, 3)[0].tolist()]
         conditioning = tiny_model.embed_text(
             tiny_model.tokenize(prompts, "<duck>"), vectors.expand(2, -1, -1)
@@ -223,9 +223,11 @@ def test_a_finished_training_is_not_done_again(
             replace(run, concept=run.concept.with_images(255 - run.concept.images)),
             settings,
         ),
-        lambda run, settings: (replace(run, defense=Defense("x")), settings),
+        lambda run, settings: (replace(run, defense=defense("jpeg")), settings),
+        lambda run, settings: (replace(run, defense=defense("t600")), settings),
+        lambda run, settings: (replace(run, defense=defense("lm")), settings),
     ],
-    ids=["learning rate", "steps", "seed", "images", "defense"],
+    ids=["learning rate", "steps", "seed", "images", "preprocess", "timesteps", "loss mask"],
 )
 def test_a_checkpoint_of_another_training_is_refused(
     tiny_model: Model,

@@ -160,7 +160,7 @@ def test_a_change_is_that_of_the_weights(
 def test_lora_equals_the_loop_written_out(
     tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun]
 ) -> None:
-    run = run_of(concept, "szt", seed=3)
+    run = run_of(concept, "szt", seed=3).prepare(tiny_model)
     method = LoRA(
         steps=3, batch_size=2, learning_rate=1e-2, alpha=2.0, targets=("to_k",), flip=False
     )
@@ -176,7 +176,7 @@ def test_lora_equals_the_loop_written_out(
         draws = draw([(3, "duck")], step, 2, data.shape)
         image = pick(draws.image, 3)[0]
         clean = data.latents(data.rows[0, image, 0], draws.posterior_noise)
-        timesteps = run.defense.timesteps.sample(draws.timestep[0], process.steps)
+        timesteps = run.timesteps.sample(draws.timestep[0], process.steps)
         noisy = process.corrupt(clean, draws.noise, timesteps)
         handles = [
             layer(tiny_model, name).register_forward_hook(
@@ -256,7 +256,7 @@ def test_what_is_saved_is_loaded_and_gone_on_from(
     tmp_path: Path,
     method: Personalization,
 ) -> None:
-    run = run_of(concept)
+    run = run_of(concept).prepare(tiny_model)
     (adapter,) = train(tiny_model, [run], replace(method, steps=2), progress=False)
     path = save_adapter(adapter, tmp_path)
     for loaded in (read_adapter(tmp_path), load_adapter(path, tiny_model)):
@@ -327,7 +327,7 @@ def test_changes_do_not_break_the_compilers_graph(
     conditioning = tiny_model.embed_text(tiny_model.tokenize(["a dog", "a cat"]))
     method, drawn = LoRA(), []
     for seed in range(2):
-        start = method.begin(tiny_model, run_of(concept, seed=seed))
+        start = method.begin(tiny_model, run_of(concept, seed=seed).prepare(tiny_model))
         parameters = {name: torch.stack([value, 2 * value]) + 0.1 for name, value in start.items()}
         changes = Changes(method.deltas(parameters), torch.tensor([0, 1]))
         with_changes = Conditioning(conditioning.encoder_hidden_states, None, changes)

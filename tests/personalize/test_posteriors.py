@@ -5,12 +5,12 @@ import pytest
 import torch
 
 from safezone.concepts import Concept
-from safezone.defenses import Defense, LossMask, defend
+from safezone.defenses import Defense, LossMask, defend, defense
 from safezone.defenses.loss_masks import GREY
 from safezone.errors import UserError
 from safezone.images import to_float
 from safezone.models import Model
-from safezone.personalize import TrainingRun
+from safezone.personalize import TextualInversion, TrainingRun, train
 from safezone.personalize.posteriors import training_data
 
 
@@ -20,7 +20,7 @@ def test_rows_hold_the_posterior_of_the_defended_and_mirrored_image(
     tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun], kind: str, side: int
 ) -> None:
     run = run_of(concept, kind)
-    data = training_data(tiny_model, [run], flip=True, max_batch=2)
+    data = training_data(tiny_model, [run.prepare(tiny_model)], flip=True, max_batch=2)
     images = defend(concept, run.defense, run.seed).pixels()
     expected = tiny_model.encode(images.flip(-1) if side else images)
     rows = data.rows[0, :, side]
@@ -31,7 +31,7 @@ def test_rows_hold_the_posterior_of_the_defended_and_mirrored_image(
 def test_latents_are_samples_of_their_posteriors(
     tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun]
 ) -> None:
-    data = training_data(tiny_model, [run_of(concept)], flip=False)
+    data = training_data(tiny_model, [run_of(concept).prepare(tiny_model)], flip=False)
     noise = torch.randn(2, *data.shape, generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([2, 0])
     expected = data.posteriors.mean[rows] + data.posteriors.std[rows] * noise
@@ -54,7 +54,7 @@ def test_equal_images_are_encoded_once(
     flip: bool,
     expected: int,
 ) -> None:
-    runs = [run_of(concept, kind, seed) for kind in kinds for seed in (0, 1)]
+    runs = [run_of(concept, kind, seed).prepare(tiny_model) for kind in kinds for seed in (0, 1)]
     assert len(training_data(tiny_model, runs, flip=flip).posteriors.mean) == expected
 
 
@@ -67,7 +67,7 @@ def test_weights_follow_their_image_and_its_mirror(
     different[1] = False
     different[1, :16, :16] = True
     runs = [run_of(concept, "nominal"), run_of(replace(concept, masks=different), "lm")]
-    data = training_data(tiny_model, runs, flip=True)
+    data = training_data(tiny_model, [run.prepare(tiny_model) for run in runs], flip=True)
     assert data.weights is not None
     cells = different[:, ::8, ::8].float()[:, None]
     assert bool((data.weights[data.weight_rows[0]] == 1).all())
@@ -78,14 +78,16 @@ def test_weights_follow_their_image_and_its_mirror(
 def test_no_masked_run_has_no_weights(
     tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun]
 ) -> None:
-    assert training_data(tiny_model, [run_of(concept)], flip=True).weights is None
+    assert (
+        training_data(tiny_model, [run_of(concept).prepare(tiny_model)], flip=True).weights is None
+    )
 
 
 def test_normalised_weights_have_mean_square_one(
     tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun]
 ) -> None:
     run = run_of(concept, Defense("lm", loss_mask=LossMask(normalise=True)))
-    weights = training_data(tiny_model, [run], flip=True).weights
+    weights = training_data(tiny_model, [run.prepare(tiny_model)], flip=True).weights
     assert weights is not None
     torch.testing.assert_close(weights.square().mean(dim=(1, 2, 3)), torch.ones(6))
 
@@ -112,14 +114,15 @@ def test_unfit_concepts_are_refused(
         for i, size in enumerate(sizes)
     ]
     with pytest.raises(UserError, match=words):
-        training_data(tiny_model, runs, flip=True)
+        training_data(tiny_model, [run.prepare(tiny_model) for run in runs], flip=True)
 
 
 def test_an_input_mask_changes_what_is_encoded_and_a_latent_mask_what_is_weighted(
     tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun]
 ) -> None:
     kinds = ("nominal", "im", "lim", "zm")
-    data = training_data(tiny_model, [run_of(concept, kind) for kind in kinds], flip=True)
+    runs = [run_of(concept, kind).prepare(tiny_model) for kind in kinds]
+    data = training_data(tiny_model, runs, flip=True)
     assert data.weights is not None
     assert data.latent_weights is not None
     rows = {kind: data.rows[r] for r, kind in enumerate(kinds)}
@@ -139,3 +142,32 @@ def test_an_input_mask_changes_what_is_encoded_and_a_latent_mask_what_is_weighte
     )
     assert loss == [False, False, True, False]
     assert latent == [False, False, False, True]
+
+
+def test_training_knows_timesteps_and_masks_only(
+    tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun]
+) -> None:
+    run = run_of(concept, "szt").prepare(tiny_model)
+    assert not hasattr(run, "defense")
+    images = training_data(tiny_model, [run], flip=False).images
+    assert torch.equal(images, run.concept.images)
+    assert torch.equal(images, defend(concept, defense("szt"), 0).images)
+    assert not torch.equal(images, concept.images)
+
+
+def test_a_run_is_prepared_once_by_hand_or_by_train(
+    tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun]
+) -> None:
+    method = TextualInversion(steps=2)
+    asked = run_of(concept, "szt")
+    by_train, by_hand = (
+        train(tiny_model, [run], method, progress=False)[0]
+        for run in (asked, asked.prepare(tiny_model))
+    )
+    assert torch.equal(by_train.vectors, by_hand.vectors)
+    assert by_train.provenance == by_hand.provenance
+    assert by_hand.provenance["defense"] == "szt"
+    alone = replace(asked.prepare(tiny_model), concept=concept)
+    assert not torch.equal(
+        train(tiny_model, [alone], method, progress=False)[0].vectors, by_hand.vectors
+    )

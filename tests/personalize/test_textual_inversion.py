@@ -77,7 +77,7 @@ def test_initializers(
     values: dict[str, Any],
     expected: Callable[[Callable[[str], torch.Tensor]], torch.Tensor],
 ) -> None:
-    injection = replace(SHORT, **values).inject(tiny_model, [run_of(concept)])
+    injection = replace(SHORT, **values).inject(tiny_model, [run_of(concept).prepare(tiny_model)])
     torch.testing.assert_close(injection.initial["vectors"][0], expected(tiny_model.word_vectors))
 
 
@@ -158,7 +158,7 @@ def test_nothing_of_the_model_changes(
 def test_learning_lowers_the_loss(
     tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun]
 ) -> None:
-    run, process = run_of(concept), tiny_model.process
+    run, process = run_of(concept).prepare(tiny_model), tiny_model.process
     (adapter,) = train(
         tiny_model,
         [run],
@@ -168,7 +168,7 @@ def test_learning_lowers_the_loss(
     data = training_data(tiny_model, [run], flip=False)
     draws = draw([(9, "unseen noise")], 0, 32, data.shape)
     clean = data.latents(pick(draws.image, 3)[0], draws.posterior_noise)
-    timesteps = run.defense.timesteps.sample(draws.timestep[0], process.steps)
+    timesteps = run.timesteps.sample(draws.timestep[0], process.steps)
     tokens = tiny_model.tokenize(["a photo of a <duck>"] * 32, "<duck>")
 
     def loss(vectors: torch.Tensor) -> float:

@@ -21,7 +21,14 @@ from safezone.lab.run import TEXTUAL_INVERSION, content_key
 from safezone.lab.stage import RUN_RECORD, done
 from safezone.lab.store import cannot_write
 from safezone.lab.variants import PAPER_STEPS
-from safezone.personalize import Adapter, TextualInversion, TrainingRun, read_adapter, train
+from safezone.personalize import (
+    Adapter,
+    PreparedRun,
+    TextualInversion,
+    TrainingRun,
+    read_adapter,
+    train,
+)
 
 MARKS: Final = 10
 """Between the start and the end of a training, the end included."""
@@ -84,7 +91,8 @@ def _short_trainings(
         adapter = read_adapter(made.place)
         if adapter.failed:
             return None
-        training = TrainingRun(cell.label, cell.concept, defense(cell.defense), run.seed)
+        row = defense(cell.defense)
+        training = PreparedRun(cell.label, cell.concept, row.timesteps, row.loss_mask, run.seed)
         start = method.inject(bench.model, [training]).initial["vectors"][0].detach().cpu()
         found[cell.label] = Trajectory([0, at], torch.stack([start, adapter.vectors.to(start)]))
     return found
@@ -121,7 +129,8 @@ def trajectories(
     todo = [run for run in runs if not places[run.key].is_file()]
     for start in range(0, len(todo), settings.runs_per_pass):
         group = todo[start : start + settings.runs_per_pass]
-        found = _trained(bench, group, method, steps, [places[run.key] for run in group])
+        prepared = [run.prepare(bench.model) for run in group]
+        found = _trained(bench, prepared, method, steps, [places[run.key] for run in group])
         for run, vectors in zip(group, found, strict=True):
             write_arrays(places[run.key], {"vectors": vectors})
     read = {label: bench.cache.arrays(place, _missing) for label, place in places.items()}
@@ -134,7 +143,7 @@ def _missing() -> dict[str, Tensor]:
 
 def _trained(
     bench: Bench,
-    runs: Sequence[TrainingRun],
+    runs: Sequence[PreparedRun],
     method: TextualInversion,
     steps: Sequence[int],
     places: Sequence[Path],

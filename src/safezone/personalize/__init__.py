@@ -19,7 +19,7 @@ from safezone.personalize.files import (
 )
 from safezone.personalize.lora import LoRA
 from safezone.personalize.personalization import Personalization
-from safezone.personalize.posteriors import TrainingRun
+from safezone.personalize.runs import PreparedRun, TrainingRun
 from safezone.personalize.textual_inversion import TextualInversion
 from safezone.personalize.training import train
 
@@ -36,6 +36,7 @@ __all__ = [
     "CustomDiffusion",
     "LoRA",
     "Personalization",
+    "PreparedRun",
     "TextualInversion",
     "TrainingRun",
     "check_placeholder",

@@ -12,7 +12,7 @@ from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.models.deltas import Delta, Full
 from safezone.personalize.injection import VECTORS
-from safezone.personalize.posteriors import TrainingRun
+from safezone.personalize.runs import PreparedRun
 from safezone.personalize.starting import started_full
 from safezone.personalize.textual_inversion import TextualInversion
 
@@ -41,7 +41,7 @@ class CustomDiffusion(TextualInversion):
         """The placeholder and the class word."""
         return f"{concept.placeholder} {concept.class_word}".strip()
 
-    def begin(self, model: Model, run: TrainingRun) -> Mapping[str, Tensor]:
+    def begin(self, model: Model, run: PreparedRun) -> Mapping[str, Tensor]:
         """The token's vectors, and no change of any key or value yet; UserError as the parent."""
         layers = [
             name for name in model.layers if name.startswith("unet.") and name.endswith(_TARGETS)

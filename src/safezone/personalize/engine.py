@@ -41,23 +41,21 @@ from safezone.personalize.method import (
     Preview,
     learning_rate,
 )
-from safezone.personalize.posteriors import TrainingRun, prior_data, training_data
+from safezone.personalize.posteriors import prior_data, training_data
+from safezone.personalize.runs import PreparedRun
 from safezone.personalize.samples import Sampler, Samples
 
 _VERSION = 3
 """Raised when the same settings no longer give the same result; part of the content key."""
 
 
-def content_key(model: Model, runs: Sequence[TrainingRun], method: Method) -> str:
+def content_key(model: Model, runs: Sequence[PreparedRun], method: Method) -> str:
     """A hash of all that the result depends on; a checkpoint of another key is refused."""
     content = {
         "version": _VERSION,
         "model": model.fingerprint(),
         "method": [type(method).__name__, method.content()],
-        "runs": [
-            [run.key, run.concept.content_key(), repr(run.defense), run.seed, *run.prior_key()]
-            for run in runs
-        ],
+        "runs": [run.content() for run in runs],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -67,7 +65,7 @@ class _Training:
     """What stays the same from the first step to the last."""
 
     model: Model
-    runs: Sequence[TrainingRun]
+    runs: Sequence[PreparedRun]
     method: Method
     injection: Injection
     sampler: Sampler
@@ -214,7 +212,7 @@ def _optimiser(method: Method, state: State) -> torch.optim.AdamW:
     return optimiser
 
 
-def _check(runs: Sequence[TrainingRun], max_batch: int) -> None:
+def _check(runs: Sequence[PreparedRun], max_batch: int) -> None:
     if not runs:
         raise UserError("There are no runs to train; name at least one concept.")
     keys = [run.key for run in runs]
@@ -227,7 +225,7 @@ def _check(runs: Sequence[TrainingRun], max_batch: int) -> None:
 
 def fit(
     model: Model,
-    runs: Sequence[TrainingRun],
+    runs: Sequence[PreparedRun],
     method: Method,
     folder: Path | None = None,
     *,

@@ -15,7 +15,7 @@ from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.models.deltas import Delta, LowRank
 from safezone.personalize.personalization import Personalization
-from safezone.personalize.posteriors import TrainingRun
+from safezone.personalize.runs import PreparedRun
 from safezone.personalize.starting import started_low_rank
 
 _TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -74,7 +74,7 @@ class LoRA(Personalization):
             )
         ]
 
-    def begin(self, model: Model, run: TrainingRun) -> Mapping[str, Tensor]:
+    def begin(self, model: Model, run: PreparedRun) -> Mapping[str, Tensor]:
         """Down and up matrix of every layer, which change nothing yet."""
         layers = self.layers(model)
         if self.start is not None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from safezone.arrays import Latents, Timesteps
 from safezone.models.base import Conditioning, Model
-from safezone.personalize.posteriors import TrainingRun
+from safezone.personalize.runs import PreparedRun
 
 Network: TypeAlias = Callable[[Latents, Timesteps, Conditioning], Latents]
 Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
@@ -86,7 +86,7 @@ class Method(Protocol):
         """The settings that the result depends on, as JSON values."""
         ...
 
-    def inject(self, model: Model, runs: Sequence[TrainingRun]) -> Injection: ...
+    def inject(self, model: Model, runs: Sequence[PreparedRun]) -> Injection: ...
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ from safezone.models.deltas import Delta
 from safezone.personalize.crops import PREFIXES
 from safezone.personalize.injection import Injection, Start
 from safezone.personalize.method import Schedule
-from safezone.personalize.posteriors import TrainingRun
+from safezone.personalize.runs import PreparedRun
 
 _WITHOUT_EFFECT = ("log_every", "checkpoint_every", "preview_every", "preview_prompts")
 _NEWER = ("accumulation", "start", "random_rows", "prior_weight", "prior_images")
@@ -39,7 +39,7 @@ class Personalization(ABC):
     to go on from, of ours or of another program. ``log_every``, ``checkpoint_every``,
     ``preview_every``: in steps; 0 makes no checkpoints but the last, and no previews.
     ``preview_prompts``: for ``safezone.generate.preview_writer``. ``prior_weight``: of the loss on
-    images of the class that each run then brings along (``TrainingRun.prior``), under the prompt
+    images of the class that each run then brings along (``PreparedRun.prior``), under the prompt
     "a photo of a <class word>" and at uniform timesteps (prior preservation, Ruiz et al. 2023); 0
     is none. ``prior_images``: how many the model draws where a command makes them.
 
@@ -130,7 +130,7 @@ class Personalization(ABC):
         return {}
 
     @abstractmethod
-    def begin(self, model: Model, run: TrainingRun) -> Mapping[str, Tensor]:
+    def begin(self, model: Model, run: PreparedRun) -> Mapping[str, Tensor]:
         """The parameters of one run before the first step, float32, without an axis of runs."""
 
     def constrain(  # noqa: B027 (most methods leave their parameters free)
@@ -138,7 +138,7 @@ class Personalization(ABC):
     ) -> None:
         """Projects the parameters in place after each step."""
 
-    def inject(self, model: Model, runs: Sequence[TrainingRun]) -> Injection:
+    def inject(self, model: Model, runs: Sequence[PreparedRun]) -> Injection:
         """The parameters of all runs at their start, and how a pass uses them.
 
         Raises UserError as ``begin`` does.

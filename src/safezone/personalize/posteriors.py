@@ -9,33 +9,10 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from safezone.arrays import Latents
-from safezone.concepts import Concept
-from safezone.defenses import Defense, defend
 from safezone.errors import UserError
 from safezone.images import to_float
 from safezone.models.base import Model, Posterior
-
-
-@dataclass(frozen=True)
-class TrainingRun:
-    """One personalization: what is learned, under which defense, with which seed.
-
-    ``key``: unique among the runs of one pass; names the run's log. ``concept``: as it was given,
-    before the defense's preprocess. ``prior``: uint8 [m, 3, S, S], images of the class for prior
-    preservation, at the concept's size.
-    """
-
-    key: str
-    concept: Concept
-    defense: Defense
-    seed: int
-    prior: UInt8[Tensor, "m 3 s s"] | None = None
-
-    def prior_key(self) -> list[str]:
-        """The hash of the images of the class, if there are any."""
-        if self.prior is None:
-            return []
-        return [hashlib.sha256(self.prior.contiguous().numpy().tobytes()).hexdigest()]
+from safezone.personalize.runs import PreparedRun
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +45,9 @@ class TrainingData:
         return Posterior(self.posteriors.mean[rows], self.posteriors.std[rows]).sample(noise)
 
 
-def _weights(run: TrainingRun, masks: Tensor | None, factor: int) -> Tensor | None:
+def _weights(run: PreparedRun, masks: Tensor | None, factor: int) -> Tensor | None:
     """The loss weights of one run's images, so scaled that ``masked_loss`` need not normalise."""
-    mask = run.defense.loss_mask
+    mask = run.loss_mask
     weights = mask.weights(masks, factor, concept=run.concept.name)
     if weights is None or not mask.normalise:
         return weights
@@ -104,7 +81,7 @@ def _encode(model: Model, images: UInt8[Tensor, "n 3 s s"], max_batch: int) -> P
     )
 
 
-def check_images(model: Model, runs: Sequence[TrainingRun]) -> None:
+def check_images(model: Model, runs: Sequence[PreparedRun]) -> None:
     """Raises UserError unless all images are squares of one size that the model can encode."""
     first = runs[0].concept
     size = first.images.shape[-1]
@@ -124,14 +101,13 @@ def check_images(model: Model, runs: Sequence[TrainingRun]) -> None:
 
 
 def training_data(
-    model: Model, runs: Sequence[TrainingRun], *, flip: bool, max_batch: int = 64
+    model: Model, runs: Sequence[PreparedRun], *, flip: bool, max_batch: int = 64
 ) -> TrainingData:
-    """Preprocesses, mirrors and encodes the images of all runs.
+    """Mirrors and encodes the images of all runs.
 
-    The preprocess runs once per concept, before mirroring, and an input mask after it; an image
-    is mirrored before the encoder sees it, its mask with it. Images with equal bytes share one
-    posterior, so runs that differ only in timesteps, loss mask or seed cost nothing more. Without
-    ``flip`` the mirror image's row is the image's own.
+    An image is mirrored before the encoder sees it, its mask with it. Images with equal bytes share
+    one posterior, so runs that differ only in timesteps, loss mask or seed cost nothing more.
+    Without ``flip`` the mirror image's row is the image's own.
 
     Raises UserError for images of unequal or unfit sizes, and for a defense that needs masks
     which its concept does not have.
@@ -146,9 +122,8 @@ def training_data(
     latent_weights: list[Tensor | None] = []
     weight_counts: list[int] = []
     for r, run in enumerate(runs):
-        mask, name = run.defense.loss_mask, run.concept.name
-        defended = defend(run.concept, run.defense, run.seed, model)
-        images, masks = defended.images.cpu(), defended.masks
+        mask, name = run.loss_mask, run.concept.name
+        images, masks = run.concept.images.cpu(), run.concept.masks
         images = mask.mask_images(images, masks, model.factor, concept=name)
         for side in range(2):
             if side and flip:
@@ -187,7 +162,7 @@ class PriorData:
     counts: Int[Tensor, " runs"]
 
 
-def prior_data(model: Model, runs: Sequence[TrainingRun], *, max_batch: int = 64) -> PriorData:
+def prior_data(model: Model, runs: Sequence[PreparedRun], *, max_batch: int = 64) -> PriorData:
     """Encodes the images of the class; UserError for a run without any or of another size."""
     place: dict[bytes, int] = {}
     distinct: list[Tensor] = []

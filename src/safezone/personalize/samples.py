@@ -13,7 +13,8 @@ from safezone.models.base import Model, Posterior
 from safezone.personalize.crops import Crop, crops_of
 from safezone.personalize.draws import draw, pick
 from safezone.personalize.method import Method
-from safezone.personalize.posteriors import PriorData, TrainingData, TrainingRun
+from safezone.personalize.posteriors import PriorData, TrainingData
+from safezone.personalize.runs import PreparedRun
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ class Sampler:
     """What the samples of every step are drawn from."""
 
     model: Model
-    runs: Sequence[TrainingRun]
+    runs: Sequence[PreparedRun]
     method: Method
     data: TrainingData
     prior: PriorData | None
@@ -104,7 +105,7 @@ class Sampler:
         result = torch.empty(uniforms.shape, dtype=torch.int64)
         groups: dict[TimestepDistribution, list[int]] = {}
         for i, r in enumerate(active.tolist()):
-            groups.setdefault(self.runs[r].defense.timesteps, []).append(i)
+            groups.setdefault(self.runs[r].timesteps, []).append(i)
         for distribution, members in groups.items():
             drawn = distribution.sample(uniforms[members].flatten(), self.model.process.steps)
             result[members] = drawn.view(len(members), -1)

@@ -14,7 +14,7 @@ from safezone.models.base import Model
 from safezone.personalize.embedding_files import check_placeholder
 from safezone.personalize.injection import VECTORS
 from safezone.personalize.personalization import Personalization
-from safezone.personalize.posteriors import TrainingRun
+from safezone.personalize.runs import PreparedRun
 from safezone.personalize.starting import started_vectors
 
 
@@ -48,7 +48,7 @@ class TextualInversion(Personalization):
         if self.random_rows and self.initializer is not None:
             raise UserError("random_rows and initializer are both given; choose one of them.")
 
-    def begin(self, model: Model, run: TrainingRun) -> Mapping[str, Tensor]:
+    def begin(self, model: Model, run: PreparedRun) -> Mapping[str, Tensor]:
         """The vectors at their start.
 
         Raises UserError for a placeholder that is already a token, and for an initializer without

@@ -13,14 +13,14 @@ from safezone.personalize.engine import fit
 from safezone.personalize.injection import VECTORS
 from safezone.personalize.method import Observer, Outcome
 from safezone.personalize.personalization import Personalization
-from safezone.personalize.posteriors import TrainingRun
+from safezone.personalize.runs import PreparedRun, TrainingRun
 
 AdapterPreview: TypeAlias = Callable[[int, list[Adapter]], None]
 
 
 def train(
     model: Model,
-    runs: Sequence[TrainingRun],
+    runs: Sequence[TrainingRun | PreparedRun],
     settings: Personalization,
     folder: Path | None = None,
     *,
@@ -33,17 +33,20 @@ def train(
 ) -> list[Adapter]:
     """Learns what the method says for all runs in one pass a step; adapters in the runs' order.
 
+    A ``TrainingRun`` is first prepared: its defense's preprocess runs on its images.
+
     ``preview(step, adapters)``, such as ``safezone.generate.preview_writer`` makes, is called every
     ``settings.preview_every`` steps; the rest is as in ``engine.fit``. A run that became NaN comes
     back as ``failed``.
 
-    Raises UserError as ``engine.fit`` and the method's ``begin`` do.
+    Raises UserError as ``TrainingRun.prepare``, ``engine.fit`` and the method's ``begin`` do.
     """
+    prepared = [run.prepare(model) if isinstance(run, TrainingRun) else run for run in runs]
 
     def adapters(step: int, outcomes: Sequence[Outcome]) -> list[Adapter]:
         return [
             _adapter(model, run, settings, step, outcome)
-            for run, outcome in zip(runs, outcomes, strict=True)
+            for run, outcome in zip(prepared, outcomes, strict=True)
         ]
 
     def show(step: int, outcomes: Sequence[Outcome]) -> None:
@@ -52,7 +55,7 @@ def train(
 
     outcomes = fit(
         model,
-        runs,
+        prepared,
         settings,
         folder,
         progress=progress,
@@ -66,7 +69,7 @@ def train(
 
 
 def _adapter(
-    model: Model, run: TrainingRun, settings: Personalization, step: int, outcome: Outcome
+    model: Model, run: PreparedRun, settings: Personalization, step: int, outcome: Outcome
 ) -> Adapter:
     parameters = {name: value.cpu() for name, value in outcome.parameters.items()}
     trigger = settings.trigger(run.concept)
@@ -79,8 +82,7 @@ def _adapter(
             "run": run.key,
             "concept": run.concept.name,
             "concept_content_key": run.concept.content_key(),
-            "defense": run.defense.name,
-            "defense_parts": repr(run.defense),
+            **run.record,
             "model": model.name,
             "seed": run.seed,
             "step": step,
