@@ -1,6 +1,5 @@
 """``safezone grid list``, ``show``, ``status``, ``gc`` and ``export``."""
 
-import inspect
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -97,35 +96,37 @@ def read(verb: str, arguments: Sequence[str]) -> Any:
 
 def run_list(options: ListOptions) -> Answer:
     """One line a table or figure, under headings."""
-    from safezone.paper.named import PAPER, group_of
+    from safezone.paper.named import PAPER, group_of, headline
 
-    says = {name: (inspect.getdoc(grid.build) or "").split("\n")[0] for name, grid in PAPER.items()}
+    says = {name: headline(row) for name, row in PAPER.items()}
     lines: list[str] = []
-    for group in dict.fromkeys(map(group_of, says)):
+    for group in dict.fromkeys(map(group_of, PAPER.values())):
         lines += [f"\n{group}" if lines else group]
-        lines += [f"  {name:<9} {text}" for name, text in says.items() if group_of(name) == group]
+        lines += [f"  {n:<9} {says[n]}" for n, row in PAPER.items() if group_of(row) == group]
     return Answer({"grids": says}, "\n".join(lines))
 
 
 def run_show(options: ShowOptions) -> Answer:
-    """The docstring, the runs at the paper's scope, the paper's numbers and what is missing."""
+    """The command, the runs at the paper's scope, the paper's numbers and what is missing."""
     from safezone.lab.requirements import missing_names
     from safezone.lab.run import Scope
     from safezone.lab.settings import preset
-    from safezone.paper.named import paper_grid
-    from safezone.results.published import published
+    from safezone.paper import named
 
-    entry = paper_grid(options.grid)
-    grid = entry.build(Scope(entry.model, tuple(f"concept {i}" for i in range(10)), (0, 1, 2)))
-    missing = missing_names(grid, preset(entry.model))
-    lines = [inspect.getdoc(entry.build) or "", "", f"{len(grid)} runs with 10 concepts, 3 seeds"]
+    row = named.paper_grid(options.grid)
+    grid = row.build(Scope(row.model, tuple(f"concept {i}" for i in range(10)), (0, 1, 2)))
+    missing = missing_names(grid, preset(row.model))
+    lines = [named.headline(row), "", f"    {named.command(row)}"]
+    if row.figure is not None:
+        lines.append(f"    safezone figure {row.figure} --work runs/grids/work --out figures")
+    lines += ["", f"Cost: {named.cost(row)}.", f"The paper: {named.finding(row)}."]
+    lines += ["", f"{len(grid)} runs with 10 concepts, 3 seeds"]
     lines += [f"not in this version: {kind} {', '.join(n)}" for kind, n in missing.items()]
     data: dict[str, Any] = {"grid": options.grid, "runs": len(grid), "missing": missing}
-    if entry.gallery is not None:
-        lines += [f"its prompt: {entry.gallery.prompt.replace('{}', 'R*')}"]
-        data["prompt"] = entry.gallery.prompt
-    if grid.table is not None:
-        paper = published(grid.table)
+    if row.prompt is not None:
+        lines += [f"its prompt: {row.prompt.replace('{}', 'R*')}"]
+        data["prompt"] = row.prompt
+    if row.figure is None and (paper := row.printed) is not None:
         lines += ["", *_printed(paper), *(["", paper.note] if paper.note else [])]
         data["paper"] = {f"{p}, {c}": value for (p, c), value in paper.values.items()}
         data["note"] = paper.note

@@ -1,102 +1,20 @@
-"""The paper's tables 1, 2 and 4 to 40 and the figures that need trainings, as grids.
-
-Table 3 has no runs. A table or figure is a function of its scope (model, concepts, seeds). What it
-costs, what the paper found and the command are in its docstring, which ``safezone grid show``
-prints. Tables of other metrics of the same runs cost nothing more. The built-in model takes the
-concepts of its own world for every data set of the paper.
-"""
+"""The paper's tables and figures by name: where each is run, what it costs, what was found."""
 
 import difflib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
 from safezone.errors import UserError
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Scope
-from safezone.lab.settings import Settings
-from safezone.paper import figures as paper_figures
-from safezone.paper import models as paper_models
-from safezone.paper import tables as paper_tables
-from safezone.paper.figures import CANDIDATES, GALLERIES, Gallery
-from safezone.results.published import published
+from safezone.lab.variants import PAPER_STEPS, split_method
+from safezone.paper.row import CANDIDATES, PaperRow
+from safezone.paper.rows import ROWS
+from safezone.results.published import AVERAGE, Published
+from safezone.results.tables import label
+from safezone.scores.rows import CLEAN, NOMINAL
 
-
-@dataclass(frozen=True)
-class PaperGrid:
-    """A table's or figure's function and the model that the paper ran it on.
-
-    ``gallery``: of a figure of generated images, which has a prompt of its own.
-    """
-
-    build: Callable[[Scope], Grid]
-    model: str = "sd15"
-    gallery: Gallery | None = None
-
-    def settings(self, base: Settings) -> Settings:
-        """``base``, but for a figure's own prompt and number of images."""
-        if self.gallery is None:
-            return base
-        own = {"prompts": (self.gallery.prompt,), "images_per_prompt": CANDIDATES}
-        return replace(base, sampling=replace(base.sampling, **own))  # type: ignore[arg-type]
-
-
-PAPER: Final[Mapping[str, PaperGrid]] = MappingProxyType(
-    {
-        "table1": PaperGrid(paper_tables.table1),
-        "table2": PaperGrid(paper_tables.table2),
-        "table4": PaperGrid(paper_tables.table4),
-        "table5": PaperGrid(paper_tables.table5),
-        "table6": PaperGrid(paper_tables.table6),
-        "table7": PaperGrid(paper_tables.table7),
-        "table8": PaperGrid(paper_tables.table8),
-        "table9": PaperGrid(paper_tables.table9),
-        "table10": PaperGrid(paper_tables.table10),
-        "table11": PaperGrid(paper_tables.table11),
-        "table12": PaperGrid(paper_tables.table12),
-        "table13": PaperGrid(paper_tables.table13),
-        "table14": PaperGrid(paper_tables.table14),
-        "table15": PaperGrid(paper_tables.table15),
-        "table16": PaperGrid(paper_tables.table16),
-        "table17": PaperGrid(paper_tables.table17),
-        "table18": PaperGrid(paper_tables.table18),
-        "table19": PaperGrid(paper_tables.table19),
-        "table20": PaperGrid(paper_tables.table20),
-        "table21": PaperGrid(paper_tables.table21),
-        "table22": PaperGrid(paper_tables.table22),
-        "table23": PaperGrid(paper_models.table23, "sd15rf"),
-        "table24": PaperGrid(paper_models.table24, "sd15rf"),
-        "table25": PaperGrid(paper_models.table25, "sd15rf"),
-        "table26": PaperGrid(paper_models.table26, "sd21"),
-        "table27": PaperGrid(paper_models.table27, "sd21"),
-        "table28": PaperGrid(paper_models.table28, "sd21v"),
-        "table29": PaperGrid(paper_models.table29, "sd21v"),
-        "table30": PaperGrid(paper_models.table30, "sdxl"),
-        "table31": PaperGrid(paper_models.table31, "sdxl"),
-        "table32": PaperGrid(paper_models.table32),
-        "table33": PaperGrid(paper_models.table33),
-        "table34": PaperGrid(paper_models.table34),
-        "table35": PaperGrid(paper_models.table35),
-        "table36": PaperGrid(paper_models.table36),
-        "table37": PaperGrid(paper_models.table37),
-        "table38": PaperGrid(paper_models.table38),
-        "table39": PaperGrid(paper_models.table39),
-        "table40": PaperGrid(paper_models.table40),
-        "figure1": PaperGrid(paper_figures.figure1, gallery=GALLERIES[1]),
-        "figure3": PaperGrid(paper_figures.figure3),
-        "figure5": PaperGrid(paper_figures.figure5),
-        "figure6": PaperGrid(paper_figures.figure6),
-        "figure8": PaperGrid(paper_figures.figure8, gallery=GALLERIES[8]),
-        "figure9": PaperGrid(paper_figures.figure9),
-        "figure11": PaperGrid(paper_figures.figure11),
-        "figure16": PaperGrid(paper_figures.figure16),
-        "figure17": PaperGrid(paper_figures.figure17),
-        "figure18": PaperGrid(paper_figures.figure18, gallery=GALLERIES[18]),
-        "figure19": PaperGrid(paper_figures.figure19, gallery=GALLERIES[19]),
-        "figure20": PaperGrid(paper_figures.figure20, gallery=GALLERIES[20]),
-        "figure21": PaperGrid(paper_figures.figure21, gallery=GALLERIES[21]),
-    }
-)
+PAPER: Final[Mapping[str, PaperRow]] = MappingProxyType({row.name: row for row in ROWS})
 """Every table and figure with runs, by name."""
 
 _MINI: Final[Mapping[str, str]] = MappingProxyType(
@@ -114,9 +32,30 @@ HUB: Final[Mapping[str, str]] = MappingProxyType(
 )
 """Where the paper's models are on the hub; of SD 1.5 as rectified flow it names no place."""
 
+_MODELS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "sd15rf": "SD 1.5 as rectified flow",
+        "sd21": "SD 2.1",
+        "sd21v": "SD 2.1, velocity",
+        "sdxl": "SDXL",
+    }
+)
+"""How headlines call what is not SD 1.5."""
 
-def paper_grid(name: str) -> PaperGrid:
-    """The paper's grid of that name; UserError with near names for another."""
+_METHODS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "lora": "LoRA",
+        "custom diffusion": "Custom Diffusion",
+        "custom diffusion crop": "Custom Diffusion with crops",
+    }
+)
+
+_DEFAULT: Final = "schedule=constant;lr=5e-4;steps=5k"
+"""The column of the tables of hyperparameters that is the paper's training."""
+
+
+def paper_grid(name: str) -> PaperRow:
+    """The paper's table or figure of that name; UserError with near names for another."""
     if name in PAPER:
         return PAPER[name]
     near = difflib.get_close_matches(name, PAPER, n=3, cutoff=0.7)
@@ -124,14 +63,103 @@ def paper_grid(name: str) -> PaperGrid:
     raise UserError(f"there is no grid {name!r}; {hint} or give a YAML file of your own")
 
 
-def group_of(name: str) -> str:
+def group_of(row: PaperRow) -> str:
     """The heading under which ``safezone grid list`` has it."""
-    if name.startswith("figure"):
+    paper = row.printed
+    if row.figure is not None or paper is None:
         return "Figures"
-    paper = published(int(name.removeprefix("table")))
     if paper.method != TEXTUAL_INVERSION:
         return "Other methods, SD 1.5"
     return "Textual inversion, SD 1.5" if paper.model == "sd15" else "Other models"
+
+
+def headline(row: PaperRow) -> str:
+    """One line: what is compared, by what, on what."""
+    paper = row.printed
+    own = [] if row.dataset == "NovelConcepts10" else [row.dataset]
+    if row.figure is not None or paper is None:
+        return row.title + "".join(f" ({name})" for name in own) + "."
+    parts = [paper.printed_metric, _METHODS.get(paper.method, paper.method)]
+    parts += [_MODELS[paper.model]] if paper.model in _MODELS else []
+    return f"{row.title}: {', '.join(parts + own)}."
+
+
+def command(row: PaperRow) -> str:
+    """What runs it: on the built-in twin of its model, or on the model itself where none is."""
+    where = "mini" if row.model in _MINI else f"sd15 --data {row.dataset}"
+    concepts = "" if row.part or row.model not in _MINI else f" --concepts {row.concepts}"
+    seeds = 3 if row.table is not None else 1
+    return f"safezone grid run {row.name} --model {where}{concepts} --seeds {seeds}"
+
+
+def _one_seed(row: PaperRow) -> Grid:
+    """On as many concepts as the paper's smaller data set has."""
+    return row.build(Scope(row.model, tuple(f"concept {i}" for i in range(10)), (0,)))
+
+
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' * (count != 1)}"
+
+
+def cost(row: PaperRow) -> str:
+    """How many trainings and poisonings are new after the tables and figures before it."""
+    grid = _one_seed(row)
+    earlier = None
+    for other in ROWS:
+        if other is row:
+            break
+        runs = set(_one_seed(other))
+        if other.dataset == row.dataset and runs >= set(grid):
+            if len(runs) == len(grid):
+                return f"none after {other.name}, whose runs these are"
+            earlier = earlier or other.name
+    share = 1 if row.part else len({run.concept for run in grid})
+    poisoned = {(run.concept, run.poison) for run in grid if run.poison != CLEAN}
+    trainings = _many(len(grid) // share, "training")
+    if len(row.methods) == 1:
+        steps = split_method(row.methods[0])[1]["steps"]
+        trainings += f" of {steps.replace('k', '000')} of {PAPER_STEPS} steps"
+    text = f"{trainings} and {_many(len(poisoned) // share, 'poisoning')}"
+    text += " a seed" if row.part else " for each concept and seed"
+    text += f", none after {earlier}" if earlier else ""
+    return text + (f"; {CANDIDATES} images a training" if row.prompt else "")
+
+
+def finding(row: PaperRow) -> str:
+    """What the paper says of a figure; of a table from its printed numbers."""
+    paper = row.printed
+    if row.finding or paper is None:
+        return row.finding
+    if AVERAGE in paper.poisons:
+        best, szt = _best(paper, AVERAGE, NOMINAL), ""
+        if best != "szt" and "szt" in paper.columns:
+            szt = f", SZT {_number(paper, AVERAGE, 'szt')}"
+        return (
+            f"clean {_number(paper, CLEAN, NOMINAL)}; over the poisons Nominal "
+            f"{_number(paper, AVERAGE, NOMINAL)}, best {label(best)} "
+            f"{_number(paper, AVERAGE, best)}{szt}"
+        )
+    usual = NOMINAL if NOMINAL in paper.columns else _DEFAULT
+    parts = []
+    for poison in ("adm+", "ea"):
+        best = _best(paper, poison, usual)
+        parts.append(
+            f"{label(poison)} {_number(paper, poison, usual)}, best "
+            f"{_number(paper, poison, best)} ({label(best)})"
+        )
+    return f"default and best: {'; '.join(parts)}"
+
+
+def _best(paper: Published, poison: str, usual: str) -> str:
+    """The column other than the ``usual`` one with the best number; the first of equals."""
+    sign = -1 if paper.metric == "frechet" else 1
+    others = [name for name in paper.columns if name != usual]
+    return max(others, key=lambda name: sign * paper.values[poison, name])
+
+
+def _number(paper: Published, poison: str, name: str) -> str:
+    value = paper.values[poison, name]
+    return f"{value:.0f}" if paper.metric == "frechet" else f"{value:.2f}"
 
 
 def model_for(name: str, family: str) -> str:

@@ -12,14 +12,14 @@ from safezone.lab.execution import run_grid
 from safezone.lab.lab import Lab
 from safezone.lab.perform import read_images
 from safezone.lab.run import Grid, Run
-from safezone.paper.designs import DEFENSES
-from safezone.paper.figures import GALLERIES
+from safezone.paper.named import PAPER
+from safezone.paper.row import DEFENSES
 from safezone.results.drawings.curves import draw_plane
 from safezone.results.drawings.pictures import Tile, draw_tiles
 from safezone.results.drawings.style import Drawing
 from safezone.results.statistics import mean_interval
 from safezone.scores.metrics import cosine_similarity
-from safezone.scores.rows import summarise
+from safezone.scores.rows import CLEAN, summarise
 
 
 def dataset(bench: Bench) -> Drawing:
@@ -67,10 +67,12 @@ def gallery(bench: Bench, number: int) -> Drawing:
     Rows are concepts, or clean images and poisons of a single one; columns are defenses. The
     left-most column has the images that were trained on.
     """
-    shown = GALLERIES[number]
+    shown = PAPER[f"figure{number}"]
+    assert shown.part is not None
+    assert shown.prompt is not None
     defenses = bench.scope.defenses or shown.defenses
-    concepts = shown.chosen(bench.concepts)
-    data = bench.scope.data(*shown.poisons)[0 if shown.count == 1 else 1 :]
+    concepts = shown.part.of(bench.concepts, list(bench.lab.concepts))
+    data = bench.scope.data(*shown.poisons)[0 if CLEAN in shown.poisons else 1 :]
     cells = [(concept, each) for concept in concepts for each in data]
     prompt = shown.prompt
     runs = {

@@ -7,7 +7,6 @@ from types import MappingProxyType
 
 from safezone.errors import UserError
 from safezone.lab.bench import Bench
-from safezone.paper.designs import SEVEN
 from safezone.paper.measured import (
     by_timestep,
     gallery,
@@ -16,6 +15,7 @@ from safezone.paper.measured import (
     perturbations,
     probabilities,
 )
+from safezone.paper.row import SEVEN
 from safezone.results.drawings.style import Drawing
 
 

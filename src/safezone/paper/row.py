@@ -1,0 +1,108 @@
+"""A table or figure of the paper as a value: what is run, and the runs of a scope."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeVar
+
+from safezone.lab.run import TEXTUAL_INVERSION, Grid, Scope
+from safezone.lab.settings import Settings
+from safezone.results.published import Published, published
+from safezone.scores.rows import CLEAN, NOMINAL
+
+Item = TypeVar("Item")
+
+SEVEN: Final = (CLEAN, "adm+", "adm-", "sds+", "sds-", "ea", "da")
+"""Clean images and the paper's six poisons."""
+FOUR: Final = (CLEAN, "adm+", "adm-", "ea")
+"""Those of the tables of hyperparameters and timesteps."""
+DEFENSES: Final = (
+    *(NOMINAL, "regen", "pdmpure", "advclean", "jpeg"),
+    *("t600", "lm", "jpeg+t600", "jpeg+lm", "szt"),
+)
+CANDIDATES: Final = 4
+"""Images of each cell, of which a figure shows the most faithful one."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """The concepts that a figure shows: one of these ``names``; where there is none, by place.
+
+    ``count`` of them from place ``first`` on, or the last ones where there are fewer.
+    """
+
+    first: int
+    count: int
+    names: tuple[str, ...] = ()
+
+    def of(self, concepts: Sequence[Item], names: Sequence[str]) -> Sequence[Item]:
+        """Those of all ``concepts``, which are called ``names``."""
+        for name in self.names:
+            if name in names:
+                return [concepts[names.index(name)]]
+        return concepts[self.first : self.first + self.count] or concepts[-self.count :]
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One table or figure.
+
+    ``title``: what is compared. ``figure``: its number; without one it is ``table``, whose printed
+    numbers these are. ``methods``: by default the table's own. ``part``: of the concepts; None for
+    all. ``prompt``: of a figure of generated images, with {} for the learned word. ``concepts``:
+    how many the paper used. ``finding``: what the paper says; a table's numbers say it.
+    """
+
+    title: str
+    defenses: tuple[str, ...] = DEFENSES
+    poisons: tuple[str, ...] = SEVEN
+    table: int | None = None
+    figure: int | None = None
+    methods: tuple[str, ...] = ()
+    part: Part | None = None
+    prompt: str | None = None
+    data: str = "NovelConcepts10"
+    concepts: int = 10
+    finding: str = ""
+
+    @property
+    def name(self) -> str:
+        """As in ``safezone grid run NAME``."""
+        return f"table{self.table}" if self.figure is None else f"figure{self.figure}"
+
+    @property
+    def printed(self) -> Published | None:
+        """The paper's numbers of it."""
+        return None if self.table is None else published(self.table)
+
+    @property
+    def model(self) -> str:
+        """What the paper ran it on."""
+        return "sd15" if self.printed is None else self.printed.model
+
+    @property
+    def dataset(self) -> str:
+        return self.data if self.printed is None else self.printed.dataset
+
+    def build(self, scope: Scope) -> Grid:
+        """The runs: concepts x poisons x defenses x methods x seeds."""
+        paper = self.printed
+        own = TEXTUAL_INVERSION if paper is None else paper.method
+        concepts = scope.concepts
+        return Grid.product(
+            self.name,
+            concepts=concepts if self.part is None else self.part.of(concepts, concepts),
+            poisons=self.poisons,
+            defenses=self.defenses,
+            seeds=scope.seeds,
+            model=scope.model,
+            methods=self.methods or (own,),
+            metric="instance_similarity" if paper is None else paper.metric,
+            table=self.table,
+        )
+
+    def settings(self, base: Settings) -> Settings:
+        """``base``, but for a figure's own prompt and number of images."""
+        if self.prompt is None:
+            return base
+        own = replace(base.sampling, prompts=(self.prompt,), images_per_prompt=CANDIDATES)
+        return replace(base, sampling=own)
