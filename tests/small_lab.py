@@ -13,9 +13,9 @@ from safezone.lab.settings import (
     Sampling,
     Settings,
 )
-from safezone.lab.stage import Encoders
 from safezone.lab.training import Training
 from safezone.models import Model, load_model
+from safezone.scores import Encoders
 
 SETTINGS = Settings(
     model="tiny",
@@ -50,7 +50,7 @@ def concept(name: str, shade: int = 90) -> Concept:
 
 def small_lab(folder: Path, model: Model) -> Lab:
     concepts = {name: concept(name, i) for i, name in enumerate(("One", "Two"))}
-    encoders = Encoders(MeanColour(), None, "mean colour")
+    encoders = Encoders({"instance": MeanColour()}, "mean colour")
     return Lab(folder, model, model.fingerprint(), encoders, SETTINGS, concepts)
 
 

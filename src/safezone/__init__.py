@@ -28,13 +28,14 @@ if TYPE_CHECKING:
         train,
     )
     from safezone.poisons import poison, poison_concept
-    from safezone.scores import Row, load_encoder, score_images
+    from safezone.scores import Pictures, Row, load_encoder, score_images
 
 __all__ = [
     "Adapter",
     "Concept",
     "CustomDiffusion",
     "LoRA",
+    "Pictures",
     "Row",
     "TextualInversion",
     "TrainingRun",
@@ -61,6 +62,7 @@ _HOMES: Final = {
     "Concept": "concepts",
     "CustomDiffusion": "personalize",
     "LoRA": "personalize",
+    "Pictures": "scores",
     "Row": "scores",
     "TextualInversion": "personalize",
     "TrainingRun": "personalize",

@@ -16,12 +16,12 @@ from safezone.lab.execution import run_grid
 from safezone.lab.lab import Lab
 from safezone.lab.run import TEXTUAL_INVERSION, Grid
 from safezone.lab.settings import Cells, Poisoning, Sampling, Settings
-from safezone.lab.stage import Encoders
 from safezone.lab.training import Training
 from safezone.lab.trajectory import Cell, trajectories
 from safezone.models import Model
 from safezone.results.drawings.curves import Panel, Series, draw_panels
 from safezone.results.drawings.style import LOOKS, Drawing, save, stroke
+from safezone.scores import Encoders
 from small_lab import MeanColour
 
 SETTINGS = Settings(
@@ -91,7 +91,7 @@ def test_a_step_is_taken_from_a_grids_short_training(
         replace(shared.run(c.concept, c.data), method=f"{TEXTUAL_INVERSION}; steps=1k")
         for c in cells
     ]
-    encoders = Encoders(MeanColour(), None, "mean colour")
+    encoders = Encoders({"instance": MeanColour()}, "mean colour")
     run_grid(replace(shared.lab, encoders=encoders), Grid("short", tuple(runs)), progress=False)
 
     def refused(*arguments: object, **named: object) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from safezone.scores import METRICS, score_images
-from safezone.scores.scoring import with_class_word
+from safezone.scores import METRICS, Pictures, score_images
+from safezone.scores.text_image import with_class_word
 
 
 class MeanColour:
@@ -37,37 +37,28 @@ def plain(*colours: tuple[int, int, int]) -> torch.Tensor:
 
 
 RED, GREEN = (200, 0, 0), (0, 200, 0)
+BOTH = ("instance_similarity", "clip_score", "clip_cosine", "frechet", "kernel")
 
 
 def scores(generated: torch.Tensor, prompts: list[str], clean: torch.Tensor) -> dict[str, float]:
     encoder = MeanColour()
-    found = score_images(
-        generated,
-        prompts,
-        clean,
-        class_word="vase",
-        placeholder="<v>",
-        instance_encoder=encoder,
-        text_image_encoder=encoder,
+    result = score_images(
+        Pictures(generated, prompts, clean, "vase", "<v>"),
+        {"instance": encoder, "text_image": encoder},
     )
     assert not any("<v>" in text for text in encoder.texts)
-    return {score.metric: score.value for score in found}
+    return {score.metric: score.value for score in result}
 
 
 def test_all_metrics_with_their_counts() -> None:
     encoder = MeanColour()
-    found = score_images(
-        plain(RED, RED, GREEN),
-        ["a red <v>"] * 3,
-        plain(RED, RED),
-        class_word="vase",
-        placeholder="<v>",
-        instance_encoder=encoder,
-        text_image_encoder=encoder,
+    result = score_images(
+        Pictures(plain(RED, RED, GREEN), ["a red <v>"] * 3, plain(RED, RED), "vase", "<v>"),
+        {"text_image": encoder, "instance": encoder},
     )
-    assert tuple(score.metric for score in found) == METRICS
-    assert {score.n_generated for score in found} == {3}
-    assert [score.n_reference for score in found] == [2, 0, 0, 2, 2]
+    assert [score.metric for score in result] == list(BOTH)
+    assert {score.n_generated for score in result} == {3}
+    assert [score.n_reference for score in result] == [2, 0, 0, 2, 2]
 
 
 def test_values() -> None:
@@ -82,12 +73,21 @@ def test_each_image_is_compared_with_its_own_prompt() -> None:
 
 
 def test_distances_need_two_images_on_both_sides() -> None:
-    assert set(scores(plain(RED, RED), ["<v>"] * 2, plain(RED))) == set(METRICS[:3])
+    assert set(scores(plain(RED, RED), ["<v>"] * 2, plain(RED))) == set(BOTH[:3])
+
+
+def test_without_prompts_nothing_is_said_of_them() -> None:
+    assert set(scores(plain(RED, RED), [], plain(RED))) == {"instance_similarity"}
 
 
 def test_unequal_counts_are_refused() -> None:
     with pytest.raises(ValueError, match="2 generated images, 1 prompts"):
         scores(plain(RED, RED), ["<v>"], plain(RED))
+
+
+def test_every_metric_of_every_slot_is_shown_similarities_first() -> None:
+    assert list(METRICS)[:5] == list(BOTH)
+    assert all(metric.name == name and metric.label for name, metric in METRICS.items())
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,12 @@ from safezone.concepts import CONCEPT_FILE
 from safezone.errors import UserError
 from safezone.lab.run import content_key
 from safezone.lab.settings import Scoring
-from safezone.lab.stage import MANIFEST, Encoders
+from safezone.lab.stage import MANIFEST
 from safezone.lab.store import read_json, require_finite
 from safezone.models import BUILTIN, Model, load_model
 from safezone.results.outputs import MINI_LIMITS
-from safezone.scores import CLEAN, CachedEncoder, load_encoder, load_text_image_encoder
+from safezone.scores import CLEAN, SLOTS, CachedEncoder, Encoders
+from safezone.scores.slot import NONE
 
 
 def open_model(name: str, machine: Machine, precision: Precision = "float32") -> Model:
@@ -29,22 +30,23 @@ def open_model(name: str, machine: Machine, precision: Precision = "float32") ->
 
 
 def open_encoders(scoring: Scoring, machine: Machine) -> Encoders:
-    """The encoders of the settings; ``none`` leaves prompts unscored."""
+    """The encoders of the settings; ``none`` leaves a slot that is optional empty."""
     from transformers.utils import logging as untyped
 
     libraries: Any = untyped
     libraries.disable_progress_bar()
     device = machine.device or "cpu"
-    instance = load_encoder(scoring.instance_encoder, device)
-    require_finite(instance, scoring.instance_encoder)
-    text_image = None
-    if scoring.text_image_encoder != "none":
-        text_image = load_text_image_encoder(scoring.text_image_encoder, device)
-        require_finite(text_image, scoring.text_image_encoder)
-    key = content_key(
-        instance.fingerprint(), None if text_image is None else text_image.fingerprint()
-    )
-    return Encoders(CachedEncoder(instance), text_image, key)
+    opened: dict[str, Any] = {}
+    keys: dict[str, str] = {}
+    for slot in SLOTS.values():
+        name = getattr(scoring, slot.setting)
+        if slot.optional and name == NONE:
+            continue
+        encoder = slot.load(name, device)
+        require_finite(encoder, name)
+        keys[slot.name] = encoder.fingerprint()
+        opened[slot.name] = CachedEncoder(encoder) if slot.cached else encoder
+    return Encoders(opened, content_key(keys))
 
 
 def is_procedural(folder: Path) -> bool:

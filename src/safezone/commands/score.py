@@ -54,8 +54,7 @@ def run(options: Options) -> Answer:
     from safezone.images import read_image
     from safezone.lab.stage import IMAGES_RECORD
     from safezone.results.outputs import read_made
-    from safezone.results.tables import metric_of
-    from safezone.scores import score_images
+    from safezone.scores import Pictures, metric_of, score_images
 
     set_threads(options.machine.threads)
     if (options.images / IMAGES_RECORD).is_file():
@@ -68,19 +67,18 @@ def run(options: Options) -> Answer:
     clean = load_concept(options.clean, images.shape[-1])
     encoders = open_encoders(options.scoring, options.machine)
     with torch.no_grad():
-        scores = score_images(
+        pictures = Pictures(
             images,
-            prompts or [""] * len(images),
+            prompts,
             clean.images,
-            class_word=words[0] or clean.class_word,
-            placeholder=words[1] or clean.placeholder,
-            instance_encoder=encoders.instance,
-            text_image_encoder=encoders.text_image if prompts else None,
+            words[0] or clean.class_word,
+            words[1] or clean.placeholder,
         )
+        scores = score_images(pictures, encoders.by_slot)
     lines = [
         f"{metric_of(s.metric).label}: {s.value:.{metric_of(s.metric).decimals + 1}f} "
         f"({s.n_generated} generated, {s.n_reference or 'no'} reference images)"
         for s in scores
     ]
-    data = {"scores": [score._asdict() for score in scores], "encoder": encoders.instance.name}
+    data = {"scores": [score._asdict() for score in scores], "encoder": encoders["instance"].name}
     return Answer(data, "\n".join(lines))

@@ -15,9 +15,9 @@ from safezone.errors import UserError
 from safezone.lab.cache import Cache
 from safezone.lab.lab import Lab
 from safezone.lab.run import TEXTUAL_INVERSION, Run
-from safezone.lab.stage import MANIFEST, Encoders, done, poison_stage
+from safezone.lab.stage import MANIFEST, done, poison_stage
 from safezone.models.base import Model, Posterior
-from safezone.scores import CLEAN, NOMINAL
+from safezone.scores import CLEAN, NOMINAL, Encoders
 
 Unit = TypeVar("Unit")
 
@@ -66,19 +66,7 @@ class Scope:
         return list(dict.fromkeys([CLEAN, *(self.poisons or own)]))
 
 
-class _Unopened:
-    """Stands where a figure scores nothing."""
-
-    name = "none"
-
-    def features(self, images: Tensor) -> Tensor:
-        raise ValueError("this figure has opened no encoder")
-
-    def fingerprint(self) -> str:
-        return self.name
-
-
-UNSCORED: Final = Encoders(_Unopened(), None, "none")
+UNSCORED: Final = Encoders({}, "none")
 """For a ``Lab`` whose figure scores nothing."""
 
 

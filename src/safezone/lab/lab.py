@@ -16,7 +16,6 @@ from safezone.lab.stage import (
     KEY_FILE,
     MANIFEST,
     RUN_RECORD,
-    Encoders,
     done,
     stage_key,
 )
@@ -24,7 +23,7 @@ from safezone.lab.training import Training
 from safezone.lab.variants import training_of
 from safezone.models.base import Model
 from safezone.poisons import Poison
-from safezone.scores import CLEAN
+from safezone.scores import CLEAN, Encoders
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Settings as frozen values: a preset, a YAML file over it, the command line over that."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, TypeAlias
@@ -13,6 +13,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from safezone.errors import UserError
 from safezone.lab.kinds import kind_of
 from safezone.lab.training import TRAINING, MethodName, Training
+from safezone.scores.table import SLOTS
 
 if TYPE_CHECKING:
     from safezone.poisons import Poison
@@ -147,16 +148,21 @@ class Sampling:
         return tuple(dict.fromkeys(found))
 
 
+_ENCODERS: Any = make_dataclass(
+    "_ENCODERS",
+    [
+        (slot.setting, Annotated[str, tyro.conf.arg(help=slot.help)], slot.default)
+        for slot in SLOTS.values()
+    ],
+    frozen=True,
+)
+
+
 @dataclass(frozen=True)
-class Scoring:
+class Scoring(_ENCODERS):  # type: ignore[misc]  # a field for each slot of scores.table
     """What looks at the generated images."""
 
     __pydantic_config__: ClassVar[Any] = _FORBID
-
-    instance_encoder: str = "dinov2"
-    """Tells objects apart: mini-instance, dinov2, or a folder."""
-    text_image_encoder: str = "clip"
-    """Compares images with their prompts: mini-clip, clip, a folder, or none."""
 
 
 @dataclass(frozen=True)
@@ -229,14 +235,13 @@ PRESETS: Final[Mapping[str, Settings]] = MappingProxyType(
             model="mini",
             training=TRAINING["mini", "ti"],
             sampling=Sampling(prompts=("mini",), steps=25, guidance=4.0),
-            scoring=Scoring("mini-instance", "mini-clip"),
+            scoring=Scoring(**{slot.setting: slot.built_in for slot in SLOTS.values()}),
             cells=Cells(poison_seed=0),
         ),
         # The paper's: 5000 steps of one image at 5e-4; the sampler is not stated there.
         "sd15": Settings(
             model="sd15",
             sampling=Sampling(prompts=("all25",), steps=50, guidance=7.5),
-            scoring=Scoring("dinov2", "clip"),
         ),
     }
 )

@@ -34,7 +34,7 @@ from safezone.lab.turns import in_turn
 from safezone.models.base import Model
 from safezone.personalize import Adapter
 from safezone.poisons import Checkpoints, Poison, imperceptibility, poison_concept
-from safezone.scores import ImageEncoder, Row, TextImageEncoder, score_images, write_rows
+from safezone.scores import Encoders, Pictures, Row, score_images, write_rows
 
 VERSIONS: Final[Mapping[str, int]] = {
     "poison": 2,
@@ -244,15 +244,6 @@ def _write_images(
         )
 
 
-@dataclass(frozen=True, eq=False)
-class Encoders:
-    """What scores images; ``key``: the hash of their weights."""
-
-    instance: ImageEncoder
-    text_image: TextImageEncoder | None
-    key: str
-
-
 def score_images_of(
     encoders: Encoders,
     clean: Concept,
@@ -261,17 +252,9 @@ def score_images_of(
     run: Run,
 ) -> list[Row]:
     """The rows of one run. ``images``: uint8 [n, 3, h, w], described by ``prompts`` one by one."""
-    scores = score_images(
-        images,
-        prompts,
-        clean.images,
-        class_word=clean.class_word,
-        placeholder=clean.placeholder,
-        instance_encoder=encoders.instance,
-        text_image_encoder=encoders.text_image,
-    )
+    pictures = Pictures(images, prompts, clean.images, clean.class_word, clean.placeholder)
     cell = (run.concept, run.poison, run.defense, run.method, run.model, run.seed)
-    return [Row(*cell, *score) for score in scores]
+    return [Row(*cell, *score) for score in score_images(pictures, encoders.by_slot)]
 
 
 def score_stage(

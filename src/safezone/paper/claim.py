@@ -17,11 +17,10 @@ from safezone.errors import UserError
 from safezone.lab.lab import Lab, plan
 from safezone.lab.run import Grid
 from safezone.lab.settings import Settings
-from safezone.lab.stage import Encoders
 from safezone.lab.store import WORK
 from safezone.models.base import Model
 from safezone.results.measurement import SETTINGS, Measured, measure
-from safezone.scores import CLEAN
+from safezone.scores import CLEAN, Encoders
 
 
 def claim_grid(settings: Settings, concepts: Sequence[Concept], model_name: str) -> Grid:

@@ -23,16 +23,15 @@ from safezone.results.html import asset, environment
 from safezone.results.plots import WIDEST, Plots, plots
 from safezone.results.published import AVERAGE, Published
 from safezone.results.tables import (
-    METRICS,
     ScoreTable,
     label,
-    metric_of,
     number,
     score_table,
     to_csv,
     to_latex,
     to_markdown,
 )
+from safezone.scores import METRICS, metric_of
 from safezone.scores.rows import Row, write_text
 
 PICTURES: Final = 4000

@@ -22,7 +22,8 @@ from safezone.results.grid_page import PICTURES, Section, tables, write_grid_pag
 from safezone.results.outputs import INDEX, PAGE, caveats, versions
 from safezone.results.published import Published, same_runs
 from safezone.results.summary import summary_json
-from safezone.results.tables import metric_of, settings_of, write_table
+from safezone.results.tables import settings_of, write_table
+from safezone.scores import metric_of
 from safezone.scores.rows import Row, read_rows, write_rows, write_text
 
 COMPARISONS: Final = "comparisons.csv"

@@ -20,14 +20,13 @@ from torch import Tensor
 from safezone.results.meaning import meaning_sentences
 from safezone.results.plane import Chart, interval_charts
 from safezone.results.tables import (
-    METRICS,
     ScoreTable,
     label,
-    metric_of,
     number,
     score_table,
     settings_of,
 )
+from safezone.scores import METRICS, metric_of
 from safezone.scores.rows import CLEAN, Row, csv_text, summarise, write_text
 
 Pictures = UInt8[Tensor, "n 3 h w"]

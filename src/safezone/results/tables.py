@@ -10,25 +10,8 @@ from pathlib import Path
 
 from safezone.errors import UserError
 from safezone.results.statistics import Interval, mean_interval, tied_best
+from safezone.scores import metric_of
 from safezone.scores.rows import CLEAN, NOMINAL, Row, summarise, write_text
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is shown: its label, which direction is good, decimals."""
-
-    label: str
-    higher_is_better: bool | None
-    decimals: int = 2
-
-
-METRICS: Mapping[str, Metric] = {
-    "instance_similarity": Metric("Instance similarity", True),
-    "clip_score": Metric("CLIP score", True),
-    "clip_cosine": Metric("CLIP cosine", True, 3),
-    "frechet": Metric("Fréchet distance", False),
-    "kernel": Metric("Kernel distance", False, 4),
-}
 
 _NAMES: Mapping[str, str] = {
     CLEAN: "Clean",
@@ -38,11 +21,6 @@ _NAMES: Mapping[str, str] = {
     "pdmpure": "PDMPure",
     "psn avg": "Poisons, mean",
 }
-
-
-def metric_of(name: str) -> Metric:
-    """The metric's display; an unknown one shows its name and has no good direction."""
-    return METRICS.get(name, Metric(name, None, 3))
 
 
 def label(name: str) -> str:

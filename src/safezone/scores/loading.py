@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from safezone.errors import UserError
 from safezone.models.frozen import freeze
-from safezone.scores.encoders import ClipEncoder, InstanceEncoder
+from safezone.scores.instance import InstanceEncoder
 from safezone.scores.preprocessing import (
     DINOV2,
     MINI,
@@ -20,6 +20,7 @@ from safezone.scores.preprocessing import (
     clip_preprocessing,
     read_preprocessing,
 )
+from safezone.scores.text_image import ClipEncoder
 
 BUILTIN_FOLDER = Path(__file__).parents[1] / "models" / "weights"
 """Where the built-in encoders are: one folder a name."""

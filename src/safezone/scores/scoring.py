@@ -1,73 +1,39 @@
 """Generated images of one run to numbers."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from jaxtyping import UInt8
-from torch import Tensor
-
-from safezone.scores.encoders import ImageEncoder, TextImageEncoder
-from safezone.scores.metrics import (
-    clip_score,
-    cosine_similarity,
-    frechet_distance,
-    kernel_distance,
-    similarity,
-)
-
-METRICS = ("instance_similarity", "clip_score", "clip_cosine", "frechet", "kernel")
-"""What ``score_images`` measures, in its order."""
+from safezone.scores.slot import Pictures, Score
+from safezone.scores.table import METRICS, SLOTS
 
 
-class Score(NamedTuple):
-    """One number with how many generated and reference images it rests on (0: none used)."""
+@dataclass(frozen=True, eq=False)
+class Encoders:
+    """What scores images: an open encoder by slot; ``key`` is the hash of their weights."""
 
-    metric: str
-    value: float
-    n_generated: int
-    n_reference: int
+    by_slot: Mapping[str, Any]
+    key: str
+
+    def __getitem__(self, slot: str) -> Any:
+        """The encoder of a slot; ValueError when none was opened."""
+        if slot not in self.by_slot:
+            raise ValueError(f"no {slot} encoder was opened")
+        return self.by_slot[slot]
+
+    def __contains__(self, slot: object) -> bool:
+        return slot in self.by_slot
 
 
-def with_class_word(prompt: str, placeholder: str, class_word: str) -> str:
-    """The prompt a stock CLIP can read: the class noun in the placeholder's place, not doubled."""
-    once = prompt.replace(f"{placeholder} {class_word}", class_word)
-    return once.replace(placeholder, class_word)
+def score_images(pictures: Pictures, encoders: Mapping[str, Any]) -> list[Score]:
+    """What the encoders measure of one run's pictures, in the order of ``METRICS``.
 
-
-def score_images(
-    generated: UInt8[Tensor, "n 3 h w"],
-    prompts: Sequence[str],
-    clean: UInt8[Tensor, "m 3 s s"],
-    *,
-    class_word: str,
-    placeholder: str,
-    instance_encoder: ImageEncoder,
-    text_image_encoder: TextImageEncoder | None,
-) -> list[Score]:
-    """Scores generated images against the clean references and their prompts.
-
-    ``instance_similarity``: mean cosine of all (generated, clean) pairs of features, in [-1, 1].
-    ``clip_score`` and ``clip_cosine``: means over images of 2.5 max(cos, 0) and of cos between
-    an image and its prompt with the class noun in place of the placeholder; left out without a
-    text-image encoder. ``frechet`` and ``kernel``: distances of instance features; left out with
-    fewer than two images on a side. ``prompts[i]`` belongs to ``generated[i]``. Raises
-    ValueError for unequal counts or no images.
+    ``encoders``: an open encoder by the name of its slot, as ``{"instance": load_encoder(...)}``;
+    slots without one are left out, and so are metrics that the pictures do not allow.
     """
-    if len(prompts) != len(generated) or not len(generated) or not len(clean):
-        raise ValueError(
-            f"{len(generated)} generated images, {len(prompts)} prompts, {len(clean)} references"
-        )
-    n, m = len(generated), len(clean)
-    ours, references = instance_encoder.features(generated), instance_encoder.features(clean)
-    scores = [Score("instance_similarity", float(similarity(ours, references).mean()), n, m)]
-    if text_image_encoder is not None:
-        texts = [with_class_word(prompt, placeholder, class_word) for prompt in prompts]
-        cosine = cosine_similarity(
-            text_image_encoder.image_features(generated), text_image_encoder.text_features(texts)
-        ).diagonal()
-        scores.append(Score("clip_score", float(clip_score(cosine).mean()), n, 0))
-        scores.append(Score("clip_cosine", float(cosine.mean()), n, 0))
-    if min(n, m) > 1:
-        scores.append(Score("frechet", float(frechet_distance(ours, references)), n, m))
-        scores.append(Score("kernel", float(kernel_distance(ours, references)), n, m))
-    return scores
+    scores = [
+        score
+        for name, encoder in encoders.items()
+        for score in SLOTS[name].measure(encoder, pictures)
+    ]
+    return sorted(scores, key=lambda score: list(METRICS).index(score.metric))

@@ -54,7 +54,7 @@ def _made(bench: Bench, runs: Sequence[Run], prompt: str) -> tuple[Lab, dict[Run
 
 def _most_faithful(lab: Lab, images: Tensor, concept: Concept) -> tuple[Tensor, float]:
     """The image with the largest mean similarity to the clean images, and that similarity."""
-    encoder = lab.encoders.instance
+    encoder = lab.encoders["instance"]
     found = cosine_similarity(encoder.features(images), encoder.features(concept.images))
     similarity = found.mean(dim=1)
     best = int(similarity.argmax())
@@ -94,7 +94,7 @@ def gallery(bench: Bench, number: int) -> Drawing:
         shown_rows,
         prompt,
         f"of {bench.scope.candidates} images each the one most similar to the clean images, by "
-        f"{lab.encoders.instance.name} (below it), {bench.model.name}, "
+        f"{lab.encoders['instance'].name} (below it), {bench.model.name}, "
         f"{len(concepts)} concept{'s' * (len(concepts) > 1)}, seed {bench.scope.seed}",
     )
 
@@ -137,7 +137,7 @@ def gallery_drawing(rows: Sequence[Row], prompt: str, told: str) -> Drawing:
 def plane(bench: Bench, *own: str) -> Drawing:
     """Figure 17: similarity to the object against fidelity to the prompt, mean over poisons."""
     lab, defenses = bench.lab, bench.scope.defenses or DEFENSES
-    if lab.encoders.text_image is None:
+    if "text_image" not in lab.encoders:
         raise UserError("figure 17 needs CLIP scores; give --text-image-encoder a CLIP model.")
     poisons = bench.scope.data(*own)[1:]
     runs = [
@@ -177,7 +177,7 @@ def plane(bench: Bench, *own: str) -> Drawing:
         title,
         points,
         intervals,
-        xlabel=f"instance similarity ({lab.encoders.instance.name})",
+        xlabel=f"instance similarity ({lab.encoders['instance'].name})",
         ylabel="CLIP score (2.5 x cosine)",
     )
     return Drawing(figure, {"points": points, "intervals": intervals, "poisons": poisons})

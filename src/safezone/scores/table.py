@@ -1,0 +1,60 @@
+"""The table of what scores images; another kind of encoder is a file and a row.
+
+docs/adding-an-encoder.md shows one.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from safezone.scores.instance import measure_instance
+from safezone.scores.loading import load_encoder, load_text_image_encoder
+from safezone.scores.slot import Metric, Slot
+from safezone.scores.text_image import measure_prompts
+
+_ROWS = (
+    Slot(
+        "instance",
+        "Tells objects apart: mini-instance, dinov2, or a folder.",
+        load_encoder,
+        measure_instance,
+        (
+            Metric("instance_similarity", "Instance similarity", True),
+            Metric("frechet", "Fréchet distance", False),
+            Metric("kernel", "Kernel distance", False, 4),
+        ),
+        built_in="mini-instance",
+        default="dinov2",
+        optional=False,
+        cached=True,
+    ),
+    Slot(
+        "text_image",
+        "Compares images with their prompts: mini-clip, clip, a folder, or none.",
+        load_text_image_encoder,
+        measure_prompts,
+        (
+            Metric("clip_score", "CLIP score", True),
+            Metric("clip_cosine", "CLIP cosine", True, 3),
+        ),
+        built_in="mini-clip",
+        default="clip",
+    ),
+)
+
+SLOTS: Mapping[str, Slot] = MappingProxyType({row.name: row for row in _ROWS})
+
+METRICS: Mapping[str, Metric] = MappingProxyType(
+    {
+        metric.name: metric
+        for metric in sorted(
+            (metric for row in _ROWS for metric in row.metrics),
+            key=lambda metric: metric.higher_is_better is not True,
+        )
+    }
+)
+"""All that is measured, similarities first: the order of rows and of tables."""
+
+
+def metric_of(name: str) -> Metric:
+    """The metric's display; an unknown one shows its name and has no good direction."""
+    return METRICS.get(name, Metric(name, name, None, 3))

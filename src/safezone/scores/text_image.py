@@ -1,0 +1,106 @@
+"""Encoders of images and texts, and what they measure."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from safezone.models.fingerprint import fingerprint
+from safezone.scores.instance import in_batches
+from safezone.scores.metrics import clip_score, cosine_similarity
+from safezone.scores.preprocessing import Preprocessing
+from safezone.scores.slot import Pictures, Score
+
+
+class TextImageEncoder(Protocol):
+    """Images and texts to features of one space, where cosines compare them."""
+
+    @property
+    def name(self) -> str:
+        """What the encoder is called, for messages and records."""
+        ...
+
+    def image_features(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n width"]:
+        """float32 features on the CPU, not normalised, of uint8 images [n, 3, h, w], n > 0."""
+        ...
+
+    def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n width"]:
+        """float32 features on the CPU, not normalised; texts longer than the model's are cut."""
+        ...
+
+    def fingerprint(self) -> str:
+        """A hash of all weights, the preprocessing and, where there is one, the tokenizer."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class ClipEncoder:
+    """A CLIP model (Radford et al. 2021) as a text-image encoder, and as an image encoder."""
+
+    name: str
+    model: Any  # transformers.CLIPModel
+    tokenizer: Any  # transformers.CLIPTokenizer
+    preprocessing: Preprocessing
+    device: torch.device
+
+    @torch.no_grad()
+    def image_features(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n width"]:
+        """float32 [n, width] on the CPU, not normalised, of uint8 images [n, 3, h, w]."""
+
+        def encode(batch: Tensor) -> Tensor:
+            pixels = self.preprocessing(batch.to(self.device))
+            pooled = self.model.vision_model(pixel_values=pixels).pooler_output
+            return cast(Tensor, self.model.visual_projection(pooled))
+
+        return in_batches(images, encode)
+
+    features = image_features
+
+    @torch.no_grad()
+    def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n width"]:
+        """float32 [n, width] on the CPU, not normalised; texts longer than the model's are cut."""
+        distinct = list(dict.fromkeys(texts))
+        tokens = self.tokenizer(
+            distinct,
+            padding="max_length",
+            truncation=True,
+            max_length=self.model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        ).to(self.device)
+        output = self.model.text_model(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+        )
+        rows = self.model.text_projection(output.pooler_output).float().cpu()
+        return cast(Tensor, rows[[distinct.index(text) for text in texts]])
+
+    def fingerprint(self) -> str:
+        """A hash of all weights, the preprocessing and, where there is one, the tokenizer."""
+        return fingerprint(self)
+
+
+def with_class_word(prompt: str, placeholder: str, class_word: str) -> str:
+    """The prompt a stock CLIP can read: the class noun in the placeholder's place, not doubled."""
+    once = prompt.replace(f"{placeholder} {class_word}", class_word)
+    return once.replace(placeholder, class_word)
+
+
+def measure_prompts(encoder: TextImageEncoder, pictures: Pictures) -> Iterator[Score]:
+    """How well the generated images show what their prompts say; nothing without prompts.
+
+    ``clip_score`` and ``clip_cosine``: means over images of 2.5 max(cos, 0) and of cos between an
+    image and its prompt with the class noun in place of the placeholder.
+    """
+    if not pictures.prompts:
+        return
+    texts = [
+        with_class_word(p, pictures.placeholder, pictures.class_word) for p in pictures.prompts
+    ]
+    cosine = cosine_similarity(
+        encoder.image_features(pictures.generated), encoder.text_features(texts)
+    ).diagonal()
+    n = len(pictures.generated)
+    yield Score("clip_score", float(clip_score(cosine).mean()), n, 0)
+    yield Score("clip_cosine", float(cosine.mean()), n, 0)
