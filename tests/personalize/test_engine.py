@@ -143,6 +143,9 @@ def test_a_stopped_training_goes_on_bit_for_bit(
     resumed = go("killed", 0)
     for one, other in zip(undisturbed, resumed, strict=True):
         assert torch.equal(one.vectors, other.vectors)
+        assert one.history is not None
+        assert other.history is not None
+        assert torch.equal(one.history.vectors, other.history.vectors)
         assert one.provenance == other.provenance
     assert everything(tmp_path / "whole") == everything(tmp_path / "killed")
 

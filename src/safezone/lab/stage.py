@@ -39,7 +39,7 @@ from safezone.scores import Encoders, Pictures, Row, score_images, write_rows
 VERSIONS: Final[Mapping[str, int]] = {
     "poison": 2,
     "preprocess": 2,
-    "personalize": 2,
+    "personalize": 3,
     "generate": 1,
     "score": 1,
 }

@@ -14,9 +14,11 @@ from safezone.personalize.files import (
     load_adapter,
     load_embedding,
     read_adapter,
+    read_history,
     save_adapter,
     save_embedding,
 )
+from safezone.personalize.history import History
 from safezone.personalize.lora import LoRA
 from safezone.personalize.personalization import Personalization
 from safezone.personalize.runs import PreparedRun, TrainingRun
@@ -34,6 +36,7 @@ __all__ = [
     "METHODS",
     "Adapter",
     "CustomDiffusion",
+    "History",
     "LoRA",
     "Personalization",
     "PreparedRun",
@@ -46,6 +49,7 @@ __all__ = [
     "load_embedding",
     "load_into_pipeline",
     "read_adapter",
+    "read_history",
     "save_adapter",
     "save_embedding",
     "train",

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from safezone.models.deltas import Delta, Full, LowRank
+from safezone.personalize.history import History
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,8 @@ class Adapter:
     became NaN, and the values are the last finite ones. ``deltas``: by the names in
     ``Model.layers``. ``trigger``: the words that stand for the concept in a prompt, the
     placeholder where there are vectors; empty: just the placeholder. ``widths``: of the vectors'
-    parts, one for each text encoder of SDXL; empty: they are of one.
+    parts, one for each text encoder of SDXL; empty: they are of one. ``history``: of a textual
+    inversion the vectors on the way; a file that was read has none.
     """
 
     vectors: Float[Tensor, "n width"]
@@ -33,6 +35,7 @@ class Adapter:
     deltas: Mapping[str, Delta] = field(default_factory=lambda: MappingProxyType({}))
     trigger: str = ""
     widths: tuple[int, ...] = ()
+    history: History | None = None
 
     @property
     def failed(self) -> bool:

@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from safezone.errors import UserError
+from safezone.personalize.history import kept
 
 CHECKPOINT = "checkpoint.safetensors"
 """The file in a training's folder."""
 _METADATA = "safezone"
-_FORMAT = "safezone training checkpoint 1"
+_FORMAT = "safezone training checkpoint 2"
 
 
 @dataclass(eq=False)
@@ -28,7 +29,8 @@ class State:
     ``parameters``, ``exp_avg``, ``exp_avg_sq``: by name, [runs, ...]. ``step``: steps done.
     ``failed_at``: int64 [runs], the step whose loss or gradient was not finite, -1 while well.
     ``window``: float64 [runs], the losses since the last log line, summed. ``last_loss``: float64
-    [runs], the loss of the last log line.
+    [runs], the loss of the last log line. ``history``: the token vectors, [runs, n, width],
+    at the marks so far (``personalize.history``); none where layers are learned.
     """
 
     parameters: dict[str, Tensor]
@@ -38,6 +40,7 @@ class State:
     failed_at: Tensor
     window: Tensor
     last_loss: Tensor
+    history: list[Tensor]
 
     @staticmethod
     def start(parameters: Mapping[str, Tensor], runs: int) -> "State":
@@ -51,6 +54,7 @@ class State:
             failed_at=torch.full((runs,), -1, dtype=torch.int64),
             window=torch.zeros(runs, dtype=torch.float64),
             last_loss=torch.full((runs,), torch.nan, dtype=torch.float64),
+            history=kept(parameters),
         )
 
 
@@ -63,6 +67,8 @@ def save_state(state: State, path: Path, content_key: str) -> None:
     }
     for name in ("failed_at", "window", "last_loss"):
         tensors[name] = getattr(state, name)
+    if state.history:
+        tensors["history"] = torch.stack(state.history)
     # One entry: the file format keeps no order of several, and equal states are equal bytes.
     about = {"format": _FORMAT, "content_key": content_key, "step": state.step}
     metadata = {_METADATA: json.dumps(about)}
@@ -115,6 +121,7 @@ def load_state(path: Path, content_key: str, device: torch.device) -> State | No
         failed_at=tensors["failed_at"],
         window=tensors["window"],
         last_loss=tensors["last_loss"],
+        history=list(tensors["history"]) if "history" in tensors else [],
     )
 
 

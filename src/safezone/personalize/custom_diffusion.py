@@ -11,7 +11,7 @@ from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.models.deltas import Delta, Full
-from safezone.personalize.injection import VECTORS
+from safezone.personalize.history import VECTORS
 from safezone.personalize.runs import PreparedRun
 from safezone.personalize.starting import started_full
 from safezone.personalize.textual_inversion import TextualInversion

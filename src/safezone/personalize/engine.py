@@ -31,6 +31,7 @@ from safezone.personalize.checkpoints import (
     truncate_log,
 )
 from safezone.personalize.crops import check_size
+from safezone.personalize.history import History, kept, mark_steps
 from safezone.personalize.method import (
     Batch,
     Injection,
@@ -129,17 +130,17 @@ class _Training:
             _gradient(parameter).div_(self.scale)
             well &= _gradient(parameter).flatten(1).isfinite().all(dim=1).cpu()
         ill = ~well
-        kept = {}
+        frozen = {}
         if ill.any():
             for name, parameter in state.parameters.items():
                 _gradient(parameter)[ill] = 0
-                kept[name] = parameter.detach()[ill].clone()
+                frozen[name] = parameter.detach()[ill].clone()
         optimiser.param_groups[0]["lr"] = learning_rate(self.method, state.step)
         optimiser.step()
         optimiser.zero_grad()
         with torch.no_grad():
             self.injection.constrain(state.parameters)
-            for name, value in kept.items():
+            for name, value in frozen.items():
                 state.parameters[name][ill] = value
         state.step += 1
         state.failed_at[ill & (state.failed_at < 0)] = state.step
@@ -170,13 +171,14 @@ class _Training:
         state.window.zero_()
 
 
-def _outcomes(state: State) -> list[Outcome]:
+def _outcomes(state: State, method: Method) -> list[Outcome]:
     """What each run has learned so far."""
     return [
         Outcome(
             {name: value[r].detach().clone() for name, value in state.parameters.items()},
             failed_at=None if state.failed_at[r] < 0 else int(state.failed_at[r]),
             loss=float(state.last_loss[r]),
+            history=History.of_run(state.history, r, method.steps),
         )
         for r in range(len(state.failed_at))
     ]
@@ -261,7 +263,7 @@ def fit(
     if state is None:
         state = State.start(injection.initial, len(runs))
     if _finished(state, method):
-        return _outcomes(state)
+        return _outcomes(state, method)
     data = training_data(model, runs, flip=method.flip, max_batch=max_batch)
     if method.crop_rescale:
         check_size(data.images.shape[-1], model.factor)
@@ -272,7 +274,7 @@ def fit(
     if folder is not None:
         for run in runs:
             truncate_log(log_path(folder, run.key), state.step)
-    optimiser = _optimiser(method, state)
+    optimiser, marks = _optimiser(method, state), set(mark_steps(method.steps))
     bar = tqdm(
         total=method.steps,
         initial=state.step,
@@ -285,11 +287,13 @@ def fit(
             training.advance(state, optimiser)
             bar.update()
             last = _finished(state, method)
+            if state.step in marks:
+                state.history += kept(state.parameters)
             if last or state.step % method.log_every == 0:
                 training.log(state, folder)
                 bar.set_postfix(loss=f"{float(state.last_loss.nanmean()):.4f}", refresh=False)
             if checkpoint is not None and (last or _due(state.step, method.checkpoint_every)):
                 save_state(state, checkpoint, key)
             if preview is not None and _due(state.step, method.preview_every):
-                preview(state.step, _outcomes(state))
-    return _outcomes(state)
+                preview(state.step, _outcomes(state, method))
+    return _outcomes(state, method)

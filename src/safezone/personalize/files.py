@@ -17,6 +17,7 @@ from safezone.models.base import Model
 from safezone.models.deltas import Full, LowRank
 from safezone.personalize.adapters import Adapter
 from safezone.personalize.embedding_files import embedding_tensors, read_vectors
+from safezone.personalize.history import HISTORY, History
 from safezone.personalize.lora_files import diffusers_lora, is_lora, read_deltas
 
 EMBEDDING: Final = "learned_embeds.safetensors"
@@ -41,7 +42,7 @@ def save_adapter(adapter: Adapter, folder: Path) -> Path:
 
     ``learned_embeds.safetensors`` and ``pytorch_lora_weights.safetensors`` are diffusers' files;
     ``custom_diffusion.safetensors`` is our own: ``<layer>.diff`` for each changed layer and the
-    token vectors under the placeholder.
+    token vectors under the placeholder. Beside it ``history.safetensors``, where there is one.
     """
     path = folder / adapter_file(adapter)
     tensors: dict[str, Tensor]
@@ -56,6 +57,8 @@ def save_adapter(adapter: Adapter, folder: Path) -> Path:
         if len(adapter.vectors):
             tensors[adapter.placeholder] = adapter.vectors
     write_tensors(path, tensors, adapter)
+    if adapter.history is not None:
+        adapter.history.save(folder)
     return path
 
 
@@ -153,6 +156,14 @@ def read_adapter(folder: Path) -> Adapter:
         if (folder / name).is_file():
             return load_adapter(folder / name)
     raise UserError(f"{folder} holds none of {', '.join(ADAPTER_FILES)}; train it again.")
+
+
+def read_history(folder: Path) -> History:
+    """The vectors on the way to the adapter in the folder; UserError when they are not there."""
+    _, tensors = read_tensors(folder / HISTORY)
+    if set(tensors) != {"steps", "vectors"}:
+        raise UserError(f"{folder / HISTORY} holds no token vectors; train the run again.")
+    return History(tensors["steps"], tensors["vectors"])
 
 
 def check_fits(adapter: Adapter, model: Model, path: Path | None = None) -> None:

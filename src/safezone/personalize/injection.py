@@ -10,10 +10,8 @@ from torch import Tensor
 from safezone.arrays import Latents
 from safezone.models.base import Conditioning, Model, Tokens
 from safezone.models.deltas import Changes, Delta
+from safezone.personalize.history import VECTORS
 from safezone.personalize.method import Batch, Network
-
-VECTORS = "vectors"
-"""The name of the token vectors among the parameters."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from safezone.arrays import Latents, Timesteps
 from safezone.models.base import Conditioning, Model
+from safezone.personalize.history import History
 from safezone.personalize.runs import PreparedRun
 
 Network: TypeAlias = Callable[[Latents, Timesteps, Conditioning], Latents]
@@ -95,11 +96,13 @@ class Outcome:
 
     ``parameters``: by name, without the run axis; of a failed run the last finite ones.
     ``loss``: the mean training loss over the last ``log_every`` steps before the run's end.
+    ``history``: of textual inversion the token vectors on the way.
     """
 
     parameters: Mapping[str, Tensor]
     failed_at: int | None
     loss: float
+    history: History | None = None
 
 
 Observer: TypeAlias = Callable[[str, Mapping[str, Any]], None]

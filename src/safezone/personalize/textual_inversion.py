@@ -12,7 +12,7 @@ from safezone.arrays import stream
 from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.personalize.embedding_files import check_placeholder
-from safezone.personalize.injection import VECTORS
+from safezone.personalize.history import VECTORS
 from safezone.personalize.personalization import Personalization
 from safezone.personalize.runs import PreparedRun
 from safezone.personalize.starting import started_vectors

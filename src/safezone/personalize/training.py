@@ -10,7 +10,7 @@ import torch
 from safezone.models.base import Model
 from safezone.personalize.adapters import Adapter
 from safezone.personalize.engine import fit
-from safezone.personalize.injection import VECTORS
+from safezone.personalize.history import VECTORS
 from safezone.personalize.method import Observer, Outcome
 from safezone.personalize.personalization import Personalization
 from safezone.personalize.runs import PreparedRun, TrainingRun
@@ -92,6 +92,7 @@ def _adapter(
             "version": _version(),
         },
         deltas=settings.deltas(parameters),
+        history=outcome.history,
         trigger=trigger,
         widths=model.embedding_widths if len(model.embedding_widths) > 1 else (),
     )
