@@ -11,6 +11,7 @@ import torch
 from safezone.cli import main
 from safezone.commands.grid_run import read
 from safezone.errors import UserError
+from safezone.files import read_json
 from safezone.lab import passes
 from safezone.lab.execution import run_grid
 from safezone.lab.grid_file import file_grid, read_grid_file
@@ -19,7 +20,6 @@ from safezone.lab.memory import MEMORY, Capacity, OutOfMemory
 from safezone.lab.requirements import missing_names, require_names
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.settings import PRESETS, preset
-from safezone.lab.store import read_json
 from safezone.lab.variants import METHODS, setting_of, training_of
 from safezone.paper.named import HUB, PAPER, command, model_for
 from safezone.personalize import train

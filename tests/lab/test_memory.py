@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from safezone.defenses import defense
+from safezone.files import read_json
 from safezone.lab import passes, probes
 from safezone.lab.execution import run_grid
 from safezone.lab.lab import Lab
@@ -16,7 +17,6 @@ from safezone.lab.memory import MEMORY, SHARE, Capacity, Probe
 from safezone.lab.meters import NOISE, Cuda, Host, meter_of
 from safezone.lab.settings import PRESETS
 from safezone.lab.stage import GenerationJob
-from safezone.lab.store import read_json
 from safezone.models import load_model
 from safezone.personalize import Adapter, TrainingRun, train
 from safezone.personalize.checkpoints import CHECKPOINT

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from safezone.errors import UserError
+from safezone.files import locked, write_json
 from safezone.lab.execution import run_grid
 from safezone.lab.lab import Lab
 from safezone.lab.passes import MEMBERS
 from safezone.lab.perform import TRAINING
 from safezone.lab.run import Grid
-from safezone.lab.store import WORK, locked, write_json
+from safezone.lab.store import WORK
 from safezone.lab.turns import MAKING, in_turn, turn
 from safezone.models import Model
 from safezone.models.pixel import load_pixel_model

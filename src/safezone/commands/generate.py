@@ -115,9 +115,9 @@ def adapter_files(given: Sequence[Path]) -> dict[Path, Path]:
 
 
 def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[GenerationJob]":
+    from safezone.files import read_json
     from safezone.lab.run import content_key
     from safezone.lab.stage import RUN_RECORD, GenerationJob, stage_key
-    from safezone.lab.store import read_json
     from safezone.personalize import load_adapter
     from safezone.scores import CLEAN, NOMINAL
 

@@ -91,8 +91,8 @@ def run(options: Options) -> Answer:
     from safezone.commands.opening import open_model, require_out_folder, tell_limits
     from safezone.concepts import image_files
     from safezone.defenses import defense, resolve
+    from safezone.files import locked
     from safezone.lab.passes import personalize_stage
-    from safezone.lab.store import locked
     from safezone.personalize import check_placeholder
 
     for name in options.defense:

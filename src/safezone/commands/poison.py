@@ -67,8 +67,8 @@ def run(options: Options) -> Answer:
         tell_limits,
     )
     from safezone.concepts import image_files, load_concept
+    from safezone.files import read_json
     from safezone.lab.stage import MANIFEST, done, poison_stage, stage_key
-    from safezone.lab.store import read_json
     from safezone.scores import CLEAN
 
     settings = options.poisoning.poison(options.poison)

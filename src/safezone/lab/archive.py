@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from safezone.errors import UserError
+from safezone.files import read_json, write_json
 from safezone.lab.lab import STAGES
 from safezone.lab.stage import IMAGES_RECORD, KEY_FILE, MANIFEST, RUN_RECORD
-from safezone.lab.store import NEEDS, WORK, read_json, write_json
+from safezone.lab.store import NEEDS, WORK
 
 CATALOGUE: Final = "catalogue.json"
 """In the work folder: every finished artifact. It can be rebuilt from them at any time."""

@@ -4,13 +4,13 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from safezone.files import read_json
 from safezone.lab.executors import Executor, InProcess
 from safezone.lab.lab import STAGES, Lab
 from safezone.lab.passes import passes, sweep
 from safezone.lab.perform import TRAINING, Failures, Note, Task, missing, save_clean
 from safezone.lab.run import Grid, Run
 from safezone.lab.stage import ROWS, RUN_RECORD, done
-from safezone.lab.store import read_json
 from safezone.lab.training import Training
 from safezone.scores import Row, read_rows
 

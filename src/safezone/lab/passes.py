@@ -13,10 +13,10 @@ from safetensors import SafetensorError
 from safezone.concepts import Concept
 from safezone.defenses.preprocess import Identity
 from safezone.errors import UserError
+from safezone.files import cannot_write, read_json, whole_folder, write_json
 from safezone.generate import generate, preview_writer
 from safezone.lab.run import content_key
 from safezone.lab.stage import RUN_RECORD, artifact_folder, done
-from safezone.lab.store import cannot_write, read_json, whole_folder, write_json
 from safezone.lab.training import Training
 from safezone.lab.turns import MAKING, in_turn, turn
 from safezone.models.base import Model

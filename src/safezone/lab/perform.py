@@ -13,7 +13,8 @@ from tqdm.auto import tqdm
 
 from safezone.concepts import Concept, save_concept
 from safezone.defenses import defense
-from safezone.errors import UserError
+from safezone.errors import UserError, WorkspaceError
+from safezone.files import read_json
 from safezone.images import read_image
 from safezone.lab import probes
 from safezone.lab.lab import Artifact, Lab
@@ -38,7 +39,6 @@ from safezone.lab.stage import (
     preprocess_stage,
     score_stage,
 )
-from safezone.lab.store import WorkspaceError, read_json
 from safezone.lab.training import Training
 from safezone.lab.turns import in_turn
 from safezone.personalize import TrainingRun, read_adapter

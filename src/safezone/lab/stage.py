@@ -19,17 +19,12 @@ from tqdm.auto import tqdm
 from safezone.concepts import Concept, save_concept
 from safezone.concepts.prompts import fill
 from safezone.defenses import Preprocess, preprocessed
-from safezone.errors import UserError
+from safezone.errors import UserError, WorkspaceError
+from safezone.files import read_json, whole_folder, write_json
 from safezone.generate import generate
 from safezone.images import write_png
 from safezone.lab.run import Run, content_key
 from safezone.lab.settings import Sampling
-from safezone.lab.store import (
-    WorkspaceError,
-    read_json,
-    whole_folder,
-    write_json,
-)
 from safezone.lab.turns import in_turn
 from safezone.models.base import Model
 from safezone.personalize import Adapter

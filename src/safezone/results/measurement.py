@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from safezone.files import cannot_write, locked, read_json, write_json, write_text
 from safezone.lab.config import flat, settings_yaml
 from safezone.lab.execution import run_grid
 from safezone.lab.executors import Executor
@@ -14,12 +15,11 @@ from safezone.lab.lab import Lab, artifacts, plan
 from safezone.lab.run import Grid
 from safezone.lab.settings import Settings
 from safezone.lab.stage import ROWS
-from safezone.lab.store import NEEDS, cannot_write, locked, read_json, write_json
+from safezone.lab.store import NEEDS
 from safezone.results.grid_page import PICTURES
 from safezone.results.grid_results import write_grid_results
 from safezone.results.outputs import INDEX, PROMPTS_SHOWN, image_folders, write_results
 from safezone.scores import Row, read_rows, write_rows
-from safezone.scores.rows import write_text
 
 SETTINGS: Final = "settings.yaml"
 """With ``--config`` it repeats the measurement."""
