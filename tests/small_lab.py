@@ -51,7 +51,7 @@ def concept(name: str, shade: int = 90) -> Concept:
 def small_lab(folder: Path, model: Model) -> Lab:
     concepts = {name: concept(name, i) for i, name in enumerate(("One", "Two"))}
     encoders = Encoders({"instance": MeanColour()}, "mean colour")
-    return Lab(folder, model, model.fingerprint(), encoders, SETTINGS, concepts)
+    return Lab(folder, model, encoders, SETTINGS, concepts)
 
 
 def open_small_lab(folder: Path, model: Path) -> Lab:

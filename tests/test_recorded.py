@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from safezone.commands import report, score
-from safezone.lab.stage import IMAGES_RECORD
+from safezone.lab.store import IMAGES_RECORD
 
 
 @pytest.fixture

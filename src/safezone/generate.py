@@ -20,6 +20,10 @@ from safezone.personalize.adapters import Adapter, stacked
 from safezone.personalize.files import check_fits
 
 
+class MadeNaN(UserError):
+    """One adapter's images became NaN; those of others may not."""
+
+
 def _fill(prompt: str, adapter: Adapter | None) -> str:
     if "{}" not in prompt:
         return prompt
@@ -196,7 +200,7 @@ def _changes(adapter: Adapter | None) -> bool:
 def _finish(model: Model, latents: Latents) -> UInt8[Tensor, "batch 3 height width"]:
     images = model.decode(latents).float().cpu()
     if not images.isfinite().all():
-        raise UserError(
+        raise MadeNaN(
             f"The model {model.name} made NaN; use float32, a lower guidance or another embedding."
         )
     return to_uint8(images)

@@ -4,7 +4,6 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -12,9 +11,10 @@ from threading import Thread
 import pytest
 
 from safezone.errors import UserError
-from safezone.lab.execution import run_grid, split
 from safezone.lab.executors import Executor, Processes, Ray, Slurm
-from safezone.lab.lab import STAGES, Lab
+from safezone.lab.lab import Lab
+from safezone.lab.schedule import run_grid, split
+from safezone.lab.stage import STAGES, job, jobs, named
 from safezone.models import Model
 from safezone.scores import Row
 from small_lab import grid, open_small_lab, small_lab
@@ -43,16 +43,17 @@ def _rows(executor: Executor, folder: Path, model: Model) -> list[Row]:
 
 
 def test_no_two_tasks_make_the_same(lab: Lab) -> None:
+    made = jobs(lab, grid(lab))
     for stage in STAGES:
-        tasks = split(lab, stage, grid(lab).runs, workers=2)
+        tasks = split(lab, stage, made, workers=2)
         assert tasks
-        runs = [run for task in tasks for run in task.runs]
-        assert len(set(runs)) == len(runs)
-        if stage in ("poison", "preprocess"):
-            places = [getattr(lab, f"{stage}ed")(run).place for run in runs]
-            assert len(set(places)) == len(places)
-    passes = split(lab, "personalize", grid(lab).runs, workers=2)
-    assert [len(task.runs) for task in passes] == [2, 2, 2, 2]
+        places = [each.of[stage.name].place for task in tasks for each in task.jobs]
+        assert len(set(places)) == len(places)
+        assert set(places) == {
+            a.place for each in made if (a := each.of[stage.name]).stage == stage.name
+        }
+    passes = split(lab, named("personalize"), made, workers=2)
+    assert [len(task.jobs) for task in passes] == [2, 2, 2, 2]
 
 
 def test_a_pool_gives_the_same_rows(
@@ -128,13 +129,16 @@ def test_a_wrong_thing_in_a_worker_is_told_as_one_here(
 ) -> None:
     folder = tmp_path / "pool"
     lab = small_lab(folder, tiny_model)
-    wanted = lab.poisoned(grid(lab, ("adm+",)).runs[0]).place
+    wanted = job(lab, grid(lab, ("adm+",)).runs[0]).of["poison"].place
     wanted.mkdir(parents=True)
     pool = Processes(partial(open_small_lab, folder, tiny_model_folder), workers=1)
     (wanted / "something else").touch()
     with pytest.raises(UserError, match="is not empty"):
         list(
             pool.run(
-                lab, split(replace(lab), "poison", grid(lab).runs, 1), progress=False, note=print
+                lab,
+                split(lab, named("poison"), jobs(lab, grid(lab)), 1),
+                progress=False,
+                note=print,
             )
         )

@@ -11,15 +11,15 @@ import torch
 from safezone.cli import main
 from safezone.commands.grid_run import read
 from safezone.errors import UserError
-from safezone.files import read_json
-from safezone.lab import passes
-from safezone.lab.execution import run_grid
+from safezone.lab import trainings
 from safezone.lab.grid_file import file_grid, read_grid_file
 from safezone.lab.lab import Lab
 from safezone.lab.memory import MEMORY, Capacity, OutOfMemory
 from safezone.lab.requirements import missing_names, require_names
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
+from safezone.lab.schedule import run_grid
 from safezone.lab.settings import PRESETS, preset
+from safezone.lab.store import read_json
 from safezone.lab.variants import METHODS, setting_of, training_of
 from safezone.paper.named import HUB, PAPER, command, model_for
 from safezone.personalize import train
@@ -239,7 +239,7 @@ def test_a_run_that_never_fits_is_a_row_with_its_reason(
             raise torch.OutOfMemoryError("CUDA out of memory")
         return train(model, runs, *rest, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(passes, "train", full)
+    monkeypatch.setattr(trainings, "train", full)
     results = run_grid(lab, grid(lab, ("clean",)), progress=False)
     assert {run.concept for run in results.failed} == {"Two"}
     assert all("out of memory" in reason for reason in results.failed.values())
@@ -379,7 +379,7 @@ def test_a_stopped_grid_says_how_to_go_on(
     def stopped(*arguments: object, **named: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safezone.lab.perform.generate_stage", stopped)
+    monkeypatch.setattr("safezone.lab.makers.write_images", stopped)
     monkeypatch.setattr("sys.argv", ["safezone", "grid", "run", "mine.yaml"])
     file = tmp_path / "mine.yaml"
     file.write_text(GOOD)

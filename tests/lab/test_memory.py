@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from safezone.defenses import defense
-from safezone.files import read_json
-from safezone.lab import passes, probes
-from safezone.lab.execution import run_grid
+from safezone.lab import probes, trainings
 from safezone.lab.lab import Lab
 from safezone.lab.memory import MEMORY, SHARE, Capacity, Probe
 from safezone.lab.meters import NOISE, Cuda, Host, meter_of
+from safezone.lab.schedule import run_grid
 from safezone.lab.settings import PRESETS
-from safezone.lab.stage import GenerationJob
+from safezone.lab.stage import named
+from safezone.lab.store import read_json, write_json
 from safezone.models import load_model
 from safezone.personalize import Adapter, TrainingRun, train
 from safezone.personalize.checkpoints import CHECKPOINT
@@ -174,14 +174,16 @@ def test_the_built_in_models_passes_stay_as_large_and_cost_no_probe(
     thing = concept("One")
     poison = settings.poisoning.poison("da")
     run = TrainingRun("one", thing, defense("szt"), 0)
-    job = GenerationJob("k", Adapter(torch.zeros(1, 1), "<x>", "toy"), "n", 0, tmp_path, {})
+    adapter = Adapter(torch.zeros(1, 1), "<x>", "toy")
     wanted = {
         "train": (
             settings.training.runs_per_pass,
-            probes.training_probe(model, run, settings.training),
+            probes.training_probe(
+                model, run.prepare(model), settings.training, trainings.with_class_images
+            ),
         ),
         "poison": (5, probes.poison_probe(model, thing, poison, 0)),
-        "generate": (32, probes.image_probe(model, job, settings.sampling)),
+        "generate": (32, probes.image_probe(model, adapter, "n", 0, settings.sampling)),
     }
     assert settings.training.runs_per_pass == 32
     for stage, (most, probe) in wanted.items():
@@ -198,7 +200,7 @@ def test_rows_do_not_depend_on_the_size(
         seen.append(len(runs))
         return train(model, runs, *rest, **more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(passes, "train", counting)
+    monkeypatch.setattr(trainings, "train", counting)
     runs = grid(lab)
     large = run_grid(lab, runs, progress=False).rows
     assert max(seen) == 2
@@ -218,17 +220,16 @@ def test_rows_do_not_depend_on_the_size(
 
 
 def test_a_begun_training_keeps_its_runs_when_memory_is_short(tmp_path: Path) -> None:
+    artifacts = []
     for name in ("begun", "new"):
+        two = [named("personalize").artifact(tmp_path / "work", name, name, i) for i in (1, 2)]
+        members = [trainings.member(each, tmp_path) for each in two]
         (tmp_path / name).mkdir()
-        (tmp_path / name / passes.MEMBERS).write_text(f'{{"members": ["{name}1", "{name}2"]}}')
+        write_json(tmp_path / name / trainings.MEMBERS, {"members": members})
+        artifacts += two
     (tmp_path / "begun" / CHECKPOINT).write_bytes(b"")
-    jobs = [
-        passes.TrainingJob(f"{name}{i}", None, tmp_path / "none", {})  # type: ignore[arg-type]
-        for name in ("begun", "new")
-        for i in (1, 2)
-    ]
-    passes.dissolve(tmp_path, jobs, 1, begun=False)
+    trainings.dissolve(tmp_path, artifacts, 1, begun=False)
     assert (tmp_path / "begun").exists()
     assert not (tmp_path / "new").exists()
-    passes.dissolve(tmp_path, jobs, 1, begun=True)
+    trainings.dissolve(tmp_path, artifacts, 1, begun=True)
     assert not (tmp_path / "begun").exists()

@@ -1,5 +1,6 @@
 """Keys, grids, settings and stages: what is done stays done, what fails does not stop the rest."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +14,11 @@ from safezone.concepts import load_concept, save_concept
 from safezone.concepts.datasets import export_concepts
 from safezone.defenses import defense
 from safezone.errors import UserError
-from safezone.lab import passes
+from safezone.lab import trainings
 from safezone.lab.config import read_settings, settings_yaml
-from safezone.lab.execution import run_grid
-from safezone.lab.lab import Lab, plan
-from safezone.lab.passes import TrainingJob, personalize_stage
+from safezone.lab.lab import Lab
 from safezone.lab.run import Grid, Run, content_key
+from safezone.lab.schedule import plan, run_grid
 from safezone.lab.settings import (
     DEMO,
     PRESETS,
@@ -26,8 +26,10 @@ from safezone.lab.settings import (
     Settings,
     fraction,
 )
-from safezone.lab.stage import MANIFEST, RUN_RECORD, done
+from safezone.lab.stage import STAGES, job, named
+from safezone.lab.store import MANIFEST, RUN_RECORD, done, locked, whole_folder
 from safezone.lab.training import Training
+from safezone.lab.trainings import TrainingJob, train_all
 from safezone.models import Model
 from safezone.models.pixel import MINI_PIXEL, load_pixel_model
 from safezone.personalize import Adapter, TrainingRun, save_adapter, train
@@ -104,11 +106,11 @@ def test_weights_have_a_key(tiny_model: Model) -> None:
 
 
 CHANGES: dict[str, tuple[Callable[[Settings], Settings], str]] = {
-    "poison": (lambda s: replace(s, poisoning=Poisoning(steps=2)), "poisoned"),
-    "training": (lambda s: replace(s, training=replace(s.training, steps=3)), "adapter"),
-    "sampling": (lambda s: replace(s, sampling=replace(s.sampling, steps=3)), "images"),
+    "poison": (lambda s: replace(s, poisoning=Poisoning(steps=2)), "poison"),
+    "training": (lambda s: replace(s, training=replace(s.training, steps=3)), "personalize"),
+    "sampling": (lambda s: replace(s, sampling=replace(s.sampling, steps=3)), "generate"),
 }
-ORDER = ("clean", "poisoned", "preprocessed", "adapter", "images", "score")
+ORDER = tuple(stage.name for stage in STAGES)
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -116,7 +118,7 @@ def test_a_setting_changes_its_stage_and_those_after_it(name: str, lab: Lab) -> 
     change, first = CHANGES[name]
     other = replace(lab, settings=change(lab.settings))
     run = replace(RUN, concept="One")
-    same = [getattr(lab, stage)(run).key == getattr(other, stage)(run).key for stage in ORDER]
+    same = [job(lab, run).of[name].key == job(other, run).of[name].key for name in ORDER]
     start = ORDER.index(first)
     assert same == [index < start for index in range(len(ORDER))]
 
@@ -131,14 +133,14 @@ def test_a_setting_changes_its_stage_and_those_after_it(name: str, lab: Lab) -> 
 def test_what_only_changes_the_way_leaves_the_keys(training: Training, lab: Lab) -> None:
     other = replace(lab, settings=replace(lab.settings, training=training))
     run = replace(RUN, concept="One")
-    assert lab.adapter(run) == other.adapter(run)
+    assert job(lab, run).of["personalize"] == job(other, run).of["personalize"]
 
 
 def test_one_poisoned_concept_serves_all_defenses_and_with_poison_seed_all_seeds(lab: Lab) -> None:
     runs = [r for r in grid(lab, ("adm+",), seeds=3) if r.concept == "One"]
-    assert len({lab.poisoned(run) for run in runs}) == 1
+    assert len({job(lab, run).of["poison"] for run in runs}) == 1
     own = replace(lab, settings=replace(SETTINGS, cells=replace(SETTINGS.cells, poison_seed=None)))
-    assert len({own.poisoned(run) for run in runs}) == 3
+    assert len({job(own, run).of["poison"] for run in runs}) == 3
 
 
 def test_the_key_of_purified_images_holds_the_weights_of_what_purifies(
@@ -152,7 +154,7 @@ def test_the_key_of_purified_images_holds_the_weights_of_what_purifies(
         monkeypatch.setattr("safezone.models.pixel.WEIGHTS", tmp_path / place)
         load_pixel_model.cache_clear()
         keys[place] = [
-            lab.preprocessed(replace(run, defense=name)).key
+            job(replace(lab), replace(run, defense=name)).of["preprocess"].key
             for name in ("jpeg", "regen", "pdmpure", "jpeg+pdmpure")
         ]
     load_pixel_model.cache_clear()
@@ -171,7 +173,7 @@ def test_a_purified_cell_goes_through_all_stages(lab: Lab, tmp_path: Path) -> No
     results = run_grid(cell, Grid("one", (purified,)), progress=False)
     assert not results.failed
     assert {row.defense for row in results.rows} == {"jpeg+regen+zm"}
-    assert cell.preprocessed(purified).place.is_dir()
+    assert job(cell, purified).of["preprocess"].place.is_dir()
 
 
 def test_a_grid_is_made_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,13 +191,13 @@ def test_a_grid_is_made_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("done already")
 
     for name in (
-        "perform.poison_stage",
-        "perform.generate_stage",
-        "perform.score_stage",
-        "stage.save_concept",
+        "makers.write_poisoned",
+        "makers.write_images",
+        "makers.score_rows",
+        "makers.save_concept",
     ):
         monkeypatch.setattr(f"safezone.lab.{name}", never)
-    monkeypatch.setattr(passes, "train", never)
+    monkeypatch.setattr(trainings, "train", never)
     assert run_grid(lab, runs, progress=False).rows == first.rows
 
 
@@ -204,10 +206,10 @@ def test_the_images_of_a_run_do_not_depend_on_its_neighbours(lab: Lab, tmp_path:
     alone = replace(lab, folder=tmp_path / "alone")
     run_grid(lab, grid(lab), progress=False)
     run_grid(alone, Grid("one", (run,)), progress=False)
-    ours, theirs = lab.poisoned(run).place, alone.poisoned(run).place
+    ours, theirs = (job(each, run).of["poison"].place for each in (lab, alone))
     assert (ours / "a.png").read_bytes() == (theirs / "a.png").read_bytes()
     size = lab.model.image_size
-    ours, theirs = lab.preprocessed(run).place, alone.preprocessed(run).place
+    ours, theirs = (job(each, run).of["preprocess"].place for each in (lab, alone))
     assert load_concept(ours, size).content_key() == load_concept(theirs, size).content_key()
 
 
@@ -222,7 +224,7 @@ def test_a_run_that_becomes_nan_is_told_and_the_others_go_on(
             for a, r in zip(adapters, runs, strict=True)
         ]
 
-    monkeypatch.setattr(passes, "train", sick)
+    monkeypatch.setattr(trainings, "train", sick)
     results = run_grid(lab, grid(lab, ("clean",)), progress=False)
     assert {run.concept for run in results.failed} == {"Two"}
     assert set(results.failed.values()) == {"the training became NaN at step 2"}
@@ -240,21 +242,20 @@ def test_a_poison_that_breaks_fails_its_runs_alone(
     def broken(*_: object, **__: object) -> None:
         raise FloatingPointError("the gradient is not finite")
 
-    monkeypatch.setattr("safezone.lab.stage.poison_concept", broken)
+    monkeypatch.setattr("safezone.lab.makers.poison_concept", broken)
     results = run_grid(lab, grid(lab), progress=False)
     assert {run.poison for run in results.failed} == {"adm+"}
     assert {row.poison for row in results.rows if not row.reason} == {"clean"}
 
 
-def jobs(folder: Path, count: int) -> list[TrainingJob]:
+def jobs(folder: Path, count: int, model: Model) -> list[TrainingJob]:
     return [
         TrainingJob(
-            str(index),
-            TrainingRun(f"run-{index}", concept("One"), defense("nominal"), index),
-            folder / str(index),
+            TrainingRun(f"run-{i}", concept("One"), defense("nominal"), i).prepare(model),
+            named("personalize").artifact(folder, str(i), i),
             {},
         )
-        for index in range(count)
+        for i in range(count)
     ]
 
 
@@ -262,8 +263,8 @@ def test_a_pass_that_stopped_while_writing_goes_on_with_the_same_runs(
     tmp_path: Path, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = replace(SETTINGS.training, runs_per_pass=3)
-    whole = jobs(tmp_path / "whole", 4)
-    personalize_stage(tiny_model, whole, training, tmp_path / "s1", progress=False)
+    whole = jobs(tmp_path / "whole", 4, tiny_model)
+    train_all(tiny_model, whole, training, tmp_path / "s1", progress=False)
     written: list[Path] = []
 
     def stop(adapter: Adapter, path: Path) -> Path:
@@ -272,23 +273,24 @@ def test_a_pass_that_stopped_while_writing_goes_on_with_the_same_runs(
         written.append(path)
         return save_adapter(adapter, path)
 
-    halted = jobs(tmp_path / "halted", 4)
-    monkeypatch.setattr(passes, "save_adapter", stop)
+    halted = jobs(tmp_path / "halted", 4, tiny_model)
+    monkeypatch.setattr(trainings, "save_adapter", stop)
     with pytest.raises(KeyboardInterrupt):
-        personalize_stage(tiny_model, halted, training, tmp_path / "s2", progress=False)
-    assert sum(job.done for job in halted) == 2
-    monkeypatch.setattr(passes, "save_adapter", save_adapter)
-    personalize_stage(tiny_model, halted, training, tmp_path / "s2", progress=False)
+        train_all(tiny_model, halted, training, tmp_path / "s2", progress=False)
+    assert sum(each.artifact.done for each in halted) == 2
+    monkeypatch.setattr(trainings, "save_adapter", save_adapter)
+    train_all(tiny_model, halted, training, tmp_path / "s2", progress=False)
     for ours, theirs in zip(halted, whole, strict=True):
-        assert (ours.place / EMBEDDING).read_bytes() == (theirs.place / EMBEDDING).read_bytes()
+        files = [each.artifact.place / EMBEDDING for each in (ours, theirs)]
+        assert files[0].read_bytes() == files[1].read_bytes()
     assert not list((tmp_path / "s2").iterdir())
 
 
 def test_progress_tells_what_is_left(tmp_path: Path, tiny_model: Model) -> None:
     notes: list[str] = []
-    personalize_stage(
+    train_all(
         tiny_model,
-        jobs(tmp_path, 3),
+        jobs(tmp_path, 3, tiny_model),
         SETTINGS.training,
         tmp_path / "s",
         progress=False,
@@ -296,6 +298,41 @@ def test_progress_tells_what_is_left(tmp_path: Path, tiny_model: Model) -> None:
     )
     assert notes[0].startswith("2 of 3 runs trained, about")
     assert notes[-1] == "3 of 3 runs trained"
+
+
+# Folders
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    with pytest.raises(KeyboardInterrupt), whole_folder(place) as temporary:
+        (temporary / "half").write_text("x")
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+    with whole_folder(place) as temporary:
+        (temporary / "all").write_text("x")
+    assert [path.name for path in tmp_path.rglob("*")] == ["place", "all"]
+
+
+def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    dead = os.spawnlp(os.P_NOWAIT, "true", "true")
+    os.waitpid(dead, 0)
+    for process in (dead, os.getppid()):
+        (tmp_path / f".partial-{process}-place").mkdir()
+    with whole_folder(tmp_path / "place"):
+        pass
+    assert {path.name for path in tmp_path.iterdir()} == {"place", f".partial-{os.getppid()}-place"}
+
+
+def test_a_folder_is_worked_in_by_one_process_at_a_time(tmp_path: Path) -> None:
+    with (
+        locked(tmp_path),
+        pytest.raises(UserError, match="another process"),
+        locked(tmp_path),
+    ):
+        raise AssertionError
+    with locked(tmp_path):
+        pass
 
 
 def test_what_was_made_otherwise_is_refused(tmp_path: Path) -> None:
@@ -417,7 +454,7 @@ def test_a_stopped_command_tells_how_to_go_on(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safezone.lab.stage.poison_concept", stop)
+    monkeypatch.setattr("safezone.lab.makers.poison_concept", stop)
     folder = tmp_path / "toy"
     save_concept(concept("toy"), folder)
     arguments = ["poison", str(folder), "--model", str(tiny_model_folder), "--out"]

@@ -8,13 +8,12 @@ from pathlib import Path
 import pytest
 
 from safezone.errors import UserError
-from safezone.files import locked, write_json
-from safezone.lab.execution import run_grid
-from safezone.lab.lab import Lab
-from safezone.lab.passes import MEMBERS
-from safezone.lab.perform import TRAINING
+from safezone.lab.lab import TRAINING, Lab
 from safezone.lab.run import Grid
-from safezone.lab.store import WORK
+from safezone.lab.schedule import run_grid
+from safezone.lab.stage import job
+from safezone.lab.store import WORK, locked, write_json
+from safezone.lab.trainings import MEMBERS, member
 from safezone.lab.turns import MAKING, in_turn, turn
 from safezone.models import Model
 from safezone.models.pixel import load_pixel_model
@@ -114,10 +113,11 @@ def _cell(run: object) -> tuple[str, ...]:
 
 def test_what_a_process_killed_after_its_last_adapter_left_is_removed(lab: Lab) -> None:
     run_grid(lab, grid(lab), progress=False)
+    adapters = [job(lab, run).of["personalize"] for run in grid(lab)]
     left = lab.folder / TRAINING / "0123456789abcdef"
     (left / "logs").mkdir(parents=True)
     (left / "checkpoint.safetensors").write_bytes(b"left")
-    write_json(left / MEMBERS, {"members": [lab.adapter(run).key for run in grid(lab)]})
+    write_json(left / MEMBERS, {"members": [member(a, left.parent) for a in adapters]})
     lock = lab.folder / TRAINING / f"{MAKING}00000000aaaaaaaa"
     lock.touch()
     emptied = lab.folder / TRAINING / "11111111aaaaaaaa"  # killed between the list and the folder

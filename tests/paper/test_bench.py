@@ -10,12 +10,11 @@ import torch
 
 from safezone.concepts import Concept
 from safezone.errors import UserError
-from safezone.files import digest, write_safetensors
-from safezone.lab.bench import UNSCORED, Bench, Scope
-from safezone.lab.cache import Cache
-from safezone.lab.execution import run_grid
-from safezone.lab.lab import Lab
+from safezone.lab.bench import Bench, Scope
+from safezone.lab.cache import Cache, tensor_key, write_arrays
+from safezone.lab.lab import UNSCORED, Lab
 from safezone.lab.run import TEXTUAL_INVERSION, Grid
+from safezone.lab.schedule import run_grid
 from safezone.lab.settings import Cells, Poisoning, Sampling, Settings
 from safezone.lab.training import Training
 from safezone.lab.trajectory import Cell, trajectories
@@ -42,8 +41,7 @@ def make_bench(tmp_path: Path, tiny_model: Model) -> Callable[[str], Bench]:
 
     def make(name: str) -> Bench:
         folder = tmp_path / name
-        key = tiny_model.fingerprint()
-        lab = Lab(folder, tiny_model, key, UNSCORED, SETTINGS, {"One": concept})
+        lab = Lab(folder, tiny_model, UNSCORED, SETTINGS, {"One": concept})
         return Bench(lab, Cache(folder / "analysis"), Scope(), False, False, print)
 
     return make
@@ -62,13 +60,13 @@ def test_a_killed_training_goes_on_to_the_same_marks(
         def writing(place: Path, arrays: Mapping[str, torch.Tensor]) -> None:
             if place.name == f"mark-{step}.safetensors":
                 raise KeyboardInterrupt
-            write_safetensors(place, arrays)
+            write_arrays(place, arrays)
 
         return writing
 
     broken = make_bench("broken")
     for step in (4, 7):  # after its checkpoint and before its mark is written
-        monkeypatch.setattr("safezone.lab.trajectory.write_safetensors", killed_at(step))
+        monkeypatch.setattr("safezone.lab.trajectory.write_arrays", killed_at(step))
         with pytest.raises(KeyboardInterrupt):
             trajectories(broken, cells(broken))
     monkeypatch.undo()
@@ -125,7 +123,7 @@ def test_arrays_are_measured_once_and_damage_is_told(tmp_path: Path) -> None:
     place.write_bytes(place.read_bytes()[:20])
     with pytest.raises(UserError, match="damaged"):
         cache.arrays(place, compute)
-    assert digest(torch.zeros(2)) != digest(torch.zeros(2, 1)) != digest(torch.ones(2))
+    assert tensor_key(torch.zeros(2)) != tensor_key(torch.zeros(2, 1)) != tensor_key(torch.ones(2))
 
 
 def test_series_differ_without_colour_and_files_are_the_same_bytes(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def read(arguments: Sequence[str]) -> Options:
 def run(options: Options) -> Answer:
     """Measures what is missing and draws."""
     from safezone.commands.opening import require_out_folder
-    from safezone.files import locked
+    from safezone.lab.store import locked
     from safezone.paper.measured.table import figure
     from safezone.results.drawings.style import save
 
@@ -119,9 +119,9 @@ def _bench(options: Options, *, scores: bool) -> "Bench":
     from safezone.analysis.timesteps import timestep_grid
     from safezone.commands.opening import open_encoders, open_model
     from safezone.defenses import defense
-    from safezone.lab.bench import UNSCORED, Bench, Scope
+    from safezone.lab.bench import Bench, Scope
     from safezone.lab.cache import Cache
-    from safezone.lab.lab import Lab
+    from safezone.lab.lab import UNSCORED, Lab
     from safezone.lab.run import require_seed
     from safezone.lab.settings import preset
 
@@ -151,7 +151,6 @@ def _bench(options: Options, *, scores: bool) -> "Bench":
     lab = Lab(
         work,
         model,
-        model.fingerprint(),
         open_encoders(options.scoring, options.machine) if scores else UNSCORED,
         settings,
         {concept.name: concept for concept in _concepts(options, model)},

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -23,7 +23,7 @@ from safezone.lab.run import TEXTUAL_INVERSION, require_seed
 from safezone.lab.settings import Sampling
 
 if TYPE_CHECKING:
-    from safezone.lab.stage import GenerationJob
+    from safezone.lab.makers import Drawing
     from safezone.models import Model
 
 DESCRIPTION: Final = """\
@@ -69,7 +69,7 @@ def run(options: Options) -> Answer:
     if options.seed is not None:
         require_seed(options.seed)
     from safezone.commands.opening import open_model, require_out_folder
-    from safezone.lab.stage import generate_stage
+    from safezone.lab.makers import generate_all
     from safezone.results.outputs import MINI_LIMITS
 
     files = adapter_files(options.embeddings)
@@ -80,16 +80,16 @@ def run(options: Options) -> Answer:
     jobs = _jobs(options, files, model)
     if any(job.record["photographs"] for job in jobs):
         note(f"note: {MINI_LIMITS}.")
-    reasons = generate_stage(model, jobs, options.sampling, progress=progress())
-    failed = {str(job.place): reasons[job.key] for job in jobs if job.key in reasons}
-    made = [job for job in jobs if job.key not in reasons]
+    reasons = generate_all(model, jobs, options.sampling, progress=progress())
+    failed = {str(place): reason for place, reason in reasons.items()}
+    made = [job for job in jobs if job.artifact.place not in reasons]
     count = len(prompts) * options.sampling.images_per_prompt
     lines = [f"generated: {count} images for each of {len(made)} embeddings"]
-    lines += [f"  {job.place}" for job in made]
+    lines += [f"  {job.artifact.place}" for job in made]
     lines += [f"  failed: {place}: {reason}" for place, reason in failed.items()]
     if made:
         lines.append(f"next: safezone report {options.out or options.embeddings[0]}")
-    data = {"images": [str(job.place) for job in made], "failed": failed}
+    data = {"images": [str(job.artifact.place) for job in made], "failed": failed}
     return Answer(data, "\n".join(lines), status=1 if failed else 0)
 
 
@@ -114,10 +114,10 @@ def adapter_files(given: Sequence[Path]) -> dict[Path, Path]:
     return files
 
 
-def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[GenerationJob]":
-    from safezone.files import read_json
-    from safezone.lab.run import content_key
-    from safezone.lab.stage import RUN_RECORD, GenerationJob, stage_key
+def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[Drawing]":
+    from safezone.lab.makers import Drawing
+    from safezone.lab.stage import drawn, named
+    from safezone.lab.store import RUN_RECORD, made_key, read_json
     from safezone.personalize import load_adapter
     from safezone.scores import CLEAN, NOMINAL
 
@@ -145,13 +145,7 @@ def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[Ge
         for name in ("clean", "training"):
             value = told.get(name)
             record[name] = value and os.path.relpath(file.parent / value, place)
-        key = stage_key(
-            "generate",
-            weights,
-            content_key(file),
-            options.sampling,
-            options.sampling.texts(),
-            [concept, seed],
-        )
-        jobs.append(GenerationJob(key, adapter, concept, seed, place, record))
+        parts = drawn(weights, options.sampling, concept, seed)
+        images = named("generate").artifact(place, "", made_key(file, RUN_RECORD), *parts)
+        jobs.append(Drawing(replace(images, place=place), adapter, concept, seed, record))
     return jobs

@@ -149,7 +149,7 @@ def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine
         concepts, unreadable = load_readable(data, model.image_size)
     encoders = open_encoders(settings.scoring, machine)
     named = {concept.name: concept for concept in concepts}
-    return Lab(work, model, model.fingerprint(), encoders, settings, named, unreadable)
+    return Lab(work, model, encoders, settings, named, unreadable)
 
 
 def make_grid(options: Options, lab: "Lab") -> "Grid":
@@ -277,7 +277,8 @@ def _title(grid: "Grid", model: str) -> str:
 
 
 def _dry(options: Options, lab: "Lab", grid: "Grid") -> Answer:
-    from safezone.lab.cost import count_passes, estimate
+    from safezone.lab.cost import count_passes
+    from safezone.lab.schedule import estimate
     from safezone.results.html import duration_text
 
     workers = 1 if options.workers.executor == "here" else options.workers.workers

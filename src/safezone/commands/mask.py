@@ -1,5 +1,6 @@
 """``safezone mask``."""
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,8 +69,8 @@ def read(arguments: Sequence[str]) -> Options:
 def run(options: Options) -> Answer:
     """Makes all masks or none; tells the share of each image that its object covers."""
     from safezone.concepts import MASK_FOLDER, image_files, load_concept
-    from safezone.files import whole_folder
     from safezone.images import read_mask, write_png
+    from safezone.lab.store import whole_folder
 
     if options.size < 64 or options.size % 64:
         raise UserError(f"--size is {options.size}; give a multiple of 64, such as 128 or 512")
@@ -89,9 +90,10 @@ def run(options: Options) -> Answer:
     source = (options.source or "grabcut") if make else "given"
     if make:
         made = _made(files, _maker(options))
-        with whole_folder(place, replace=True) as temporary:
+        with whole_folder(place) as temporary:
             for stem, mask in made.items():
                 write_png(temporary / f"{stem}.png", mask)
+            shutil.rmtree(place, ignore_errors=True)
     concept = load_concept(options.folder, options.size, require_masks=True)
     shares = {path.stem: float(read_mask(place / f"{path.stem}.png").mean()) for path in files}
     if options.preview:
@@ -169,14 +171,15 @@ def _compare(options: Options) -> Answer:
 
 def _previews(options: Options, concept: Any) -> None:
     from safezone.concepts.masks import draw_preview
-    from safezone.files import whole_folder
     from safezone.images import write_png
+    from safezone.lab.store import whole_folder
 
     place = options.folder / PREVIEW_FOLDER
     zoom = max(1, PREVIEW_SIDE // options.size)
-    with whole_folder(place, replace=True) as temporary:
+    with whole_folder(place) as temporary:
         for stem, image, mask in zip(
             concept.image_names, concept.images, concept.masks, strict=True
         ):
             picture = draw_preview(image.permute(1, 2, 0).numpy(), mask.numpy(), factor=8)
             write_png(temporary / f"{stem}.png", picture.repeat(zoom, 0).repeat(zoom, 1))
+        shutil.rmtree(place, ignore_errors=True)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -25,7 +25,7 @@ from safezone.lab.training import Training
 
 if TYPE_CHECKING:
     from safezone.concepts import Concept
-    from safezone.lab.passes import TrainingJob
+    from safezone.lab.trainings import TrainingJob
     from safezone.models import Model
 
 DESCRIPTION: Final = """\
@@ -91,8 +91,8 @@ def run(options: Options) -> Answer:
     from safezone.commands.opening import open_model, require_out_folder, tell_limits
     from safezone.concepts import image_files
     from safezone.defenses import defense, resolve
-    from safezone.files import locked
-    from safezone.lab.passes import personalize_stage
+    from safezone.lab.store import locked
+    from safezone.lab.trainings import train_all
     from safezone.personalize import check_placeholder
 
     for name in options.defense:
@@ -116,16 +116,16 @@ def run(options: Options) -> Answer:
     photographs = tell_limits(options.model, options.folders)
     with locked(options.out):
         jobs = _jobs(options, model, concepts, photographs)
-        personalize_stage(
+        train_all(
             model, jobs, options.training, options.out / ".training", progress=progress(), note=note
         )
-    failed = {str(job.place): job.failed_at for job in jobs if job.failed_at is not None}
+    failed = {str(job.artifact.place): job.failed_at for job in jobs if job.failed_at is not None}
     lines = [f"learned: {len(jobs) - len(failed)} of {len(jobs)} runs, {method.steps} steps each"]
-    lines += [f"  {job.place}" for job in jobs if str(job.place) not in failed]
+    lines += [f"  {job.artifact.place}" for job in jobs if str(job.artifact.place) not in failed]
     lines += [f"  failed: {place} became NaN at step {step}" for place, step in failed.items()]
     if len(failed) < len(jobs):
         lines.append(f"next: safezone generate {options.out} --model {options.model}")
-    places = [str(job.place) for job in jobs if str(job.place) not in failed]
+    places = [place for job in jobs if (place := str(job.artifact.place)) not in failed]
     data = {"out": str(options.out), "runs": places, "failed": failed}
     return Answer(data, "\n".join(lines), status=1 if failed else 0)
 
@@ -164,13 +164,21 @@ def _jobs(
     """One job for each folder, defense and seed; copies the training images into ``out``."""
     from safezone.commands.opening import clean_source, poison_of
     from safezone.concepts import load_concept
-    from safezone.defenses import defense, fingerprints
-    from safezone.lab.passes import TrainingJob
-    from safezone.lab.stage import stage_key
+    from safezone.defenses import defense
+    from safezone.lab.lab import UNSCORED, Lab
+    from safezone.lab.run import Run
+    from safezone.lab.settings import Settings
+    from safezone.lab.stage import job
+    from safezone.lab.store import source_key
+    from safezone.lab.trainings import TrainingJob
     from safezone.personalize import TrainingRun
     from safezone.scores import CLEAN
 
-    weights, method = model.fingerprint(), options.training.personalization()
+    method = options.training.personalization()
+    settings = Settings(options.model, training=options.training)
+    loaded = {label: concept for label, (concept, _) in concepts.items()}
+    sources = {label: source_key(folder, concept) for label, (concept, folder) in concepts.items()}
+    lab = Lab(options.out, model, UNSCORED, settings, loaded, sources=sources)
     jobs = []
     for label, (concept, folder) in concepts.items():
         training = _copy(concept, options.out / label / "training")
@@ -190,15 +198,8 @@ def _jobs(
             row = defense(name)
             for seed in range(options.seed, options.seed + options.seeds):
                 place = options.out / label / row.name / f"seed{seed}"
-                key = stage_key(
-                    "personalize",
-                    weights,
-                    concept.content_key(),
-                    row,
-                    seed,
-                    method.content(),
-                    *fingerprints(row.preprocess, model),
-                )
+                cell = Run(label, CLEAN, name, method.name, model.name, seed)
+                artifact = replace(job(lab, cell).of["personalize"], place=place)
                 record: dict[str, Any] = {
                     "concept": concept.name,
                     "class_word": concept.class_word,
@@ -213,14 +214,14 @@ def _jobs(
                     "photographs": photographs,
                 }
                 run = TrainingRun(f"{label},{row.name},{seed}", concept, row, seed)
-                jobs.append(TrainingJob(key, run, place, record))
+                jobs.append(TrainingJob(run.prepare(model), artifact, record))
     return jobs
 
 
 def _copy(concept: "Concept", place: Path) -> Path:
     """The images as they are trained on, kept with the results."""
     from safezone.concepts import CONCEPT_FILE, save_concept
-    from safezone.lab.stage import done
+    from safezone.lab.store import done
 
     key = concept.content_key()
     if not done(place, CONCEPT_FILE, key):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -67,9 +67,13 @@ def run(options: Options) -> Answer:
         tell_limits,
     )
     from safezone.concepts import image_files, load_concept
-    from safezone.files import read_json
-    from safezone.lab.stage import MANIFEST, done, poison_stage, stage_key
-    from safezone.scores import CLEAN
+    from safezone.lab.lab import UNSCORED, Lab
+    from safezone.lab.makers import write_poisoned
+    from safezone.lab.run import TEXTUAL_INVERSION, Run
+    from safezone.lab.settings import Settings
+    from safezone.lab.stage import job
+    from safezone.lab.store import read_json
+    from safezone.scores import CLEAN, NOMINAL
 
     settings = options.poisoning.poison(options.poison)
     require_out_folder(options.out)
@@ -79,16 +83,23 @@ def run(options: Options) -> Answer:
     model = open_model(options.model, options.machine)
     concept = load_concept(options.folder, model.image_size)
     tell_limits(options.model, [options.folder])
-    key = stage_key("poison", model.fingerprint(), concept.content_key(), settings, options.seed)
-    before = done(options.out, MANIFEST, key)
+    lab = Lab(
+        options.out,
+        model,
+        UNSCORED,
+        Settings(options.model, options.poisoning),
+        {concept.name: concept},
+    )
+    run = Run(concept.name, options.poison, NOMINAL, TEXTUAL_INVERSION, model.name, options.seed)
+    artifact = replace(job(lab, run).of["poison"], place=options.out)
+    before = artifact.done
     try:
-        poison_stage(
+        write_poisoned(
             model,
             concept,
             settings,
             options.seed,
-            options.out,
-            key,
+            artifact,
             record={
                 "source": os.path.abspath(options.folder),
                 "procedural": is_procedural(options.folder),
@@ -97,7 +108,7 @@ def run(options: Options) -> Answer:
         )
     except FloatingPointError as error:
         raise UserError(f"{error}; use another model or poison") from error
-    manifest = read_json(options.out / MANIFEST)
+    manifest = read_json(options.out / artifact.record)
     images = manifest["images"]
     largest = max(image["linf"] for image in images) * 255
     psnr = min((image["psnr"] for image in images if image["psnr"] is not None), default=None)

@@ -53,9 +53,8 @@ def read(arguments: Sequence[str]) -> Options:
 
 def run(options: Options) -> Answer:
     """Writes the page from what is there; scores what has not been scored."""
-    from safezone.files import read_json
     from safezone.lab.config import flat
-    from safezone.lab.stage import IMAGES_RECORD, ROWS
+    from safezone.lab.store import IMAGES_RECORD, ROWS, read_json
     from safezone.results.grid_page import PICTURES
     from safezone.results.grid_results import grids_in, write_workspace_page
     from safezone.results.measurement import write_page
@@ -101,7 +100,7 @@ def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
     """Scores of the folders whose clean images are known; none where no encoder can be opened."""
     from safezone.commands.console import set_threads
     from safezone.commands.opening import open_encoders
-    from safezone.lab.stage import score_images_of
+    from safezone.lab.makers import score_rows
     from safezone.results.outputs import read_made
 
     set_threads(options.machine.threads)
@@ -117,5 +116,5 @@ def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
         if clean is None:
             note(f"note: {folder} is not scored, since its clean images are not known")
             continue
-        rows += score_images_of(encoders, clean, made.images, made.prompts, made.run)
+        rows += score_rows(encoders, clean, made.images, made.prompts, made.run)
     return rows

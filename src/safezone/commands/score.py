@@ -52,7 +52,7 @@ def run(options: Options) -> Answer:
     from safezone.commands.opening import open_encoders
     from safezone.concepts import image_files, load_concept
     from safezone.images import read_image
-    from safezone.lab.stage import IMAGES_RECORD
+    from safezone.lab.store import IMAGES_RECORD
     from safezone.results.outputs import read_made
     from safezone.scores import Pictures, metric_of, score_images
 

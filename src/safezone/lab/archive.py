@@ -7,22 +7,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from safezone.errors import UserError
-from safezone.files import read_json, write_json
-from safezone.lab.lab import STAGES
-from safezone.lab.stage import IMAGES_RECORD, KEY_FILE, MANIFEST, RUN_RECORD
-from safezone.lab.store import NEEDS, WORK
+from safezone.lab.lab import TRAINING
+from safezone.lab.stage import STAGES, Stage
+from safezone.lab.store import NEEDS, WORK, read_json, write_json
 
 CATALOGUE: Final = "catalogue.json"
 """In the work folder: every finished artifact. It can be rebuilt from them at any time."""
-
-_RECORDS: Final = {
-    "clean": "concept.json",
-    "poison": MANIFEST,
-    "preprocess": MANIFEST,
-    "personalize": RUN_RECORD,
-    "generate": IMAGES_RECORD,
-    "score": KEY_FILE,
-}
 
 
 @dataclass(frozen=True)
@@ -39,9 +29,9 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _folders(work: Path) -> Iterator[tuple[str, Path]]:
-    for stage in _RECORDS:
-        for folder in sorted((work / stage).glob("*")):
+def _folders(work: Path) -> Iterator[tuple[Stage, Path]]:
+    for stage in STAGES:
+        for folder in sorted((work / stage.name).glob("*")):
             if folder.is_dir():
                 yield stage, folder
 
@@ -68,13 +58,13 @@ def catalogue(workspace: Path) -> list[Entry]:
         known = {}
     entries = []
     for place, stage in found.items():
-        record = work / place / _RECORDS[stage]
+        record = work / place / stage.record
         if not record.is_file():
             continue
         entry = known.get(place)
         if entry is None:
             key = str(read_json(record).get("key", ""))
-            entry = Entry(stage, place, key, _bytes(work / place))
+            entry = Entry(stage.name, place, key, _bytes(work / place))
         entries.append(entry)
     if entries != list(known.values()):
         write_json(work / CATALOGUE, {"artifacts": [asdict(entry) for entry in entries]})
@@ -84,9 +74,9 @@ def catalogue(workspace: Path) -> list[Entry]:
 def by_stage(entries: list[Entry]) -> dict[str, tuple[int, int]]:
     """(artifacts, bytes) of every stage, in the order of the data."""
     counts = {}
-    for stage in ("clean", *STAGES):
-        ours = [entry for entry in entries if entry.stage == stage]
-        counts[stage] = (len(ours), sum(entry.size for entry in ours))
+    for stage in STAGES:
+        ours = [entry for entry in entries if entry.stage == stage.name]
+        counts[stage.name] = (len(ours), sum(entry.size for entry in ours))
     return counts
 
 
@@ -111,7 +101,7 @@ def garbage(workspace: Path) -> list[Path]:
     unneeded = [
         folder for _, folder in _folders(work) if str(folder.relative_to(work)) not in needed
     ]
-    left = [*work.glob("*/.partial-*"), *(work / "training").glob("*")]
+    left = [*work.glob("*/.partial-*"), *(work / TRAINING).glob("*")]
     return sorted({*unneeded, *left})
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
@@ -14,10 +14,11 @@ from safezone.concepts.masks import latent_mask
 from safezone.errors import UserError
 from safezone.lab.cache import Cache
 from safezone.lab.lab import Lab
+from safezone.lab.makers import write_poisoned
 from safezone.lab.run import TEXTUAL_INVERSION, Run
-from safezone.lab.stage import MANIFEST, done, poison_stage
+from safezone.lab.stage import job
 from safezone.models.base import Model, Posterior
-from safezone.scores import CLEAN, NOMINAL, Encoders
+from safezone.scores import CLEAN, NOMINAL
 
 Unit = TypeVar("Unit")
 
@@ -66,10 +67,6 @@ class Scope:
         return list(dict.fromkeys([CLEAN, *(self.poisons or own)]))
 
 
-UNSCORED: Final = Encoders({}, "none")
-"""For a ``Lab`` whose figure scores nothing."""
-
-
 @dataclass(frozen=True, eq=False)
 class Bench:
     """The lab with a cache of arrays. ``procedural``: the concepts are the built-in ones."""
@@ -112,13 +109,11 @@ class Bench:
         if data == CLEAN:
             return concept
         run = self.run(concept, data)
-        artifact = self.lab.poisoned(run)
-        if not done(artifact.place, MANIFEST, artifact.key):
+        artifact = job(self.lab, run).of["poison"]
+        if not artifact.done:
             poison, seed = self.lab.poison_settings(run), self.lab.poison_seed(run)
             try:
-                poison_stage(
-                    self.model, concept, poison, seed, artifact.place, artifact.key, progress=False
-                )
+                write_poisoned(self.model, concept, poison, seed, artifact, progress=False)
             except FloatingPointError as error:
                 raise UserError(f"{error}; use another model or poison") from error
         return self.lab.load(artifact)
@@ -128,8 +123,7 @@ class Bench:
         wanted = [(c, d) for c in concepts for d in data if d != CLEAN]
         todo = []
         for concept, each in wanted:
-            artifact = self.lab.poisoned(self.run(concept, each))
-            if not done(artifact.place, MANIFEST, artifact.key):
+            if not job(self.lab, self.run(concept, each)).of["poison"].done:
                 todo.append((concept, each))
         for concept, each in self.each("poisoning", todo):
             self.poisoned(concept, each)

@@ -1,23 +1,21 @@
-"""How long a grid will take and how much disk, before it is run.
+"""What a stage's artifact takes: floating-point operations, counted, and bytes on disk.
 
-Time is an estimate: floating-point operations of the model's parts are counted (multiply and add
-are two), one pass of the denoiser is timed here, and all operations are taken to run as fast.
+Multiply and add are two operations. One pass of the denoiser is timed on this machine, and all
+operations are taken to run as fast; scoring and preprocessing are not counted.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from safezone.lab.lab import STAGES, Lab, artifacts
-from safezone.lab.run import Grid
-from safezone.lab.stage import done
+from safezone.lab.lab import Lab
+from safezone.lab.run import Run
 from safezone.models.base import Model
 from safezone.models.frozen import stock_kernels
-from safezone.scores import CLEAN
 
 BATCH: Final = 4
 """Samples of the pass that is timed."""
@@ -33,16 +31,6 @@ class Passes:
     predict: float
     decode: float
     per_second: float
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of one stage. ``seconds``: of what is to do. ``size``: bytes that will be written."""
-
-    done: int
-    todo: int
-    seconds: float
-    size: float
 
 
 @torch.no_grad()
@@ -73,52 +61,40 @@ def _operations(call: Callable[[], object]) -> float:
     return float(counter.get_total_flops())
 
 
-def stage_flops(lab: Lab, grid: Grid, passes: Passes) -> dict[str, float]:
-    """Operations of all that is to do of every stage; scoring and preprocessing are not counted."""
-    total = dict.fromkeys(STAGES, 0.0)
+def poison_operations(lab: Lab, run: Run, passes: Passes) -> float:
+    """Every step goes through encoder and denoiser and back, once for each repetition."""
+    row, images = lab.poison_settings(run), len(lab.concepts[run.concept].images)
+    return BACKWARD * (passes.encode + passes.predict) * images * row.steps * row.repetitions
+
+
+def training_operations(lab: Lab, run: Run, passes: Passes) -> float:
+    """Every step goes through the denoiser and back with all images that it averages over."""
+    training = lab.training(run)
+    samples = training.batch_size * training.accumulation * (2 if training.prior_weight else 1)
+    return BACKWARD * passes.predict * training.steps * samples
+
+
+def _images(lab: Lab) -> int:
+    return len(lab.settings.sampling.texts()) * lab.settings.sampling.images_per_prompt
+
+
+def image_operations(lab: Lab, run: Run, passes: Passes) -> float:
+    """Every image goes through the denoiser at each step, twice with guidance, and is decoded."""
     sampling = lab.settings.sampling
-    images = len(sampling.texts()) * sampling.images_per_prompt
-    drawn = passes.predict * sampling.steps * (1 if sampling.guidance == 1 else 2) + passes.decode
-    seen = set()
-    for run in grid:
-        if lab.refused(run) is not None:
-            continue
-        poisoned, adapter, made = lab.poisoned(run), lab.adapter(run), lab.images(run)
-        if run.poison != CLEAN and poisoned not in seen:
-            seen.add(poisoned)
-            if not poisoned.place.exists():
-                step = BACKWARD * (passes.encode + passes.predict)
-                count = len(lab.concepts[run.concept].images)
-                total["poison"] += step * count * lab.poison_settings(run).steps
-        if not adapter.place.exists():
-            training = lab.training(run)
-            total["personalize"] += BACKWARD * passes.predict * training.steps * training.batch_size
-        if not made.place.exists():
-            total["generate"] += images * drawn
-    return total
+    predictions = sampling.steps * (1 if sampling.guidance == 1 else 2)
+    return _images(lab) * (passes.predict * predictions + passes.decode)
 
 
-def _size(lab: Lab, stage: str) -> float:
-    """Bytes of one artifact: a PNG of these models takes about half of its pixels' bytes."""
-    picture = 1.5 * lab.model.image_size**2
-    sampling = lab.settings.sampling
-    per_concept = sum(len(c.images) for c in lab.concepts.values()) / max(1, len(lab.concepts))
-    return {
-        "poison": 2 * picture * per_concept,
-        "preprocess": picture * per_concept,
-        "personalize": 50e3,
-        "generate": picture * len(sampling.texts()) * sampling.images_per_prompt,
-        "score": 4e3,
-    }[stage]
+def _png(lab: Lab) -> float:
+    """A PNG of these models takes about half of its pixels' bytes."""
+    return 1.5 * lab.model.image_size**2
 
 
-def estimate(lab: Lab, grid: Grid, passes: Passes, workers: int = 1) -> Mapping[str, Cost]:
-    """The cost of every stage; nothing is written."""
-    operations = stage_flops(lab, grid, passes)
-    costs = {}
-    for stage, (made, record) in artifacts(lab, grid).items():
-        finished = sum(done(a.place, record, a.key) for a in made)
-        todo = len(made) - finished
-        seconds = operations[stage] / passes.per_second / workers
-        costs[stage] = Cost(finished, todo, seconds, todo * _size(lab, stage))
-    return costs
+def concept_size(lab: Lab, run: Run) -> float:
+    """The bytes of a concept's images as PNG."""
+    return _png(lab) * len(lab.concepts[run.concept].images)
+
+
+def image_size(lab: Lab, run: Run) -> float:
+    """The bytes of a run's generated images as PNG."""
+    return _png(lab) * _images(lab)

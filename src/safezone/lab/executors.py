@@ -17,8 +17,25 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
 from safezone.errors import UserError
-from safezone.lab.lab import Lab
-from safezone.lab.perform import Failures, Note, Task, perform
+from safezone.lab.lab import Failures, Job, Lab, Note
+
+
+class Make(Protocol):
+    """Makes what is missing of some jobs; returns why runs failed, of shared work the first run."""
+
+    def __call__(
+        self, lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note
+    ) -> Failures: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """A stage of some runs, done by whoever is given it."""
+
+    stage: str
+    make: Make
+    jobs: tuple[Job, ...]
+
 
 OpenLab: TypeAlias = Callable[[], Lab]
 """Opens the lab in another process; picklable, a ``functools.partial`` of a module's function."""
@@ -56,7 +73,7 @@ class InProcess:
         """As the protocol says."""
         started = time.monotonic()
         for count, task in enumerate(tasks, 1):
-            yield perform(lab, task, progress=progress, note=note)
+            yield task.make(lab, task.jobs, progress=progress, note=note)
             if count < len(tasks):
                 minutes = (time.monotonic() - started) / count * (len(tasks) - count) / 60
                 left = f"about {max(1, round(minutes))} min left"
@@ -77,7 +94,7 @@ def work(pickled: bytes, tasks: Sequence[Task]) -> Failures:
     """What a worker does with the tasks that it is given."""
     failed: Failures = {}
     for task in tasks:
-        failed |= perform(_opened(pickled), task)
+        failed |= task.make(_opened(pickled), task.jobs, progress=False, note=lambda text: None)
     return failed
 
 

@@ -1,24 +1,25 @@
 """What one item of a stage takes: a reckoned limit, and a short pass that is thrown away."""
 
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.generate import generate
 from safezone.lab.memory import Probe
 from safezone.lab.meters import meter_of
-from safezone.lab.passes import with_class_images
 from safezone.lab.settings import Sampling
-from safezone.lab.stage import GenerationJob
 from safezone.lab.training import Training
 from safezone.models.base import Model
 from safezone.models.fingerprint import tensors
-from safezone.personalize import TrainingRun, train
+from safezone.personalize import Adapter, PreparedRun, train
 from safezone.poisons import Poison, poison_images
+
+ClassImages: TypeAlias = Callable[[Model, Sequence[PreparedRun], int], list[PreparedRun]]
 
 BYTES: Final = 4
 KEPT: Final = 3
@@ -72,7 +73,9 @@ def poison_probe(model: Model, concept: Concept, poison: Poison, seed: int) -> P
     return Probe(meter, BYTES * KEPT * (CHAIN * latent + pixel), small)
 
 
-def training_probe(model: Model, run: TrainingRun, training: Training) -> Probe | None:
+def training_probe(
+    model: Model, run: PreparedRun, training: Training, class_images: ClassImages
+) -> Probe | None:
     """Of one run: a single step of its training."""
     meter = meter_of(model.device)
     if meter is None:
@@ -83,13 +86,15 @@ def training_probe(model: Model, run: TrainingRun, training: Training) -> Probe 
 
     def small() -> None:
         short = replace(method, steps=1, preview_every=0)
-        runs = with_class_images(model, [run], 1) if method.prior else [run]
+        runs = class_images(model, [run], 1) if method.prior else [run]
         train(model, runs, short, progress=False, checkpointing=training.checkpointing)
 
     return Probe(meter, BYTES * KEPT * samples * latent, small)
 
 
-def image_probe(model: Model, job: GenerationJob, sampling: Sampling) -> Probe | None:
+def image_probe(
+    model: Model, adapter: Adapter, noise_key: str, seed: int, sampling: Sampling
+) -> Probe | None:
     """Of one generated image: a single denoising step, and its decoding."""
     meter = meter_of(model.device)
     if meter is None:
@@ -100,11 +105,11 @@ def image_probe(model: Model, job: GenerationJob, sampling: Sampling) -> Probe |
         with suppress(UserError):  # of an adapter that makes NaN; the pass itself will tell
             generate(
                 model,
-                [job.adapter],
+                [adapter],
                 sampling.texts()[:1],
                 1,
-                seed=job.seed,
-                noise_keys=[job.noise_key],
+                seed=seed,
+                noise_keys=[noise_key],
                 steps=1,
                 guidance=sampling.guidance,
                 scheduler=sampling.scheduler,

@@ -1,268 +1,214 @@
-"""The stages poison, preprocess, personalize, generate, score: each from a key to a folder.
+"""A stage is a value, and ``STAGES`` is the one table of them, in the order of the data.
 
-A folder whose record carries the key is done and is passed over; any other is refused. Folders
-appear whole or not at all, so a process that is killed at any moment and started again does only
-what is missing, and gives the same bytes.
+Planning, running, estimating, listing and collecting garbage are loops over the table. A new stage
+is a row: what it is called, what enters its key, how it is made, how long that takes and how large
+it is.
 """
 
-import json
-import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from torch import Tensor
-from tqdm.auto import tqdm
-
-from safezone.concepts import Concept, save_concept
-from safezone.concepts.prompts import fill
-from safezone.defenses import Preprocess, preprocessed
-from safezone.errors import UserError, WorkspaceError
-from safezone.files import read_json, whole_folder, write_json
-from safezone.generate import generate
-from safezone.images import write_png
+from safezone.defenses import Identity, defense, fingerprints
+from safezone.lab import cost, makers, trainings
+from safezone.lab.cost import Passes
+from safezone.lab.executors import Make
+from safezone.lab.lab import Job, Lab
 from safezone.lab.run import Run, content_key
 from safezone.lab.settings import Sampling
-from safezone.lab.turns import in_turn
-from safezone.models.base import Model
-from safezone.personalize import Adapter
-from safezone.poisons import Checkpoints, Poison, imperceptibility, poison_concept
-from safezone.scores import Encoders, Pictures, Row, score_images, write_rows
-
-VERSIONS: Final[Mapping[str, int]] = {
-    "poison": 2,
-    "preprocess": 2,
-    "personalize": 3,
-    "generate": 1,
-    "score": 1,
-}
-"""Part of every key of a stage; raised when the same inputs no longer give the same artifact."""
-
-MANIFEST: Final = "manifest.json"
-RUN_RECORD: Final = "run.json"
-IMAGES_RECORD: Final = "images.json"
-ROWS: Final = "rows.jsonl"
-KEY_FILE: Final = "key.json"
+from safezone.lab.store import (
+    IMAGES_RECORD,
+    KEY_FILE,
+    MANIFEST,
+    RUN_RECORD,
+    Artifact,
+)
+from safezone.scores import CLEAN
 
 
-def stage_key(stage: str, *parts: Any) -> str:
-    """The content key of one artifact of the stage."""
-    return content_key(stage, VERSIONS[stage], *parts)
+def _nothing(lab: Lab, run: Run, passes: Passes) -> float:
+    return 0.0
 
 
-def done(place: Path, record: str, key: str) -> bool:
-    """Whether ``place`` holds the artifact of this key.
+@dataclass(frozen=True)
+class Stage:
+    """One arrow of the way of the data: from the keys of its inputs to a folder.
 
-    Raises UserError when it is something else that is not empty.
+    ``version``: raised when the same inputs no longer give the same artifact. ``record``: the file
+    that carries the key. ``inputs``: stages whose keys enter the key. ``settings``: what else
+    does, of a run; a text where the key is known without inputs, None where the run leaves its
+    first input as it is. A stage without ``settings`` is not of runs: figures measure with it, by
+    keys of their own. ``label``: the beginning of a folder's name. ``operations``: floating-point
+    operations of one artifact. ``size``: its bytes. ``share``: artifacts of one task, where
+    workers share the work. ``tasks``: jobs that are made together, where number does not decide.
     """
-    if (place / record).is_file():
-        if read_json(place / record).get("key") == key:
-            return True
-        raise WorkspaceError(
-            f"{place} was made with other settings or images; choose another --out or remove it"
-        )
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
-        raise WorkspaceError(f"{place} exists and is not empty; choose another place or remove it")
-    return False
+
+    name: str
+    version: int
+    record: str
+    inputs: tuple[str, ...] = ()
+    settings: Callable[[Lab, Run], Sequence[Any] | str | None] | None = None
+    make: Make | None = None
+    label: Callable[[Lab, Run], str] = lambda lab, run: run.label
+    operations: Callable[[Lab, Run, Passes], float] = _nothing
+    size: Callable[[Lab, Run], float] = lambda lab, run: 4e3
+    share: int = 1
+    tasks: Callable[[Lab, Sequence[Job]], list[list[Job]]] | None = None
+
+    def artifact(self, work: Path, label: str, *parts: Any) -> Artifact:
+        """What the stage makes of these parts, in a work folder; see ``content_key``."""
+        return self.known(work, label, content_key(self.name, self.version, *parts))
+
+    def known(self, work: Path, label: str, key: str) -> Artifact:
+        """The artifact of this key in a work folder."""
+        return Artifact(self.name, key, work / self.name / f"{label}-{key[:16]}", self.record)
 
 
-def artifact_folder(place: Path, record: str, key: str) -> AbstractContextManager[Path]:
-    """``whole_folder`` for the artifact of this key, which another process may make meanwhile."""
-    return whole_folder(place, lambda: done(place, record, key))
+def _clean(lab: Lab, run: Run) -> str:
+    return lab.concept_key(run.concept)
 
 
-def _json_number(value: float) -> float | None:
-    return value if value == value and abs(value) != float("inf") else None
+def _poison(lab: Lab, run: Run) -> Sequence[Any] | None:
+    if run.poison == CLEAN:
+        return None
+    return [lab.model_key, lab.poison_settings(run), lab.poison_seed(run)]
 
 
-def poison_stage(
-    model: Model,
-    concept: Concept,
-    poison: Poison,
-    seed: int,
-    place: Path,
-    key: str,
-    *,
-    record: Mapping[str, Any] | None = None,
-    batch_size: int = 16,
-    progress: bool = True,
-) -> None:
-    """Writes the poisoned concept: PNGs with their provenance, masks, words, ``manifest.json``.
-
-    The manifest holds the settings and, for every image, PSNR, SSIM, the largest change and the
-    share of values changed by just that. A process that is killed goes on from its last
-    checkpoint, beside ``place``, to the same bytes.
-
-    Raises FloatingPointError when the model's gradient breaks, UserError when ``place`` cannot be
-    written or holds something else, or when the poison needs masks and there are none.
-    """
-    if done(place, MANIFEST, key):
-        return
-    unfinished = place.absolute().with_name(f".unfinished-{place.name}")
-    poisoned = poison_concept(
-        model,
-        concept,
-        poison,
-        seed,
-        batch_size=batch_size,
-        progress=progress,
-        checkpoints=Checkpoints(unfinished, key),
-    )
-    provenance = {**poison.record(), "seed": seed, "model": model.name, "key": key}
-    measured = imperceptibility(concept.images, poisoned.images)
-    images = [
-        {"image": name, **{metric: _json_number(float(v[i])) for metric, v in measured.items()}}
-        for i, name in enumerate(concept.image_names)
-    ]
-    with artifact_folder(place, MANIFEST, key) as temporary:
-        save_concept(poisoned, temporary, png_text={"safezone": json.dumps(provenance)})
-        write_json(
-            temporary / MANIFEST,
-            {
-                **provenance,
-                "concept": concept.name,
-                "image_size": concept.images.shape[-1],
-                **(record or {}),
-                "images": images,
-            },
-        )
-    shutil.rmtree(unfinished, ignore_errors=True)
+def _preprocess(lab: Lab, run: Run) -> Sequence[Any] | None:
+    preprocess = defense(run.defense).preprocess
+    if preprocess == Identity():
+        return None
+    return [preprocess, run.seed, fingerprints(preprocess, lab.model)]
 
 
-def preprocess_stage(
-    model: Model, concept: Concept, preprocess: Preprocess, seed: int, place: Path, key: str
-) -> None:
-    """Writes the concept as the trainer will see it, with ``manifest.json``.
-
-    ``model``: the one that is personalized, which purifiers work with.
-    """
-    if done(place, MANIFEST, key):
-        return
-    with artifact_folder(place, MANIFEST, key) as temporary:
-        save_concept(preprocessed(concept, preprocess, seed, model), temporary)
-        write_json(temporary / MANIFEST, {"key": key, "preprocess": repr(preprocess), "seed": seed})
+def _personalize(lab: Lab, run: Run) -> Sequence[Any]:
+    row, method = defense(run.defense), lab.training(run).personalization()
+    learned = [method.name, method.content()]
+    return [lab.model_key, row.name, row.timesteps, row.loss_mask, run.seed, *learned]
 
 
-@dataclass(frozen=True, eq=False)
-class GenerationJob:
-    """The images of one adapter: where they go and what is recorded beside them."""
-
-    key: str
-    adapter: Adapter
-    noise_key: str
-    seed: int
-    place: Path
-    record: Mapping[str, Any]
-
-    @property
-    def done(self) -> bool:
-        return done(self.place, IMAGES_RECORD, self.key)
+def drawn(model_key: str, sampling: Sampling, concept: str, seed: int) -> Sequence[Any]:
+    """What enters the key of an adapter's images beside the adapter's own."""
+    return [model_key, {**asdict(sampling), "prompts": sampling.texts()}, concept, seed]
 
 
-def _pass_size(images: int, most: int) -> int:
-    """The largest divisor up to ``most``: adapters never share a pass, so each is as if alone."""
-    return max(size for size in range(1, min(images, most) + 1) if images % size == 0)
+def _generate(lab: Lab, run: Run) -> Sequence[Any]:
+    return drawn(lab.model_key, lab.settings.sampling, run.concept, run.seed)
 
 
-def generate_stage(
-    model: Model,
-    jobs: Sequence[GenerationJob],
-    sampling: Sampling,
-    *,
-    images_per_pass: int = 32,
-    progress: bool = True,
-) -> dict[str, str]:
-    """Writes the images of all jobs that are missing: PNGs and ``images.json``.
+def _score(lab: Lab, run: Run) -> Sequence[Any]:
+    return [lab.encoders.key]
 
-    ``images_per_pass``: at most so many in one pass through the model.
 
-    Returns, by key, why images could not be made (the model made NaN).
-    """
-    prompts, count = sampling.texts(), sampling.images_per_prompt
-    todo = {job.place: job for job in jobs if not job.done}
-    total = len(todo) * len(prompts) * count
-    failures = {}
-    bar = tqdm(total=total, desc="generating", unit="image", disable=not progress)
-    with bar, closing(in_turn(todo)) as turns:
-        for place in turns:
-            job = todo[place]
-            bar.update(len(prompts) * count)
-            if job.done:  # by another process
+STAGES: Final[tuple[Stage, ...]] = (
+    Stage(
+        "clean",
+        version=1,
+        record="concept.json",
+        settings=_clean,
+        make=partial(makers.one_by_one, "clean", makers.clean),
+        label=lambda lab, run: run.concept,
+        size=cost.concept_size,
+    ),
+    Stage(
+        "poison",
+        version=3,
+        record=MANIFEST,
+        inputs=("clean",),
+        settings=_poison,
+        make=partial(makers.one_by_one, "poison", makers.poison),
+        label=lambda lab, run: f"{run.concept},{run.poison},{lab.poison_seed(run)}",
+        operations=cost.poison_operations,
+        size=lambda lab, run: 2 * cost.concept_size(lab, run),
+    ),
+    Stage(
+        "preprocess",
+        version=3,
+        record=MANIFEST,
+        inputs=("poison",),
+        settings=_preprocess,
+        make=partial(makers.one_by_one, "preprocess", makers.preprocess),
+        label=lambda lab, run: f"{run.concept},{run.poison},{run.seed}",
+        size=cost.concept_size,
+    ),
+    Stage(
+        "personalize",
+        version=4,
+        record=RUN_RECORD,
+        inputs=("preprocess",),
+        settings=_personalize,
+        make=trainings.personalize,
+        operations=cost.training_operations,
+        size=lambda lab, run: 50e3,
+        tasks=trainings.in_passes,
+    ),
+    Stage(
+        "generate",
+        version=2,
+        record=IMAGES_RECORD,
+        inputs=("personalize",),
+        settings=_generate,
+        make=partial(makers.one_by_one, "generate", makers.generate),
+        operations=cost.image_operations,
+        size=cost.image_size,
+        share=8,
+    ),
+    Stage(
+        "score",
+        version=2,
+        record=KEY_FILE,
+        inputs=("generate", "clean"),
+        settings=_score,
+        make=partial(makers.one_by_one, "score", makers.score),
+        share=8,
+    ),
+)
+"""Every stage; those with inputs come after them."""
+
+
+def named(name: str) -> Stage:
+    """The stage of this name."""
+    return next(stage for stage in STAGES if stage.name == name)
+
+
+def job(lab: Lab, run: Run, stages: Sequence[Stage] = STAGES) -> Job:
+    """The run with the artifacts of all stages."""
+
+    def of() -> Mapping[str, Artifact]:
+        made: dict[str, Artifact] = {}
+        for stage in stages:
+            if stage.settings is None:
                 continue
-            try:
-                (images,) = generate(
-                    model,
-                    [job.adapter],
-                    prompts,
-                    count,
-                    seed=job.seed,
-                    noise_keys=[job.noise_key],
-                    steps=sampling.steps,
-                    guidance=sampling.guidance,
-                    scheduler=sampling.scheduler,
-                    batch_size=_pass_size(len(prompts) * count, images_per_pass),
-                    progress=False,
-                )
-            except UserError as error:
-                if "NaN" not in str(error):
-                    raise
-                failures[job.key] = str(error)
-                continue
-            _write_images(job, images, prompts, sampling)
-    return failures
+            parts, label = stage.settings(lab, run), stage.label(lab, run)
+            if parts is None:
+                made[stage.name] = made[stage.inputs[0]]
+            elif isinstance(parts, str):
+                made[stage.name] = stage.known(lab.folder, label, parts)
+            else:
+                keys = [made[name].key for name in stage.inputs]
+                made[stage.name] = stage.artifact(lab.folder, label, *keys, *parts)
+        return made
+
+    return Job(run, lab.remember((run, stages), of))
 
 
-def _write_images(
-    job: GenerationJob, images: Tensor, prompts: Sequence[str], sampling: Sampling
-) -> None:
-    count = sampling.images_per_prompt
-    texts = [fill(prompt, job.adapter.placeholder) for prompt in prompts for _ in range(count)]
-    names = [f"{p:02d}-{k}.png" for p in range(len(prompts)) for k in range(count)]
-    with artifact_folder(job.place, IMAGES_RECORD, job.key) as temporary:
-        for name, image, text in zip(names, images, texts, strict=True):
-            write_png(temporary / name, image, {"prompt": text})
-        write_json(
-            temporary / IMAGES_RECORD,
-            {
-                **job.record,
-                "key": job.key,
-                "seed": job.seed,
-                "placeholder": job.adapter.placeholder,
-                "class_word": job.adapter.class_word,
-                "settings": asdict(sampling),
-                "images": [
-                    {"file": name, "prompt": text} for name, text in zip(names, texts, strict=True)
-                ],
-            },
-        )
+def jobs(lab: Lab, runs: Iterable[Run], stages: Sequence[Stage] = STAGES) -> list[Job]:
+    """Those of the runs that can begin."""
+    return [job(lab, run, stages) for run in runs if lab.refused(run) is None]
 
 
-def score_images_of(
-    encoders: Encoders,
-    clean: Concept,
-    images: Tensor,
-    prompts: Sequence[str],
-    run: Run,
-) -> list[Row]:
-    """The rows of one run. ``images``: uint8 [n, 3, h, w], described by ``prompts`` one by one."""
-    pictures = Pictures(images, prompts, clean.images, clean.class_word, clean.placeholder)
-    cell = (run.concept, run.poison, run.defense, run.method, run.model, run.seed)
-    return [Row(*cell, *score) for score in score_images(pictures, encoders.by_slot)]
+def own(stage: Stage, made: Iterable[Job]) -> dict[Artifact, Job]:
+    """The stage's artifacts, each with the first of the jobs that rest on it."""
+    found: dict[Artifact, Job] = {}
+    for each in made:
+        artifact = each.of.get(stage.name)
+        if artifact is not None and artifact.stage == stage.name:
+            found.setdefault(artifact, each)
+    return found
 
 
-def score_stage(
-    encoders: Encoders,
-    clean: Concept,
-    images: Tensor,
-    prompts: Sequence[str],
-    run: Run,
-    place: Path,
-    key: str,
-) -> None:
-    """Writes the rows of one run, ``rows.jsonl``."""
-    rows = score_images_of(encoders, clean, images, prompts, run)
-    with artifact_folder(place, KEY_FILE, key) as temporary:
-        write_rows(temporary / ROWS, rows)
-        write_json(temporary / KEY_FILE, {"key": key})
+def of_runs(stages: Sequence[Stage] = STAGES) -> Iterator[Stage]:
+    """The stages that runs go through."""
+    return (stage for stage in stages if stage.settings is not None)

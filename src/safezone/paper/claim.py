@@ -14,8 +14,9 @@ from pathlib import Path
 from safezone.concepts import Concept
 from safezone.concepts.datasets import miniworld_concepts
 from safezone.errors import UserError
-from safezone.lab.lab import Lab, plan
+from safezone.lab.lab import Lab
 from safezone.lab.run import Grid
+from safezone.lab.schedule import plan
 from safezone.lab.settings import Settings
 from safezone.lab.store import WORK
 from safezone.models.base import Model
@@ -58,7 +59,7 @@ def claim_lab(folder: Path, model: Model, encoders: Encoders, settings: Settings
             settings.poisoning.poison(name)
     settings.training.personalization(), settings.sampling.texts()
     concepts = {concept.name: concept for concept in available[: cells.concepts]}
-    return Lab(folder / WORK, model, model.fingerprint(), encoders, settings, concepts)
+    return Lab(folder / WORK, model, encoders, settings, concepts)
 
 
 def claim_plan(lab: Lab) -> dict[str, tuple[int, int]]:

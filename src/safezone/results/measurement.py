@@ -7,19 +7,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from safezone.files import cannot_write, locked, read_json, write_json, write_text
 from safezone.lab.config import flat, settings_yaml
-from safezone.lab.execution import run_grid
 from safezone.lab.executors import Executor
-from safezone.lab.lab import Lab, artifacts, plan
+from safezone.lab.lab import Lab
 from safezone.lab.run import Grid
+from safezone.lab.schedule import plan, run_grid
 from safezone.lab.settings import Settings
-from safezone.lab.stage import ROWS
-from safezone.lab.store import NEEDS
+from safezone.lab.stage import job, jobs
+from safezone.lab.store import NEEDS, ROWS, cannot_write, locked, read_json, write_json
 from safezone.results.grid_page import PICTURES
 from safezone.results.grid_results import write_grid_results
 from safezone.results.outputs import INDEX, PROMPTS_SHOWN, image_folders, write_results
 from safezone.scores import Row, read_rows, write_rows
+from safezone.scores.rows import write_text
 
 SETTINGS: Final = "settings.yaml"
 """With ``--config`` it repeats the measurement."""
@@ -73,8 +73,8 @@ def measure(
         failed = {run.label: reason for run, reason in results.failed.items()}
         seeds = [run.seed for run in grid]
         first = [r for r in grid if r not in results.failed and r.seed == min(seeds)]
-        images = [lab.images(run).place for run in first]
-        adapters = [lab.adapter(run).place for run in first]
+        images = [job(lab, run).of["generate"].place for run in first]
+        adapters = [job(lab, run).of["personalize"].place for run in first]
         index: dict[str, Any] = {
             "title": title,
             "command": command,
@@ -126,9 +126,7 @@ def write_page(folder: Path, title: str | None = None, pictures: int = PICTURES)
 
 def write_needs(lab: Lab, grid: Grid, folder: Path) -> None:
     """Records which artifacts the grid rests on, relative to the workspace's work folder."""
-    runs = [run for run in grid if lab.refused(run) is None]
-    places = {a.place for made, _ in artifacts(lab, grid).values() for a in made}
-    places |= {lab.clean(run).place for run in runs}
+    places = {each.place for made in jobs(lab, grid) for each in made.of.values()}
     names = sorted(str(place.relative_to(lab.folder)) for place in places)
     write_json(folder / NEEDS, {"grid": grid.name, "runs": len(grid), "artifacts": names})
 

@@ -8,10 +8,11 @@ from torch import Tensor
 from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.lab.bench import Bench
-from safezone.lab.execution import run_grid
 from safezone.lab.lab import Lab
-from safezone.lab.perform import read_images
+from safezone.lab.makers import read_images
 from safezone.lab.run import Grid, Run
+from safezone.lab.schedule import run_grid
+from safezone.lab.stage import job
 from safezone.paper.named import PAPER
 from safezone.paper.row import DEFENSES
 from safezone.results.drawings.curves import draw_plane
@@ -49,7 +50,7 @@ def _made(bench: Bench, runs: Sequence[Run], prompt: str) -> tuple[Lab, dict[Run
     if results.failed:
         run, reason = next(iter(results.failed.items()))
         raise UserError(f"{run.label} failed: {reason}; choose other settings")
-    return lab, {run: read_images(lab.images(run).place)[0] for run in runs}
+    return lab, {run: read_images(job(lab, run).of["generate"].place)[0] for run in runs}
 
 
 def _most_faithful(lab: Lab, images: Tensor, concept: Concept) -> tuple[Tensor, float]:

@@ -1,0 +1,264 @@
+"""How each stage but training makes one artifact: from a job to a folder, whole or not there."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from safezone.concepts import Concept, save_concept
+from safezone.concepts.prompts import fill
+from safezone.defenses import defense, preprocessed
+from safezone.errors import UserError
+from safezone.generate import MadeNaN
+from safezone.generate import generate as draw
+from safezone.images import read_image, write_png
+from safezone.lab import probes
+from safezone.lab.lab import Failures, Job, Lab, Note
+from safezone.lab.memory import Capacity, OutOfMemory
+from safezone.lab.run import Run
+from safezone.lab.settings import Sampling
+from safezone.lab.store import IMAGES_RECORD, ROWS, Artifact, WorkspaceError, read_json
+from safezone.lab.turns import in_turn
+from safezone.models.base import Model
+from safezone.personalize import Adapter, read_adapter
+from safezone.poisons import Checkpoints, Poison, imperceptibility, poison_concept
+from safezone.scores import Encoders, Pictures, Row, score_images, write_rows
+
+OF_ONE_RUN: Final = (UserError, FloatingPointError, OutOfMemory)
+"""What stops one run and not the others, unless the workspace itself is at fault."""
+
+
+def reason(error: Exception) -> str:
+    """Why one run failed; raises what concerns all of them, such as a full disk."""
+    if isinstance(error, WorkspaceError):
+        raise error
+    return str(error)
+
+
+def one_by_one(
+    stage: str,
+    make: Callable[[Lab, Job], None],
+    lab: Lab,
+    jobs: Sequence[Job],
+    *,
+    progress: bool,
+    note: Note,
+) -> Failures:
+    """Makes what is missing, each artifact by one of the processes that share the workspace."""
+    todo = {a.place: job for job in jobs if not (a := job.of[stage]).done}
+    failed: Failures = {}
+    bar = tqdm(total=len(todo), desc=stage, disable=not progress or not todo)
+    with bar, closing(in_turn(todo)) as turns:
+        for place in turns:
+            job = todo[place]
+            try:
+                if not job.of[stage].done:
+                    make(lab, job)
+            except OF_ONE_RUN as error:
+                failed[job.run] = reason(error)
+            bar.update()
+    if todo:
+        note(f"{stage}: {len(todo) - len(failed)} of {len(todo)} made")
+    return failed
+
+
+def clean(lab: Lab, job: Job) -> None:
+    """Writes the concept as it was given, which later stages refer to."""
+    with job.of["clean"].written({}) as folder:
+        save_concept(lab.concepts[job.run.concept], folder)
+
+
+def poison(lab: Lab, job: Job) -> None:
+    """Writes the poisoned concept, as many images in a pass as fit into memory."""
+    concept, row, run = lab.concepts[job.run.concept], lab.poison_settings(job.run), job.run
+    seed = lab.poison_seed(run)
+
+    def attempt(size: int) -> None:
+        write_poisoned(
+            lab.model, concept, row, seed, job.of["poison"], batch_size=size, progress=False
+        )
+
+    probe = probes.poison_probe(lab.model, concept, row, seed)
+    name = probes.pass_name(lab.model, "poison", run.poison)
+    Capacity(lab.folder).fit(name, min(16, len(concept.images)), attempt, probe)
+
+
+def _json_number(value: float) -> float | None:
+    return value if value == value and abs(value) != float("inf") else None
+
+
+def write_poisoned(
+    model: Model,
+    concept: Concept,
+    poison: Poison,
+    seed: int,
+    artifact: Artifact,
+    *,
+    record: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> None:
+    """Writes the poisoned concept: PNGs with their provenance, masks, words, ``manifest.json``.
+
+    The manifest holds the settings and, for every image, PSNR, SSIM, the largest change and the
+    share of values changed by just that. A process that is killed goes on from its last
+    checkpoint, beside the artifact, to the same bytes.
+
+    Raises FloatingPointError when the model's gradient breaks, UserError when the place cannot be
+    written or holds something else, or when the poison needs masks and there are none.
+    """
+    if artifact.done:
+        return
+    unfinished = artifact.place.absolute().with_name(f".unfinished-{artifact.place.name}")
+    poisoned = poison_concept(
+        model,
+        concept,
+        poison,
+        seed,
+        batch_size=batch_size,
+        progress=progress,
+        checkpoints=Checkpoints(unfinished, artifact.key),
+    )
+    provenance = {**poison.record(), "seed": seed, "model": model.name, "key": artifact.key}
+    measured = imperceptibility(concept.images, poisoned.images)
+    images = [
+        {"image": name, **{metric: _json_number(float(v[i])) for metric, v in measured.items()}}
+        for i, name in enumerate(concept.image_names)
+    ]
+    about = {
+        "content": poisoned.content_key(),
+        "concept": concept.name,
+        "image_size": concept.images.shape[-1],
+        **(record or {}),
+    }
+    with artifact.written({**provenance, **about, "images": images}) as folder:
+        save_concept(poisoned, folder, png_text={"safezone": json.dumps(provenance)})
+    shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def preprocess(lab: Lab, job: Job) -> None:
+    """Writes the concept as the trainer will see it; purifiers work with the lab's model."""
+    first, seed = defense(job.run.defense).preprocess, job.run.seed
+    concept = lab.load(job.of["poison"])
+    with job.of["preprocess"].written({"preprocess": repr(first), "seed": seed}) as folder:
+        save_concept(preprocessed(concept, first, seed, lab.model), folder)
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """The images of one adapter: from which noise, where they go, what is recorded beside them."""
+
+    artifact: Artifact
+    adapter: Adapter
+    noise_key: str
+    seed: int
+    record: Mapping[str, Any]
+
+
+def generate(lab: Lab, job: Job) -> None:
+    """Writes the images of the job's adapter, as many in a pass as fit into memory."""
+    run, artifact = job.run, job.of["generate"]
+    record: dict[str, Any] = {
+        **asdict(run),
+        "clean": os.path.relpath(job.of["clean"].place, artifact.place),
+        "training": os.path.relpath(job.of["poison"].place, artifact.place),
+    }
+    adapter = read_adapter(job.of["personalize"].place)
+    drawing = Drawing(artifact, adapter, run.concept, run.seed, record)
+    sampling = lab.settings.sampling
+
+    def attempt(size: int) -> None:
+        write_images(lab.model, drawing, sampling, size)
+
+    probe = probes.image_probe(lab.model, adapter, run.concept, run.seed, sampling)
+    Capacity(lab.folder).fit(probes.pass_name(lab.model, "generate"), 32, attempt, probe)
+
+
+def generate_all(
+    model: Model, drawings: Sequence[Drawing], sampling: Sampling, *, progress: bool = True
+) -> dict[Path, str]:
+    """Writes the images that are missing; returns, by place, why some could not be made."""
+    todo = {each.artifact.place: each for each in drawings if not each.artifact.done}
+    count = len(sampling.texts()) * sampling.images_per_prompt
+    failures = {}
+    bar = tqdm(total=len(todo) * count, desc="generating", unit="image", disable=not progress)
+    with bar, closing(in_turn(todo)) as turns:
+        for place in turns:
+            try:
+                write_images(model, todo[place], sampling)
+            except MadeNaN as error:
+                failures[place] = str(error)
+            bar.update(count)
+    return failures
+
+
+def write_images(model: Model, drawing: Drawing, sampling: Sampling, most: int = 32) -> None:
+    """Writes PNGs and ``images.json``, at most so many in one pass through the model.
+
+    Raises MadeNaN when the model makes NaN.
+    """
+    if drawing.artifact.done:
+        return
+    prompts, count = sampling.texts(), sampling.images_per_prompt
+    total, adapter = len(prompts) * count, drawing.adapter
+    # The largest divisor: adapters never share a pass, so each is as if alone.
+    size = max(size for size in range(1, min(total, most) + 1) if total % size == 0)
+    (images,) = draw(
+        model,
+        [adapter],
+        prompts,
+        count,
+        seed=drawing.seed,
+        noise_keys=[drawing.noise_key],
+        steps=sampling.steps,
+        guidance=sampling.guidance,
+        scheduler=sampling.scheduler,
+        batch_size=size,
+        progress=False,
+    )
+    texts = [fill(prompt, adapter.placeholder) for prompt in prompts for _ in range(count)]
+    names = [f"{p:02d}-{k}.png" for p in range(len(prompts)) for k in range(count)]
+    listed = [{"file": name, "prompt": text} for name, text in zip(names, texts, strict=True)]
+    record = {
+        **drawing.record,
+        "seed": drawing.seed,
+        "placeholder": adapter.placeholder,
+        "class_word": adapter.class_word,
+        "settings": asdict(sampling),
+        "images": listed,
+    }
+    with drawing.artifact.written(record) as folder:
+        for name, image, text in zip(names, images, texts, strict=True):
+            write_png(folder / name, image, {"prompt": text})
+
+
+def read_images(place: Path) -> tuple[Tensor, list[str]]:
+    """The images of ``generate``, uint8 [n, 3, h, w], and the prompt of each."""
+    record = read_json(place / IMAGES_RECORD)["images"]
+    arrays = [torch.from_numpy(read_image(place / image["file"])) for image in record]
+    return torch.stack(arrays).permute(0, 3, 1, 2).contiguous(), [i["prompt"] for i in record]
+
+
+def score_rows(
+    encoders: Encoders, clean: Concept, images: Tensor, prompts: Sequence[str], run: Run
+) -> list[Row]:
+    """The rows of one run. ``images``: uint8 [n, 3, h, w], described by ``prompts`` one by one."""
+    pictures = Pictures(images, prompts, clean.images, clean.class_word, clean.placeholder)
+    cell = (run.concept, run.poison, run.defense, run.method, run.model, run.seed)
+    return [Row(*cell, *score) for score in score_images(pictures, encoders.by_slot)]
+
+
+def score(lab: Lab, job: Job) -> None:
+    """Writes the rows of one run, ``rows.jsonl``."""
+    images, prompts = read_images(job.of["generate"].place)
+    rows = score_rows(lab.encoders, lab.concepts[job.run.concept], images, prompts, job.run)
+    with job.of["score"].written({}) as folder:
+        write_rows(folder / ROWS, rows)

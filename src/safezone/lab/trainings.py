@@ -1,0 +1,324 @@
+"""The stage personalize: many runs in one pass; a training that was killed goes on."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from safetensors import SafetensorError
+
+from safezone.concepts import Concept
+from safezone.defenses import defense
+from safezone.errors import UserError
+from safezone.generate import generate, preview_writer
+from safezone.lab import probes
+from safezone.lab.lab import TRAINING, Failures, Job, Lab, Note
+from safezone.lab.makers import reason
+from safezone.lab.memory import Capacity, OutOfMemory
+from safezone.lab.run import Run, content_key
+from safezone.lab.store import Artifact, cannot_write, read_json, whole_folder, write_json
+from safezone.lab.training import Training
+from safezone.lab.turns import MAKING, in_turn, turn
+from safezone.models.base import Model
+from safezone.personalize import PreparedRun, save_adapter, train
+from safezone.personalize.checkpoints import CHECKPOINT, log_path
+from safezone.personalize.personalization import captions_of
+from safezone.personalize.trackers import trackers_of
+
+MEMBERS: Final = "members.json"
+"""In the folder of a training's checkpoints: its runs (``member``)."""
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """One run to train, where it goes and what is recorded beside it."""
+
+    run: PreparedRun
+    artifact: Artifact
+    record: Mapping[str, Any]
+
+    @property
+    def failed_at(self) -> int | None:
+        """The step at which a finished run became NaN, else None."""
+        value = read_json(self.artifact.place / self.artifact.record).get("failed_at")
+        return value if isinstance(value, int) else None
+
+
+def _members(record: Path) -> list[str]:
+    """The folders of a begun training; none when another worker has just finished it."""
+    try:
+        return list(read_json(record)["members"])
+    except UserError:
+        if record.exists():
+            raise
+        return []
+
+
+def member(artifact: Artifact, scratch: Path) -> str:
+    """What a training calls a run: its key and its folder, since runs may share a key."""
+    return f"{artifact.key} {os.path.relpath(artifact.place, scratch)}"
+
+
+def _groups(
+    wanted: Mapping[Artifact, Item], scratch: Path, runs_per_pass: int
+) -> Iterator[tuple[Path, list[Item]]]:
+    """Trainings that were begun before, with the runs that they had; then new ones of the rest."""
+    named = {member(artifact, scratch): item for artifact, item in wanted.items()}
+    missing = [member(artifact, scratch) for artifact in wanted if not artifact.done]
+    for record in sorted(scratch.glob(f"*/{MEMBERS}")):
+        members = _members(record)
+        if set(missing) & set(members) and set(members) <= named.keys():
+            yield record.parent, [named[name] for name in members]
+            missing = [name for name in missing if name not in members]
+    for start in range(0, len(missing), runs_per_pass):
+        group = missing[start : start + runs_per_pass]
+        folder = scratch / content_key(*group)[:16]
+        with whole_folder(folder, (folder / MEMBERS).is_file) as temporary:
+            write_json(temporary / MEMBERS, {"members": group})
+        yield folder, [named[name] for name in group]
+
+
+def in_passes(lab: Lab, jobs: Sequence[Job]) -> list[list[Job]]:
+    """The jobs of every pass that is still to do: only runs of one training's settings share one.
+
+    ``jobs``: all of a grid, those that are done among them.
+    """
+    by_training: dict[Training, dict[Artifact, Job]] = {}
+    for job in jobs:
+        by_training.setdefault(lab.training(job.run), {})[job.of["personalize"]] = job
+    return [
+        group
+        for training, wanted in by_training.items()
+        for _, group in _groups(wanted, lab.folder / TRAINING, training.runs_per_pass)
+    ]
+
+
+def sweep(scratch: Path, written: Collection[Artifact]) -> None:
+    """Removes trainings whose adapters are all written.
+
+    They are there when a process was killed between its last adapter and the end of its training.
+    """
+    names = {member(artifact, scratch) for artifact in written}
+    for record in scratch.glob(f"*/{MEMBERS}"):
+        if set(_members(record)) <= names:
+            with turn(record.parent) as ours:
+                if ours:
+                    _discard(record.parent)
+    for lock in scratch.glob(f"{MAKING}*"):  # of a killed process, which may have been discarding
+        place = lock.with_name(lock.name.removeprefix(MAKING))
+        if not (place / MEMBERS).exists():
+            with turn(place) as ours:  # whose end removes the lock
+                if ours and not (place / MEMBERS).exists():
+                    _discard(place)
+
+
+def _discard(folder: Path) -> None:
+    """Removes a training's folder, the list of members last: killed midway, it is found again."""
+    for path in folder.glob("*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.name != MEMBERS:
+            path.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def dissolve(scratch: Path, artifacts: Collection[Artifact], most: int, *, begun: bool) -> None:
+    """Forgets trainings of these adapters with more than ``most`` runs: they do not fit.
+
+    ``begun``: also those with a checkpoint.
+    """
+    names = {member(artifact, scratch) for artifact in artifacts}
+    for record in scratch.glob(f"*/{MEMBERS}"):
+        members = _members(record)
+        with turn(record.parent) as ours:
+            kept = not begun and (record.parent / CHECKPOINT).exists()
+            if ours and not kept and len(members) > most and set(members) <= names:
+                _discard(record.parent)
+
+
+def _to_train(folder: Path, group: Sequence[TrainingJob]) -> list[TrainingJob]:
+    """Whose turn has come: of a training with a checkpoint all its runs, else those not done."""
+    if all(job.artifact.done for job in group):
+        return []
+    if (folder / CHECKPOINT).exists():
+        members = _members(folder / MEMBERS)
+        return [job for job in group if member(job.artifact, folder.parent) in members]
+    left = [job for job in group if not job.artifact.done]
+    write_json(folder / MEMBERS, {"members": [member(job.artifact, folder.parent) for job in left]})
+    return left
+
+
+def train_all(
+    model: Model,
+    jobs: Sequence[TrainingJob],
+    training: Training,
+    scratch: Path,
+    *,
+    most: int | None = None,
+    progress: bool = True,
+    note: Callable[[str], None] = lambda text: None,
+) -> None:
+    """Trains what is missing, ``training.runs_per_pass`` runs in one pass, or ``most``.
+
+    ``scratch`` holds the checkpoints: a killed training goes on from its last one. A run that
+    became NaN is written as well; its record tells the step.
+    """
+    wanted = {job.artifact: job for job in jobs}
+    todo = [artifact for artifact in wanted if not artifact.done]
+    started = time.monotonic()
+    while any(not each.done for each in wanted):  # again where another process had other groups
+        groups = dict(_groups(wanted, scratch, most or training.runs_per_pass))
+        with closing(in_turn(groups)) as turns:
+            for folder in turns:
+                group = _to_train(folder, groups[folder])
+                if group:
+                    _train_pass(model, group, training, folder, progress)
+                _discard(folder)
+                finished = sum(each.done for each in todo)
+                left = _left(started, finished, len(todo))
+                note(f"{finished} of {len(todo)} runs trained{left}")
+    sweep(scratch, [artifact for artifact in wanted if artifact.done])
+
+
+def _train_pass(
+    model: Model, group: Sequence[TrainingJob], training: Training, folder: Path, progress: bool
+) -> None:
+    """Trains the runs together and writes their adapters."""
+    method = training.personalization()
+    runs = [job.run for job in group]
+    if method.prior:
+        runs = with_class_images(model, runs, method.prior_images)
+    observers = trackers_of(training.tracker, folder.parent, method.content())
+    try:
+        adapters = train(
+            model,
+            runs,
+            method,
+            folder,
+            progress=progress,
+            preview=preview_writer(
+                model, method.preview_prompts, folder.parent / "previews" / folder.name
+            ),
+            compile=training.compile,
+            checkpointing=training.checkpointing,
+            observers=observers,
+        )
+    except (OSError, SafetensorError) as error:
+        raise cannot_write(folder, error) from error
+    finally:
+        for observer in observers:
+            observer.close()
+    for job, adapter in zip(group, adapters, strict=True):
+        if job.artifact.done:
+            continue
+        failed_at = adapter.provenance["failed_at"]
+        record = {**job.record, "seed": job.run.seed, "failed_at": failed_at}
+        provenance = {**adapter.provenance, **record, "key": job.artifact.key}
+        if failed_at is not None:
+            record["failed"] = f"the training became NaN at step {failed_at}"
+        record["settings"] = dict(adapter.provenance["settings"])
+        with job.artifact.written(record) as temporary:
+            save_adapter(replace(adapter, provenance=provenance), temporary)
+            log = log_path(folder, job.run.key)
+            if log.exists():
+                shutil.copyfile(log, temporary / "log.jsonl")
+
+
+def with_class_images(model: Model, runs: Sequence[PreparedRun], count: int) -> list[PreparedRun]:
+    """The runs with images of their class that the model draws, the same for one class word."""
+    prior = {
+        word: generate(
+            model,
+            [None],
+            [f"a photo of a {word}"],
+            count,
+            seed=0,
+            noise_keys=["prior"],
+            size=runs[0].concept.images.shape[-1],
+            progress=False,
+        )[0]
+        for word in dict.fromkeys(run.concept.class_word for run in runs)
+    }
+    return [replace(run, prior=prior[run.concept.class_word]) for run in runs]
+
+
+def _left(started: float, finished: int, todo: int) -> str:
+    """How long the rest will take at the pace so far."""
+    if not 0 < finished < todo:
+        return ""
+    minutes = (time.monotonic() - started) / finished * (todo - finished) / 60
+    return f", about {max(1, round(minutes))} min left"
+
+
+def _job(lab: Lab, job: Job, concept: Concept) -> TrainingJob:
+    """The training of a run on prepared images.
+
+    Raises UserError for missing captions, and masks that are missing or empty, before the run
+    shares a pass with others.
+    """
+    row, run = defense(job.run.defense), job.run
+    mask, factor = row.loss_mask, lab.model.factor
+    mask.mask_images(concept.images, concept.masks, factor, concept=concept.name)
+    mask.weights(concept.masks, factor, concept=concept.name)
+    mask.latent_weights(concept.masks, factor, concept=concept.name)
+    if lab.training(run).templates == "captions":
+        captions_of(concept, 1)
+    record = {**asdict(run), "defense_parts": repr(row)}
+    prepared = PreparedRun(
+        run.label, concept, row.timesteps, mask, run.seed, record={"defense": row.name}
+    )
+    return TrainingJob(prepared, job.of["personalize"], record)
+
+
+def personalize(lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note) -> Failures:
+    """Trains what is missing, in passes as large as fit into memory."""
+    failed: Failures = {}
+    by_training: dict[Training, dict[Run, TrainingJob]] = {}
+    loaded: dict[Artifact, Concept] = {}
+    for job in jobs:
+        images = job.of["preprocess"]
+        try:
+            if images not in loaded:
+                loaded[images] = lab.load(images)
+            prepared = _job(lab, job, loaded[images])
+        except UserError as error:
+            failed[job.run] = reason(error)
+            continue
+        by_training.setdefault(lab.training(job.run), {})[job.run] = prepared
+    for settings, chosen in by_training.items():
+        failed |= _train(lab, settings, chosen, progress, note)
+    return failed
+
+
+def _train(
+    lab: Lab, settings: Training, jobs: Mapping[Run, TrainingJob], progress: bool, note: Note
+) -> Failures:
+    scratch, capacity = lab.folder / TRAINING, Capacity(lab.folder)
+    name = probes.pass_name(lab.model, settings.method, f"x {settings.batch_size}")
+
+    def fit(chosen: Sequence[TrainingJob]) -> None:
+        def attempt(size: int) -> None:
+            if size < settings.runs_per_pass:  # what was begun has fitted before
+                begun = size == capacity.known(name)
+                dissolve(scratch, [job.artifact for job in chosen], size, begun=begun)
+            train_all(lab.model, chosen, settings, scratch, most=size, progress=progress, note=note)
+
+        probe = probes.training_probe(lab.model, chosen[0].run, settings, with_class_images)
+        capacity.fit(name, min(settings.runs_per_pass, len(chosen)), attempt, probe)
+
+    failed: Failures = {}
+    try:
+        fit(list(jobs.values()))
+    except OutOfMemory:  # now one by one, so that those that fit are trained
+        for run, job in jobs.items():
+            try:
+                fit([job])
+            except OutOfMemory as error:
+                failed[run] = str(error)
+    return failed
