@@ -95,7 +95,8 @@ def train_twin(stage: str, work: Path, base: Path, steps: int, workers: int) -> 
         timesteps = torch.from_numpy((uniform * process.steps).astype(np.int64))
         with torch.no_grad():
             states = text_encoder(input_ids=captions(rows, rng)).last_hidden_state
-        prediction = unet(process.corrupt(clean, normals[1], timesteps), timesteps, states).sample
+        noisy, told = process.corrupt(clean, normals[1], timesteps), process.network_time(timesteps)
+        prediction = unet(noisy, told, states).sample
         return (prediction - process.target(clean, normals[1], timesteps)).square().mean()
 
     unet.to(memory_format=torch.channels_last)

@@ -16,6 +16,7 @@ from safezone.errors import UserError
 from safezone.images import to_uint8, write_png
 from safezone.models.base import Conditioning, Model, Tokens
 from safezone.models.deltas import Changes
+from safezone.models.denoise import walk
 from safezone.personalize.adapters import Adapter, stacked
 from safezone.personalize.files import check_fits
 
@@ -86,16 +87,23 @@ def _denoise(
     # Flow-matching samplers start from unit noise and take latents as they are.
     latents = latents.to(model.device) * getattr(sampler, "init_noise_sigma", 1.0)
     scale = getattr(sampler, "scale_model_input", lambda sample, timestep: sample)
-    for timestep in sampler.timesteps:
-        scaled = scale(latents, timestep)
+
+    def predict(latents: Latents, time: Tensor) -> Latents:
+        scaled = scale(latents, time)
         if guided:
             scaled = torch.cat([scaled, scaled])
+        timestep = model.process.timestep_of(time)
         prediction = model.predict(scaled, timestep.expand(len(scaled)), conditioning)
         if guided:
             without, with_prompt = prediction.chunk(2)
             prediction = without + guidance * (with_prompt - without)
-        latents = sampler.step(prediction, timestep, latents, **extra).prev_sample
-    return latents
+        return prediction
+
+    def step(latents: Latents, prediction: Latents, time: Tensor, _: Tensor | None) -> Latents:
+        stepped: Latents = sampler.step(prediction, time, latents, **extra).prev_sample
+        return stepped
+
+    return walk(latents, sampler.timesteps, predict, step)
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from safezone.analysis.closed_form import closed_forms
-from safezone.analysis.gaussian import measured, of_covariance, signal_and_sigma
+from safezone.analysis.gaussian import measured, of_covariance
 from safezone.analysis.timesteps import timestep_grid
 from safezone.errors import UserError
 from safezone.models.base import Posterior
@@ -31,7 +31,7 @@ def test_the_curve_is_drawn_from_two_images_an_element_on_and_else_said_to_be_le
 
 
 def test_few_images_give_too_much_at_low_timesteps_and_enough_come_near() -> None:
-    signal, sigma = signal_and_sigma(PROCESS, TIMES)
+    signal, sigma = PROCESS.signal_noise(TIMES)
     truth = of_covariance(torch.zeros(4, 4, 4), VARIANCES.diag()).expected_loss(signal, sigma)
     few = measured(posterior(16)).expected_loss(signal, sigma) / truth
     assert float(few[0]) > 1.5

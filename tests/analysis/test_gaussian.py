@@ -9,7 +9,6 @@ from safezone.analysis.gaussian import (
     GaussianLatents,
     measured,
     of_covariance,
-    signal_and_sigma,
 )
 from safezone.analysis.timesteps import noise_statistics, timestep_grid
 from safezone.models.base import Conditioning, Model, Posterior
@@ -47,7 +46,7 @@ class BestDenoiser:
         self.process, self.device, self.latents = process, torch.device("cpu"), gaussian()[0]
 
     def predict(self, noisy: torch.Tensor, timesteps: torch.Tensor, _: Any) -> torch.Tensor:
-        signal, sigma = signal_and_sigma(self.process, timesteps)
+        signal, sigma = self.process.signal_noise(timesteps)
         noise = self.latents.optimal_noise(noisy, signal, sigma)
         over = signal.view(-1, 1, 1, 1).float().clamp(min=1e-6)
         clean = (noisy - sigma.view(-1, 1, 1, 1).float() * noise) / over
@@ -70,7 +69,7 @@ def test_the_measured_loss_of_the_best_denoiser_is_the_closed_form(name: str) ->
         loss.append(float((found - noise).square().mean()))
         norm.append(float(found.flatten(1).square().sum(dim=1).mean().sqrt()))
     closed = gaussian()[0]
-    signal, sigma = signal_and_sigma(process, timesteps)
+    signal, sigma = process.signal_noise(timesteps)
     assert torch.tensor(loss).double() == pytest.approx(
         closed.expected_loss(signal, sigma), abs=1e-3
     )
@@ -92,7 +91,7 @@ def test_no_linear_prediction_is_better() -> None:
     closed, root = gaussian()
     covariance = root @ root.T
     for t in timestep_grid(1000, 5):
-        signal, sigma = signal_and_sigma(PROCESSES["epsilon"], t[None])
+        signal, sigma = PROCESSES["epsilon"].signal_noise(t[None])
         best = sigma * torch.linalg.inv(signal**2 * covariance + sigma**2 * torch.eye(SIZE))
 
         def loss(gain: torch.Tensor, signal: Any = signal, sigma: Any = sigma) -> float:
@@ -128,7 +127,7 @@ def test_the_measured_gaussian_has_the_samples_mean_and_total_variance() -> None
 
 @pytest.mark.parametrize(("count", "error"), [(40, 0.7), (100, 0.1), (2000, 0.01)])
 def test_the_closed_form_from_images_comes_near_the_true_one(count: int, error: float) -> None:
-    signal, sigma = signal_and_sigma(PROCESSES["epsilon"], torch.tensor([50, 300, 600]))
+    signal, sigma = PROCESSES["epsilon"].signal_noise(torch.tensor([50, 300, 600]))
     expected = gaussian()[0].expected_loss(signal, sigma)
     latents = sample(count)
     found = measured(Posterior(latents, torch.full_like(latents, 1e-3)))

@@ -7,7 +7,6 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from safezone.analysis.gaussian import signal_and_sigma
 from safezone.models import Model, load_model
 from safezone.models.builtin import WEIGHTS, builtin_folder
 from safezone.models.pixel import load_pixel_model
@@ -130,7 +129,7 @@ def test_the_pixel_model_sees_through_noise_of_a_poisons_size() -> None:
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     timesteps = torch.full((4,), 40)
     noisy = pixel.process.corrupt(2 * clean - 1, noise, timesteps)
-    signal, sigma = (float(value[0]) for value in signal_and_sigma(pixel.process, timesteps))
+    signal, sigma = (float(value[0]) for value in pixel.process.signal_noise(timesteps))
     with torch.no_grad():
         predicted = pixel.denoiser(clean, [])(noisy, timesteps)
 

@@ -64,12 +64,12 @@ def test_a_perfect_network_samples_the_truth_whatever_the_parameterisation(
 
 def test_its_new_noise_is_that_of_ddim() -> None:
     """sigma^2 = (1 - a') / (1 - a) (1 - a / a') at eta 1 (Song et al. 2021, Eq. 16)."""
-    model, _, _ = oracle(PROCESSES[0])
     now, after = torch.tensor([499]), torch.tensor([374])
     a, b = ALPHAS[now], ALPHAS[after]
     sigma = ((1 - b) / (1 - a) * (1 - a / b)).sqrt()
-    share = SampledDistance()._fresh_share(model, now, after)
-    torch.testing.assert_close(share.flatten() * (1 - b).sqrt(), sigma)
+    nothing, fresh = torch.zeros(1, 3, 8, 8).double(), torch.ones(1, 3, 8, 8).double()
+    stepped = PROCESSES[0].step(nothing, nothing, now, after, fresh=fresh, eta=1.0)
+    torch.testing.assert_close(stepped, fresh * sigma)
 
 
 @pytest.mark.parametrize(

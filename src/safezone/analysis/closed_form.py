@@ -7,7 +7,7 @@ from typing import Final
 from jaxtyping import Float
 from torch import Tensor
 
-from safezone.analysis.gaussian import measured, signal_and_sigma
+from safezone.analysis.gaussian import measured
 from safezone.arrays import Timesteps
 from safezone.models.base import Posterior
 from safezone.models.process import Process
@@ -56,7 +56,7 @@ def closed_forms(
             )
             continue
         latents = measured(posterior)
-        signal, sigma = signal_and_sigma(process, timesteps)
+        signal, sigma = process.signal_noise(timesteps)
         curves[name] = ClosedForm(
             latents.expected_loss(signal, sigma), latents.expected_norm(signal, sigma), images
         )

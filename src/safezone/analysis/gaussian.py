@@ -18,9 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safezone.arrays import Latents, Timesteps
+from safezone.arrays import Latents
 from safezone.models.base import Posterior
-from safezone.models.process import Process
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,14 +65,6 @@ class GaussianLatents:
     def expected_norm(self, signal: Tensor, sigma: Tensor) -> Float[Tensor, " timesteps"]:
         """sqrt(E|E[noise | z_t]|^2): the norm of the best prediction, which is d^0.5 for noise."""
         return (self.size * (1 - self.expected_loss(signal, sigma))).clamp(min=0).sqrt()
-
-
-def signal_and_sigma(process: Process, timesteps: Timesteps) -> tuple[Tensor, Tensor]:
-    """s and sigma of z_t = s z + sigma noise, float64 [timesteps], of any process."""
-    one = torch.ones(len(timesteps), 1, 1, 1, dtype=torch.float64)
-    zero = torch.zeros_like(one)
-    signal = process.corrupt(one, zero, timesteps).flatten()
-    return signal, process.corrupt(zero, one, timesteps).flatten()
 
 
 def measured(posterior: Posterior) -> GaussianLatents:

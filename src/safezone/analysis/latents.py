@@ -1,13 +1,14 @@
 """Latents and noise of images, named so that what is compared shares its chance."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from safezone.arrays import Latents, stream
+from safezone.arrays import Latents, Timesteps, stream
 from safezone.images import to_float
-from safezone.models.base import Model, Posterior
+from safezone.models.base import Conditioning, Model, Posterior
+from safezone.models.denoise import Prediction, predict
 
 _PASS = 32
 """Images that the encoder sees at once."""
@@ -32,3 +33,34 @@ def image_draws(
         latents.append(mean + std * sample)
         noises.append(noise)
     return torch.cat(latents), torch.cat(noises)
+
+
+def passes(rows: int, size: int) -> Iterator[slice]:
+    """Slices of at most ``size`` rows that together are all of them."""
+    return (slice(start, start + size) for start in range(0, rows, size))
+
+
+def predictions(
+    model: Model,
+    posterior: Posterior,
+    timesteps: Timesteps,
+    names: Sequence[str],
+    conditioning: Callable[[Tensor], Conditioning],
+    *,
+    seed: int,
+    batch_size: int,
+) -> Iterator[tuple[Tensor, Prediction]]:
+    """What the model predicts of every image at every timestep, image after image.
+
+    Yields int64 [batch], which image each row is of, with their predictions. ``conditioning``: of
+    such rows. Posterior sample and noise of an image come from (seed, its name) alone, so data sets
+    with equal names are compared under the same noise.
+    """
+    latents, noise = image_draws(posterior, names, len(timesteps), seed)
+    rows = torch.arange(len(names), device=latents.device).repeat_interleave(len(timesteps))
+    times = timesteps.repeat(len(names)).to(latents.device)
+    for cut in passes(len(rows), batch_size):
+        yield (
+            rows[cut],
+            predict(model, latents[cut], noise[cut], times[cut], conditioning(rows[cut])),
+        )

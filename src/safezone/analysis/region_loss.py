@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safezone.analysis.latents import image_draws
+from safezone.analysis.latents import predictions
 from safezone.arrays import Timesteps
 from safezone.models.base import Model, Posterior, Tokens
 
@@ -31,21 +31,22 @@ def region_losses(
     region is empty. ``tokens``: one row an image. Noise depends on (seed, image name) alone, so
     checkpoints and data sets are compared under the same noise.
     """
-    count = len(timesteps)
-    latents, noise = image_draws(posterior, names, count, seed)
-    rows = torch.arange(len(names)).repeat_interleave(count)
-    times = timesteps.repeat(len(names)).to(latents.device)
-    given = vectors.to(model.device, torch.float32).expand(len(names), -1, -1)
-    conditioning = model.embed_text(tokens, given)
+    vectors = vectors.to(model.device, torch.float32).expand(len(names), -1, -1)
+    conditioning = model.embed_text(tokens, vectors)
     parts: dict[str, list[Tensor]] = {"inside": [], "outside": []}
-    for start in range(0, len(rows), batch_size):
-        cut = slice(start, start + batch_size)
-        noisy = model.process.corrupt(latents[cut], noise[cut], times[cut])
-        target = model.process.target(latents[cut], noise[cut], times[cut])
-        prediction = model.predict(noisy, times[cut], conditioning[rows[cut].to(model.device)])
-        squares = (prediction.float() - target).square().mean(dim=1).cpu()  # [batch, h, w]
-        mask = masks[rows[cut]]
+    for rows, made in predictions(
+        model,
+        posterior,
+        timesteps,
+        names,
+        lambda rows: conditioning[rows.to(model.device)],
+        seed=seed,
+        batch_size=batch_size,
+    ):
+        squares = made.error.float().square().mean(dim=1).cpu()  # [batch, h, w]
+        mask = masks[rows.cpu()]
         for name, weight in (("inside", mask), ("outside", 1 - mask)):
             total = (squares * weight).flatten(1).sum(dim=1)
             parts[name].append(total / weight.flatten(1).sum(dim=1))
-    return {name: torch.cat(p).view(len(names), count).mean(dim=1) for name, p in parts.items()}
+    shape = (len(names), len(timesteps))
+    return {name: torch.cat(p).view(shape).mean(dim=1) for name, p in parts.items()}

@@ -11,9 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from safezone.analysis.latents import passes
 from safezone.arrays import Latents, Timesteps
 from safezone.errors import UserError
 from safezone.models.base import Model, Tokens
+from safezone.models.denoise import predict
 
 ROWS = 32
 """Random vocabulary rows of a map. The paper does not say how many it draws."""
@@ -113,16 +115,13 @@ def semantic_sensitivity(
     conditioning = model.embed_text(slots.tokens[index], vectors)
     order = torch.arange(rows + 1, device=model.device)
     maps, errors = [], []
-    for latent, each, t in zip(latents, noise, timesteps, strict=True):
-        time = t.to(model.device).expand(rows + 1)
-        noisy = model.process.corrupt(latent[None], each[None], time[:1]).to(model.device)
-        noisy = noisy.expand(rows + 1, -1, -1, -1)
+    latents, noise, times = (x.to(model.device) for x in (latents, noise, timesteps))
+    for n in range(len(latents)):
         parts = []
-        for start in range(0, rows + 1, batch_size):
-            cut = slice(start, start + batch_size)
-            given = conditioning[order[cut]]
-            prediction = model.predict(noisy[cut], time[cut], given)
-            parts.append(model.process.to_noise(noisy[cut], prediction, time[cut]).float().cpu())
+        for cut in passes(rows + 1, batch_size):
+            one = torch.full_like(order[cut], n)
+            made = predict(model, latents[one], noise[one], times[one], conditioning[order[cut]])
+            parts.append(made.predicted_noise.float().cpu())
         predicted = torch.cat(parts)
         squares = (predicted[1:] - predicted[:1]).square().sum(dim=1)  # [rows, h, w]
         maps.append(squares.mean(dim=0))
@@ -142,10 +141,9 @@ def cross_attention_maps(
     conditioning = model.embed_text(
         slots.tokens[rows], slots.vectors.expand(len(latents), -1, -1).to(model.device)
     )
-    times = timesteps.to(model.device)
-    noisy = model.process.corrupt(latents, noise, times).to(model.device)
+    latents, noise, times = (x.to(model.device) for x in (latents, noise, timesteps))
     with model.record_attention() as record:
-        model.predict(noisy, times, conditioning)
+        predict(model, latents, noise, times, conditioning)
     where = (slots.tokens.slots[0] >= 0).to(model.device)
     return record.maps(latents.shape[-1])[:, where].sum(dim=1).float().cpu()
 

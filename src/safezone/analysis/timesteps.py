@@ -6,8 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safezone.analysis.latents import image_draws
+from safezone.analysis.latents import predictions
 from safezone.arrays import Timesteps, stream
+from safezone.defenses import masked_loss
 from safezone.errors import UserError
 from safezone.models.base import Conditioning, Model, Posterior, Tokens
 
@@ -39,22 +40,22 @@ def noise_statistics(
     ``prediction_norm``: the predicted noise's l2 norm, sqrt(elements) for true noise. A prediction
     of another kind is turned into noise first, so that all models are compared alike; there the
     loss is not the one that they are trained with. ``posterior``: of [images]; ``conditioning``:
-    one row an image. Posterior sample and noise of an image come from (seed, its name) alone: a
-    clean image and its poison with equal names are compared under the same noise.
+    one row an image. Noise as ``latents.predictions`` has it.
     """
-    count = len(timesteps)
-    latents, noise = image_draws(posterior, names, count, seed)
-    rows = torch.arange(len(names), device=latents.device).repeat_interleave(count)
-    times = timesteps.repeat(len(names)).to(latents.device)
     losses, norms = [], []
-    for start in range(0, len(rows), batch_size):
-        cut = slice(start, start + batch_size)
-        noisy = model.process.corrupt(latents[cut], noise[cut], times[cut])
-        prediction = model.predict(noisy, times[cut], conditioning[rows[cut]])
-        predicted = model.process.to_noise(noisy, prediction, times[cut]).float()
-        losses.append((predicted - noise[cut]).square().flatten(1).mean(dim=1).cpu())
+    for _, made in predictions(
+        model,
+        posterior,
+        timesteps,
+        names,
+        lambda rows: conditioning[rows],
+        seed=seed,
+        batch_size=batch_size,
+    ):
+        predicted = made.predicted_noise.float()
+        losses.append(masked_loss(predicted - made.noise, None).cpu())
         norms.append(predicted.flatten(1).norm(dim=1).cpu())
-    shape = (len(names), count)
+    shape = (len(names), len(timesteps))
     return {"loss": torch.cat(losses).view(shape), "prediction_norm": torch.cat(norms).view(shape)}
 
 
@@ -75,23 +76,20 @@ def embedding_gradients(
     own target. ``tokens``: one row an image, with slots for ``vectors``. Noise as in
     ``noise_statistics``; name an image differently, as ``"a/2"``, for further draws.
     """
-    count = len(timesteps)
-    latents, noise = image_draws(posterior, names, count, seed)
-    rows = torch.arange(len(names)).repeat_interleave(count)
-    times = timesteps.repeat(len(names)).to(latents.device)
     norms = []
-    for start in range(0, len(rows), batch_size):
-        cut = slice(start, start + batch_size)
-        given = vectors.to(model.device, torch.float32).expand(len(rows[cut]), -1, -1)
-        given = given.clone().requires_grad_(True)  # each sample has its own: [batch, k, width]
-        noisy = model.process.corrupt(latents[cut], noise[cut], times[cut])
-        target = model.process.target(latents[cut], noise[cut], times[cut])
-        conditioning = model.embed_text(tokens[rows[cut]], given)
-        error = model.predict(noisy, times[cut], conditioning).float() - target
-        loss = error.square().flatten(1).mean(dim=1).sum()
-        (gradient,) = torch.autograd.grad(loss, given)
+    leaf = vectors
+
+    def embed(rows: Tensor) -> Conditioning:
+        nonlocal leaf  # each sample has its own vectors: [batch, k, width]
+        leaf = vectors.to(model.device, torch.float32).expand(len(rows), -1, -1).clone()
+        return model.embed_text(tokens[rows.to(tokens.ids.device)], leaf.requires_grad_(True))
+
+    for _, made in predictions(
+        model, posterior, timesteps, names, embed, seed=seed, batch_size=batch_size
+    ):
+        (gradient,) = torch.autograd.grad(masked_loss(made.error.float(), None).sum(), leaf)
         norms.append(gradient.flatten(1).norm(dim=1).cpu())
-    return torch.cat(norms).view(len(names), count)
+    return torch.cat(norms).view(len(names), len(timesteps))
 
 
 def quantile_bands(

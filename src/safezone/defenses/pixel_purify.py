@@ -3,7 +3,6 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +12,7 @@ from safezone.arrays import Images, randn
 from safezone.defenses.purify import Bound, Purifier
 from safezone.errors import UserError
 from safezone.models.base import Model
+from safezone.models.denoise import denoise
 from safezone.models.pixel import MINI_PIXEL, PixelModel, load_pixel_model
 from safezone.models.upscaler import load_upscaler
 
@@ -48,25 +48,15 @@ def renew(
     (DDPM's posterior between any two timesteps, Song et al., 2021, eta = 1) with the predicted
     clean image thresholded; the last timestep gives the clean image itself.
     """
-    predict, process = model.denoiser(images, generators), model.process
-    alphas = process.alphas_cumprod.to(images.device)
+    process = model.process
 
-    def drawn() -> Tensor:
+    def draw() -> Images:
         return randn(generators, images.shape[1:]).to(images)
 
-    def rows(t: int) -> Tensor:
-        return torch.full((len(images),), t, device=images.device)
-
-    noisy = process.corrupt(images * 2 - 1, drawn(), rows(timesteps[0]))
-    for t, following in pairwise([*timesteps, -1]):
-        clean = threshold(process.to_clean(noisy, predict(noisy, rows(t)), rows(t)))
-        if following < 0:
-            break
-        now, after = alphas[t], alphas[following]
-        noise = (noisy - now.sqrt() * clean) / (1 - now).sqrt()
-        variance = (1 - after) / (1 - now) * (1 - now / after)
-        noisy = after.sqrt() * clean + (1 - after - variance).sqrt() * noise
-        noisy = noisy + variance.sqrt() * drawn()
+    predict = model.denoiser(images, generators)
+    first = torch.full((len(images),), timesteps[0], device=images.device)
+    noisy = process.corrupt(images * 2 - 1, draw(), first)
+    clean = denoise(process, predict, noisy, timesteps, draw=draw, eta=1.0, limit=threshold)
     return (clean / 2 + 0.5).clamp(0, 1)
 
 

@@ -16,6 +16,7 @@ from safezone.defenses.preprocess import Chain, Pixels, Preprocess
 from safezone.errors import UserError
 from safezone.images import to_float, to_uint8
 from safezone.models.base import Model
+from safezone.models.denoise import denoise
 from safezone.models.fingerprint import Fingerprinted
 from safezone.scores.metrics import ssim
 
@@ -134,18 +135,19 @@ class Regen(Purifier):
 
     @torch.no_grad()
     def _clean(self, model: Model, image: Images, generator: torch.Generator) -> Images:
-        posterior = model.encode(image)
-        shape, process = posterior.mean.shape[1:], model.process
+        posterior, process = model.encode(image), model.process
+        shape, timesteps = posterior.mean.shape[1:], self.timesteps(process.steps)
         clean = posterior.sample(randn([generator], shape).to(image))
         noise = randn([generator], shape).to(image)
+        first = torch.tensor([timesteps[0]], device=image.device)
         conditioning = model.embed_text(model.tokenize([""]))
-        for t in self.timesteps(process.steps):
-            timesteps = torch.tensor([t], device=image.device)
-            noisy = process.corrupt(clean, noise, timesteps)
-            prediction = model.predict(noisy, timesteps, conditioning)
-            clean = process.to_clean(noisy, prediction, timesteps)
-            noise = process.to_noise(noisy, prediction, timesteps)
-        return model.decode(clean)
+        purified = denoise(
+            process,
+            lambda noisy, t: model.predict(noisy, t, conditioning),
+            process.corrupt(clean, noise, first),
+            timesteps,
+        )
+        return model.decode(purified)
 
 
 @dataclass(frozen=True)

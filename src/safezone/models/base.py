@@ -155,7 +155,11 @@ class Model(Protocol):
     def predict(
         self, noisy_latents: Latents, timesteps: Timesteps, conditioning: Conditioning
     ) -> Latents:
-        """The U-Net's raw prediction, whose meaning ``process`` knows."""
+        """The U-Net's raw prediction, whose meaning ``process`` knows; differentiable.
+
+        ``timesteps``: [batch], of ``process``, whole or in between; the U-Net is told
+        ``process.network_time`` of them.
+        """
         ...
 
     def scheduler(self, name: str = "ddim") -> Any:

@@ -147,7 +147,7 @@ class StableDiffusion:
         with self._slot.holding(conditioning.changes):
             prediction: Tensor = self.unet(
                 noisy_latents.to(self.device, self.dtype),
-                timesteps.to(self.device),
+                self.process.network_time(timesteps.to(self.device)),
                 encoder_hidden_states=conditioning.encoder_hidden_states.to(
                     self.device, self.dtype
                 ),

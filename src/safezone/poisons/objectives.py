@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from safezone.arrays import Images, Latents, PerExample, Timesteps
+from safezone.arrays import Images, Latents, PerExample
 from safezone.models.base import Model
+from safezone.models.denoise import Prediction, predict
 from safezone.poisons.guide import Guide, draw_latents, draw_noise, draw_timesteps
 
 
@@ -20,15 +21,13 @@ def _mean_square(error: Latents, model: Model, guide: Guide) -> PerExample:
     return guide.weigh(error, model.factor).square().flatten(1).mean(dim=1)
 
 
-def _predict(
+def _predicted(
     model: Model, clean: Latents, generators: Sequence[torch.Generator], guide: Guide
-) -> tuple[Latents, Latents, Latents, Timesteps]:
-    """Noisy latents at a drawn timestep, the model's raw prediction, the noise, the timesteps."""
+) -> Prediction:
+    """What the model predicts at a drawn timestep under drawn noise."""
     timesteps = draw_timesteps(generators, model, guide)
     noise = draw_noise(generators, clean)
-    noisy = model.process.corrupt(clean, noise, timesteps)
-    prediction = model.predict(noisy, timesteps, guide.conditioning_for(len(clean)))
-    return noisy, prediction, noise, timesteps
+    return predict(model, clean, noise, timesteps, guide.conditioning_for(len(clean)))
 
 
 def denoising_loss(
@@ -40,8 +39,7 @@ def denoising_loss(
     target is the process's own.
     """
     clean = draw_latents(model, images, generators)
-    _, prediction, noise, timesteps = _predict(model, clean, generators, guide)
-    return _mean_square(prediction - model.process.target(clean, noise, timesteps), model, guide)
+    return _mean_square(_predicted(model, clean, generators, guide).error, model, guide)
 
 
 def score_distillation(
@@ -56,9 +54,8 @@ def score_distillation(
     """
     clean = draw_latents(model, images, generators)
     with torch.no_grad():
-        noisy, prediction, noise, timesteps = _predict(model, clean.detach(), generators, guide)
-        residual = model.process.to_noise(noisy, prediction, timesteps) - noise
-        residual = guide.weigh(residual, model.factor)
+        made = _predicted(model, clean.detach(), generators, guide)
+        residual = guide.weigh(made.predicted_noise - made.noise, model.factor)
     return (clean * residual).flatten(1).mean(dim=1)
 
 
@@ -105,8 +102,7 @@ class Fused:
         clean = draw_latents(model, images, generators)
         target = guide.target_posterior.sample(draw_noise(generators, clean))
         distance = guide.weigh(clean - target, model.factor).square().flatten(1).sum(dim=1)
-        _, prediction, noise, timesteps = _predict(model, clean, generators, guide)
-        error = prediction - model.process.target(clean, noise, timesteps)
+        error = _predicted(model, clean, generators, guide).error
         scale = 1e4 * clean[0].numel() / (4 * 64 * 64)
         return distance - self.rate * scale * _mean_square(error, model, guide)
 
@@ -126,9 +122,8 @@ class TargetPrediction:
     ) -> PerExample:
         """One value an image; see the class."""
         clean = draw_latents(model, images, generators)
-        noisy, prediction, _, timesteps = _predict(model, clean, generators, guide)
+        predicted = _predicted(model, clean, generators, guide).predicted_noise
         aim = guide.target_posterior.mean
-        predicted = model.process.to_noise(noisy, prediction, timesteps)
         value = _mean_square(predicted - aim, model, guide)
         if self.encoder:
             value = value + self.encoder * _mean_square(clean - aim, model, guide)
@@ -170,8 +165,7 @@ def first_step_norm(
     """
     clean = draw_latents(model, images, generators)
     timesteps = torch.full((len(clean),), model.process.steps - 1, device=model.device)
-    noisy = model.process.corrupt(clean, draw_noise(generators, clean), timesteps)
-    prediction = model.predict(noisy, timesteps, guide.conditioning_for(len(clean)))
-    predicted = model.process.to_noise(noisy, prediction, timesteps)
-    length: Tensor = guide.weigh(predicted, model.factor).flatten(1).norm(dim=1)
+    noise = draw_noise(generators, clean)
+    made = predict(model, clean, noise, timesteps, guide.conditioning_for(len(clean)))
+    length: Tensor = guide.weigh(made.predicted_noise, model.factor).flatten(1).norm(dim=1)
     return length

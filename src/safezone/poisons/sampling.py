@@ -11,15 +11,8 @@ from torch.utils.checkpoint import checkpoint
 from safezone.arrays import Images, Latents, PerExample
 from safezone.errors import UserError
 from safezone.models.base import Model
+from safezone.models.denoise import denoise
 from safezone.poisons.guide import Guide, draw_noise
-
-
-def _signal_to_noise(model: Model, timesteps: Tensor) -> Tensor:
-    """(signal / noise)^2 at one timestep of each row, in whatever parameterisation."""
-    one = torch.ones(len(timesteps), 1, 1, 1, dtype=torch.float64, device=timesteps.device)
-    zero = torch.zeros_like(one)
-    signal = model.process.corrupt(one, zero, timesteps)
-    return (signal / model.process.corrupt(zero, one, timesteps)).square()
 
 
 @dataclass(frozen=True)
@@ -96,27 +89,15 @@ class SampledDistance:
         mean, std = run(encode, images)
         latents = mean + std * draw_noise(generators, mean)
         conditioning = guide.conditioning_for(len(images))
-        rows = [
-            torch.full((len(images),), t, device=model.device)
-            for t in self.timesteps(model.process.steps)
-        ]
-        noisy = model.process.corrupt(latents, draw_noise(generators, latents), rows[0])
-        for now, after in zip(rows, [*rows[1:], None], strict=True):
-            prediction = run(model.predict, noisy, now, conditioning)
-            latents = model.process.to_clean(noisy, prediction, now)
-            if after is not None:
-                noise = model.process.to_noise(noisy, prediction, now)
-                fresh = self._fresh_share(model, now, after).to(noise)
-                mixed = (1 - fresh.square()).sqrt() * noise
-                mixed = mixed + fresh * draw_noise(generators, noise)
-                noisy = model.process.corrupt(latents, mixed, after)
-        decoded: Images = run(model.decode, latents)
+        timesteps = self.timesteps(model.process.steps)
+        first = torch.full((len(images),), timesteps[0], device=model.device)
+        clean = denoise(
+            model.process,
+            lambda noisy, t: run(model.predict, noisy, t, conditioning),
+            model.process.corrupt(latents, draw_noise(generators, latents), first),
+            timesteps,
+            draw=lambda: draw_noise(generators, latents),
+            eta=self.eta,
+        )
+        decoded: Images = run(model.decode, clean)
         return decoded
-
-    def _fresh_share(self, model: Model, now: Tensor, after: Tensor) -> Tensor:
-        """What of the next step's noise is new, [batch, 1, 1, 1]: eta sqrt(1 - SNR(t) / SNR(t')).
-
-        For variance-preserving processes this is DDIM's sigma over sqrt(1 - alpha_bar(t')).
-        """
-        ratio = _signal_to_noise(model, now) / _signal_to_noise(model, after)
-        return self.eta * (1 - ratio).clamp(0, 1).sqrt()
