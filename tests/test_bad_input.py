@@ -154,7 +154,7 @@ CASES: dict[str, tuple[Callable[[Place], object], Callable[[Place], list[str]], 
         _poison("--poison", "adm+@szt"),
         "safezone mask",
     ),
-    "learning rate of NaN": (_nothing, _personalize("--learning-rate", "nan"), "learning_rate"),
+    "learning rate of NaN": (_nothing, _personalize("--learning-rate", "nan"), "--learning-rate"),
     "negative seed": (_nothing, _poison("--seed", "-1"), "seed"),
     "output is a picture": (
         _nothing,

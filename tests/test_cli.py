@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from safezone.cli import COMMANDS, main
-from safezone.commands.console import idle_cores
+from safezone.commands.opening import idle_cores
 from safezone.images import read_image
 
 SIDE = 64

@@ -1,4 +1,4 @@
-"""The command line: finds the command, runs it, and tells what went wrong in one sentence."""
+"""The command line: finds the command, runs it, and says in one sentence what went wrong."""
 
 import difflib
 import json
@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "analyze": "look at folders: histogram, spectrum, timesteps, sensitivity",
     "figure": "draw a figure of the paper, 1 to 21, on a model",
     "grid": "the paper's tables, or your own: list, show, run, status, gc, export",
+    "list": "every name that an option takes: poisons, defenses, methods, models and more",
     "concepts": "the ten built-in concepts: list, show, export",
     "models": "the built-in models and encoders: list, path",
     "prompts": "the prompt lists",
@@ -51,23 +52,40 @@ Commands, each with --help:
 """
 
 CLOSING: Final = """
-Exit status: 0 when all went well, 1 when some runs failed and others did not, 2 when something
-given is wrong (one sentence says what), 130 when stopped; a stopped command given again goes on.
+Exit status: 0 when all went well, 1 when some runs failed and others did not, 2 when the input is
+wrong (one sentence says what), 130 when stopped; give a stopped command again and it goes on.
 """
 
 
-def _overview() -> str:
-    width = max(map(len, COMMANDS))
-    lines = [f"    {name:<{width}}  {summary}" for name, summary in COMMANDS.items()]
-    return INTRODUCTION + "\n".join(lines) + "\n" + CLOSING
+def _near(kind: str, name: str, known: Sequence[str]) -> UserError:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"choose from {', '.join(known)}"
+    return UserError(f"there is no {kind} {name!r}; {hint}")
 
 
-def _command(name: str) -> Any:
+def _find(arguments: Sequence[str]) -> tuple[Any, str, Sequence[str]]:
+    """The command, its words and the rest of the arguments; None for an overview of verbs."""
+    name, *rest = arguments
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see `safezone --help`"
-        raise UserError(f"there is no command {name!r}; {hint}")
-    return import_module(f"safezone.commands.{name}")
+        raise _near("command", name, tuple(COMMANDS))
+    module = import_module(f"safezone.commands.{name}")
+    if hasattr(module, "COMMAND"):
+        return module.COMMAND, name, rest
+    if not rest or rest[0] in ("-h", "--help", "help"):
+        summaries = {verb: summary for verb, (_, summary) in module.VERBS.items()}
+        print(f"{module.__doc__}{_lines(summaries)}", end="")
+        raise SystemExit(0)
+    verb, *rest = rest
+    if verb not in module.VERBS:
+        raise _near(f"`safezone {name}`", verb, tuple(module.VERBS))
+    place, _, attribute = module.VERBS[verb][0].partition(".")
+    found = getattr(import_module(f"safezone.commands.{place}"), attribute)
+    return found, f"{name} {verb}", rest
+
+
+def _lines(texts: Mapping[str, str]) -> str:
+    width = max(map(len, texts))
+    return "".join(f"    {name:<{width}}  {text}\n" for name, text in texts.items())
 
 
 @contextmanager
@@ -84,11 +102,13 @@ def _warnings_as_notes() -> Iterator[None]:
         yield
 
 
-def _run(name: str, arguments: Sequence[str]) -> int:
-    command = _command(name)
-    options = command.read(arguments)
+def _run(arguments: Sequence[str]) -> int:
+    command, name, rest = _find(arguments)
+    from safezone.commands.parsing import parse
+
+    options = parse(command, rest, name)
     answer = command.run(options)
-    if getattr(options, "machine", options).json:
+    if options.json:
         print(json.dumps(answer.data, ensure_ascii=False))
     elif answer.text:
         print(answer.text)
@@ -99,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status; never ends the process itself."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_overview(), end="")
+        print(INTRODUCTION + _lines(COMMANDS) + CLOSING, end="")
         return 0
     if arguments[0] in ("-V", "--version"):
         print(f"safezone {__version__}")
@@ -108,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     try:
         with _warnings_as_notes():
-            return _run(arguments[0], arguments[1:])
+            return _run(arguments)
     except UserError as error:
         print(f"safezone: {error}", file=sys.stderr)
         return 2

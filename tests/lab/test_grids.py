@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from safezone.cli import main
-from safezone.commands.grid_run import read
+from safezone.commands.grid_run import COMMAND
+from safezone.commands.parsing import parse
 from safezone.errors import UserError
 from safezone.lab import trainings
 from safezone.lab.grid_file import file_grid, read_grid_file
@@ -69,12 +70,12 @@ def test_a_figures_trainings_are_those_of_a_table() -> None:
 
 
 def test_a_figure_of_images_has_its_own_prompt_unless_told() -> None:
-    own = read("run", ["figure18"]).sampling
+    own = parse(COMMAND, ["figure18"]).sampling
     assert own.prompts == ("a photo of a {} in the snow",)
     assert own.images_per_prompt == 4
     assert replace(own, prompts=("mini",), images_per_prompt=1) == preset("mini").sampling
-    assert read("run", ["figure18", "--sampling.prompts", "a {}"]).sampling.prompts == ("a {}",)
-    assert read("run", ["figure6"]).sampling == preset("mini").sampling
+    assert parse(COMMAND, ["figure18", "--sampling.prompts", "a {}"]).sampling.prompts == ("a {}",)
+    assert parse(COMMAND, ["figure6"]).sampling == preset("mini").sampling
 
 
 @pytest.mark.parametrize(("wrong", "right"), [(12, 17), (13, 18), (14, 19)])
@@ -140,13 +141,13 @@ def test_a_family_stands_for_the_tables_own_model() -> None:
 
 
 def test_the_preset_is_that_of_the_tables_own_model() -> None:
-    options = read("run", ["table30", "--model", "sd15", "--seeds", "1"])
+    options = parse(COMMAND, ["table30", "--model", "sd15", "--seeds", "1"])
     assert options.training == preset(HUB["sdxl"]).training
     assert options.training != preset("sd15").training
-    given = read("run", ["table30", "--model", "sd15", "--steps", "7"]).training
+    given = parse(COMMAND, ["table30", "--model", "sd15", "--steps", "7"]).training
     assert given == replace(options.training, steps=7)
-    assert read("run", ["table17"]).training == preset("mini").training
-    lora = read("run", ["table32", "--steps", "7"]).training
+    assert parse(COMMAND, ["table17"]).training == preset("mini").training
+    lora = parse(COMMAND, ["table32", "--steps", "7"]).training
     assert lora == replace(preset("mini", "lora").training, steps=7)
 
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import tyro
 
-from safezone.commands.console import Answer, parse
+from safezone.commands.console import Answer, Command, Common, Folder
 from safezone.errors import UserError
+from safezone.fields import Count, Quality
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,7 @@ Images are matched by their names; a clean image of another size than its poison
 resized as `safezone poison` does. No model is opened.
 """
 
-HISTOGRAM: Final = f"""\
+_HISTOGRAM: Final = f"""\
 How much the values of pixels were changed, before and after JPEG, with Sarle's bimodality
 coefficient (0.33 for a bell curve, 0.56 for a flat one, 1 for two points) and the modes of the
 smoothed histogram (figures 7 and 12). Beside it, what JPEG alone does to the clean images.
@@ -30,7 +31,7 @@ Example:
     safezone analyze histogram my-toy my-toy-poisoned --out analysis
 """
 
-SPECTRUM: Final = """\
+_SPECTRUM: Final = """\
 Radially averaged power spectra of clean and changed images, before and after JPEG, and their
 distance to the clean spectrum in decibels: of the pixels, or with --vae of the mean latents
 (figure 13).
@@ -40,53 +41,34 @@ Example:
 """
 
 
-@dataclass(frozen=True)
-class Histogram:
-    """What ``safezone analyze histogram`` is told."""
+@dataclass(frozen=True, kw_only=True)
+class Pair(Common):
+    """Two folders, where the figure goes, and the JPEG beside it."""
 
-    clean: tyro.conf.Positional[Path]
+    clean: Folder
     """Folder with the clean images."""
-    changed: tyro.conf.Positional[Path]
+    changed: Folder
     """Folder with the poisoned or otherwise changed images of the same names."""
     out: Path
-    """Folder for histogram.svg, .png and .json."""
-    jpeg: int = 25
+    """Folder for the figure (.svg, .png) and its numbers (.json)."""
+    jpeg: Quality = 25
     """Quality of the JPEG beside it, 1 to 100."""
-    limit: Annotated[int, tyro.conf.arg(metavar="LEVELS")] = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Histogram(Pair):
+    """Of ``safezone analyze histogram``."""
+
+    limit: Annotated[Count, tyro.conf.arg(metavar="LEVELS")] = 16
     """The poison's budget kappa in 1/255."""
-    json: bool = False
-    """Print one JSON object on standard output."""
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """What ``safezone analyze spectrum`` is told."""
+@dataclass(frozen=True, kw_only=True)
+class Spectrum(Pair):
+    """Of ``safezone analyze spectrum``."""
 
-    clean: tyro.conf.Positional[Path]
-    """Folder with the clean images."""
-    changed: tyro.conf.Positional[Path]
-    """Folder with the poisoned or otherwise changed images of the same names."""
-    out: Path
-    """Folder for spectrum.svg, .png and .json."""
     vae: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Built-in model, diffusers folder, VAE folder or hub name: spectra of its mean latents."""
-    jpeg: int = 25
-    """Quality of the JPEG beside it, 1 to 100."""
-    json: bool = False
-    """Print one JSON object on standard output."""
-
-
-def read(name: str, arguments: Sequence[str]) -> Histogram | Spectrum:
-    if name == "histogram":
-        return parse(Histogram, arguments, name="analyze histogram", description=HISTOGRAM)
-    return parse(Spectrum, arguments, name="analyze spectrum", description=SPECTRUM)
-
-
-def run(options: Histogram | Spectrum) -> Answer:
-    from safezone.commands.opening import require_out_folder
-
-    require_out_folder(options.out)
-    return _histogram(options) if isinstance(options, Histogram) else _spectrum(options)
 
 
 def _histogram(options: Histogram) -> Answer:
@@ -94,12 +76,12 @@ def _histogram(options: Histogram) -> Answer:
 
     from safezone.analysis.pairs import read_pairs
     from safezone.analysis.spectra import perturbation_counts
+    from safezone.commands.opening import require_out_folder
     from safezone.images import jpeg
     from safezone.results.drawings.spectra import histogram_drawing, told_modes
     from safezone.results.drawings.style import save
 
-    if options.limit < 1:
-        raise UserError(f"limit is {options.limit}; give at least 1 level")
+    require_out_folder(options.out)
     names = ("as given", f"JPEG {options.jpeg}", f"JPEG {options.jpeg} of clean")
     counts = {name: torch.zeros(511, dtype=torch.int64) for name in names}
     n = 0
@@ -127,10 +109,12 @@ def _spectrum(options: Spectrum) -> Answer:
     import torch
 
     from safezone.analysis.spectra import resample_spectrum
+    from safezone.commands.opening import require_out_folder
     from safezone.models.vae import load_autoencoder
     from safezone.results.drawings.spectra import spectrum_drawing
     from safezone.results.drawings.style import save
 
+    require_out_folder(options.out)
     vae = None if options.vae is None else load_autoencoder(options.vae)
     found: dict[str, dict[str, list[tuple[int, Tensor]]]] = defaultdict(lambda: defaultdict(list))
     for treatment, data, side, power in _spectra(options, vae):
@@ -202,3 +186,7 @@ def _shown(value: float | None) -> str:
 
 def _said(lines: Sequence[str], paths: Sequence[Path]) -> str:
     return "\n".join([*lines, f"written: {', '.join(map(str, paths))}"])
+
+
+HISTOGRAM: Final = Command(_HISTOGRAM, Histogram, _histogram)
+SPECTRUM: Final = Command(_SPECTRUM, Spectrum, _spectrum)

@@ -1,23 +1,8 @@
-"""``safezone analyze sensitivity``: where in the image a word acts."""
+"""Semantic sensitivity maps (Eq. 6): where in the image a word of the prompt acts.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
-
-import tyro
-
-from safezone.commands.console import Answer, Flat, Machine, parse, require
-from safezone.errors import UserError
-
-if TYPE_CHECKING:
-    from safezone.analysis.sensitivity import Slots
-    from safezone.models import Model
-
-DESCRIPTION: Final = """\
-Semantic sensitivity maps (Eq. 6): how much the predicted noise changes at every place when a word
-of the prompt is replaced by random rows of the vocabulary; beside them the cross-attention of the
-same word. Where a folder has masks, R is the share of a map inside the object (Eq. 16).
+A map shows how much the predicted noise changes at every place when the word is replaced by random
+rows of the vocabulary; beside it is the cross-attention of the same word. Where a folder has masks,
+R is the share of a map inside the object (Eq. 16).
 
 Example:
     safezone analyze sensitivity my-toy my-toy-poisoned --prompt "a photo of a toy" --word toy \\
@@ -26,12 +11,26 @@ Example:
         --embedding runs/my-toy/my-toy/nominal/seed0/learned_embeds.safetensors --out analysis
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone analyze sensitivity`` is told."""
+import tyro
 
-    folders: tyro.conf.Positional[tuple[Path, ...]]
+from safezone.commands.console import Answer, Command, Folders, OnModel
+from safezone.errors import UserError
+from safezone.fields import Count, Natural
+
+if TYPE_CHECKING:
+    from safezone.analysis.sensitivity import Slots
+    from safezone.models import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(OnModel):
+    """The options."""
+
+    folders: Folders
     """Folders of images."""
     prompt: str
     """What the images show, with the word."""
@@ -41,23 +40,16 @@ class Options:
     """The word that is replaced, or <start>; by default the embedding's placeholder."""
     embedding: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A learned_embeds.safetensors, whose placeholder the prompt holds."""
-    model: str = "mini"
-    """Built-in model, diffusers folder or hub name."""
     timestep: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = ()
     """Timestep; may be given repeatedly. By default a tenth, 3, 5, 7 and 9 tenths of all."""
-    images: int = 2
+    images: Count = 2
     """How many images of every folder, from the first."""
-    rows: int = 32
+    rows: Count = 32
     """Random rows of the vocabulary."""
-    noises: int = 4
+    noises: Count = 4
     """Noises of each image that its maps are averaged over."""
-    seed: int = 0
+    seed: Natural = 0
     """Of the noise and the rows."""
-    machine: Flat[Machine] = field(default_factory=Machine)
-
-
-def read(name: str, arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name=f"analyze {name}", description=DESCRIPTION)
 
 
 def _slots(options: Options, model: "Model") -> "tuple[Slots, str]":
@@ -90,12 +82,7 @@ def run(options: Options) -> Answer:
     from safezone.paper.measured.probe import TIMES, Probe, folder_maps
     from safezone.results.drawings.style import save
 
-    require(options.folders, "folder", "analyze sensitivity")
     require_out_folder(options.out)
-    if options.images < 1:
-        raise UserError(f"images is {options.images}; give at least 1")
-    if options.noises < 1:
-        raise UserError(f"noises is {options.noises}; give at least 1")
     model = open_model(options.model, options.machine)
     steps = model.process.steps
     if any(not 0 <= t < steps for t in options.timestep):
@@ -118,3 +105,6 @@ def run(options: Options) -> Answer:
     ]
     lines.append(f"written: {', '.join(map(str, paths))}")
     return Answer(drawing.numbers, "\n".join(lines))
+
+
+COMMAND = Command(__doc__, Options, run)

@@ -1,24 +1,8 @@
-"""``safezone analyze timesteps``: loss, prediction and gradient by timestep of folders."""
+"""The loss of a model on images, and the norm of the noise that it predicts, by timestep.
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
-
-import tyro
-
-from safezone.commands.console import Answer, Flat, Machine, parse, progress, require
-from safezone.errors import UserError
-
-if TYPE_CHECKING:
-    from safezone.personalize import Adapter
-
-DESCRIPTION: Final = """\
-The loss of a model on images, and the norm of the noise that it predicts, by timestep: medians, 50%
-and 95% bands, beside the closed form for Gaussian latents; where other folders part from the first
-and meet it again. With --embedding also the gradient on the learned vectors. Images of equal names
-in several folders are compared under the same noise.
+Shows medians with 50% and 95% bands beside the closed form for Gaussian latents, and where the
+other folders part from the first and meet it again; with --embedding also the gradient on the
+learned vectors. Images of equal names in several folders are compared under the same noise.
 
 Example:
     safezone analyze timesteps my-toy my-toy-poisoned --prompt "a photo of a toy" --out analysis
@@ -26,32 +10,40 @@ Example:
         --embedding runs/my-toy/my-toy/nominal/seed0/learned_embeds.safetensors --out analysis
 """
 
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone analyze timesteps`` is told."""
+import tyro
+from pydantic import Field
 
-    folders: tyro.conf.Positional[tuple[Path, ...]]
+from safezone.commands.console import Answer, Command, Folders, OnModel, progress
+from safezone.errors import UserError
+from safezone.fields import Count, Natural
+
+if TYPE_CHECKING:
+    from safezone.personalize import Adapter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(OnModel):
+    """The options."""
+
+    folders: Folders
     """Folders of images; the first, clean one is what the others are compared with."""
     out: Path
     """Folder for timesteps.svg, .png and .json, and what was measured."""
-    model: str = "mini"
-    """Built-in model, diffusers folder or hub name."""
     prompt: str = "a photo"
     """What the model is told of every image."""
     embedding: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
     """A learned_embeds.safetensors, whose placeholder the prompt holds."""
-    timesteps: int = 21
+    timesteps: Annotated[int, Field(ge=2)] = 21
     """How many timesteps, equally spaced."""
-    draws: int = 4
+    draws: Count = 4
     """Noises for every image."""
-    seed: int = 0
+    seed: Natural = 0
     """Of the noise."""
-    machine: Flat[Machine] = field(default_factory=Machine)
-
-
-def read(name: str, arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name=f"analyze {name}", description=DESCRIPTION)
 
 
 def run(options: Options) -> Answer:
@@ -66,10 +58,7 @@ def run(options: Options) -> Answer:
     from safezone.results.drawings.bands import expanded_drawing, gradient_drawing
     from safezone.results.drawings.style import save
 
-    require(options.folders, "folder", "analyze timesteps")
     require_out_folder(options.out)
-    if options.timesteps < 2 or options.draws < 1:
-        raise UserError("give timesteps as at least 2 and draws as at least 1")
     adapter = _adapter(options)
     model = open_model(options.model, options.machine)
     timesteps = timestep_grid(model.process.steps, options.timesteps)
@@ -139,3 +128,6 @@ def _adapter(options: Options) -> "Adapter | None":
             f"of {options.embedding}; write it into --prompt"
         )
     return adapter
+
+
+COMMAND = Command(__doc__, Options, run)

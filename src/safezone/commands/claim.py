@@ -1,26 +1,8 @@
-"""``safezone claim``."""
+"""Measures the paper's claim on the built-in concepts.
 
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
-
-from safezone.commands.console import Answer, Flat, Machine, note, parse, progress
-from safezone.lab.settings import (
-    Cells,
-    Poisoning,
-    Sampling,
-    Scoring,
-    Settings,
-    settings_told,
-)
-from safezone.lab.training import Training
-
-DESCRIPTION: Final = """\
-Measures the paper's claim on the built-in concepts: every concept clean and poisoned, learned with
-every defense and seed, drawn and scored. Writes OUT/report.html, table.md, table.csv, rows.csv and
-summary.json; what it made on the way is in OUT/work. Killed and started again, it goes on.
+Every concept, clean and poisoned, is learned with every defense and seed, drawn and scored. Writes
+OUT/report.html, table.md, table.csv, rows.csv and summary.json; everything made on the way is in
+OUT/work. Kill it and start it again, and it goes on.
 
 Example:
     safezone claim --concepts 10 --seeds 3 --out runs/claim
@@ -30,27 +12,27 @@ Next:
     open runs/claim/report.html
 """
 
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
 
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone claim`` is told."""
+from safezone.commands.console import Answer, Command, Experiment, Flat, Machine, note, progress
+from safezone.lab.settings import (
+    Cells,
+    Settings,
+    settings_told,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Experiment):
+    """The options."""
 
     out: Path
     """Folder for the results."""
-    model: str = "mini"
-    """Built-in model, diffusers folder or hub name."""
     dry_run: bool = False
     """Say what is done and what is to do, and write nothing."""
     cells: Flat[Cells] = field(default_factory=Cells)
-    training: Flat[Training] = field(default_factory=Training)
-    poisoning: Poisoning = field(default_factory=Poisoning)
-    sampling: Sampling = field(default_factory=Sampling)
-    scoring: Flat[Scoring] = field(default_factory=Scoring)
-    machine: Flat[Machine] = field(default_factory=Machine)
-
-
-def read(arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name="claim", description=DESCRIPTION)
 
 
 def run(options: Options) -> Answer:
@@ -66,6 +48,9 @@ def run(options: Options) -> Answer:
         title=title,
         dry_run=options.dry_run,
     )
+
+
+COMMAND = Command(__doc__, Options, run)
 
 
 def measure(

@@ -1,17 +1,4 @@
-"""``safezone concepts``."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal
-
-import tyro
-
-from safezone.commands.console import Answer, parse
-from safezone.errors import UserError
-
-DESCRIPTION: Final = """\
-The ten built-in concepts: objects of the procedural world that the built-in model has never seen.
+"""The ten built-in concepts: objects of the procedural world, unknown to the built-in model.
 
 Example:
     safezone concepts list
@@ -22,21 +9,24 @@ Next:
     safezone poison concepts/HattedMug --out concepts-poisoned/HattedMug
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone concepts`` is told."""
+import tyro
+
+from safezone.commands.console import Answer, Command, Common
+from safezone.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Common):
+    """The options."""
 
     action: tyro.conf.Positional[Literal["list", "show", "export"]] = "list"
     """list; show FILE.png: one sheet of all images; export DIR: folders with images and masks."""
     out: tyro.conf.Positional[Path | None] = None
     """The sheet's file or the folder to make."""
-    json: bool = False
-    """Print one JSON object on standard output."""
-
-
-def read(arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name="concepts", description=DESCRIPTION)
 
 
 def run(options: Options) -> Answer:
@@ -66,3 +56,6 @@ def run(options: Options) -> Answer:
         write_png(out, torch.cat(rows, dim=-2))
         lines.append(f"sheet: {out}")
     return Answer({"concepts": names}, "\n".join(lines))
+
+
+COMMAND = Command(__doc__, Options, run)

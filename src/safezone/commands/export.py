@@ -1,17 +1,4 @@
-"""``safezone export``."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Final, Literal
-
-import tyro
-
-from safezone.commands.console import Answer, parse, require
-from safezone.errors import UserError
-
-DESCRIPTION: Final = """\
-Writes what was learned as files for other programs.
+"""Writes what was learned as files for other programs.
 
 kohya: for AUTOMATIC1111, ComfyUI and kohya's scripts; there an embedding's word is its file's name.
 diffusers: for load_textual_inversion and load_lora_weights. Custom Diffusion becomes a LoRA of the
@@ -22,12 +9,21 @@ Example:
     safezone export runs/my-toy --form diffusers --rank 64 --out for-diffusers
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
 
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone export`` is told."""
+import tyro
 
-    adapters: tyro.conf.Positional[tuple[Path, ...]]
+from safezone.commands.console import Answer, Command, Common, Folders
+from safezone.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Common):
+    """The options."""
+
+    adapters: Folders
     """Files of adapters, or folders with such files below them."""
     out: Path
     """Folder for the files."""
@@ -35,17 +31,10 @@ class Options:
     """Whose names the file has."""
     rank: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Write changes in full as the nearest ones of this rank."""
-    json: bool = False
-    """Print one JSON object on standard output."""
-
-
-def read(arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name="export", description=DESCRIPTION)
 
 
 def run(options: Options) -> Answer:
     """Writes the files of every adapter."""
-    require(options.adapters, "adapter", "export")
     from safezone.commands.generate import adapter_files
     from safezone.commands.opening import require_out_folder
     from safezone.personalize import export_adapter, load_adapter
@@ -71,3 +60,6 @@ def run(options: Options) -> Answer:
     if not written:
         raise UserError(f"{options.adapters[0]} holds failed runs only; train again")
     return Answer({"exported": written}, "\n".join(lines))
+
+
+COMMAND = Command(__doc__, Options, run)

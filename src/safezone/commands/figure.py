@@ -1,25 +1,4 @@
-"""``safezone figure``."""
-
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
-
-import tyro
-
-from safezone.commands.console import Answer, Flat, Machine, note, parse, progress
-from safezone.errors import UserError
-from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, settings_told
-from safezone.lab.training import Training
-
-if TYPE_CHECKING:
-    from safezone.concepts import Concept
-    from safezone.lab.bench import Bench
-    from safezone.models import Model
-
-DESCRIPTION: Final = """\
-Draws a figure of the paper (1 to 21) on a model: makes the poisons, trains and generates what it
+"""Draws a figure of the paper (1 to 21) on a model: makes the poisons, trains and generates what it
 needs, measures, and writes OUT/figure-NN.svg, .png and .json (its numbers). What each figure shows
 and how to read it is in docs/analyses.md.
 
@@ -34,55 +13,60 @@ Example:
     safezone figure 3 --concepts 1 --poisoning.steps 25 --steps 100 --out figures-small
 """
 
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone figure`` is told."""
+import tyro
+
+from safezone.commands.console import Answer, Command, Experiment, note, progress
+from safezone.fields import Count, Natural
+from safezone.lab.settings import Names, settings_told
+
+if TYPE_CHECKING:
+    from safezone.concepts import Concept
+    from safezone.lab.bench import Bench
+    from safezone.models import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Experiment):
+    """The options."""
 
     number: tyro.conf.Positional[int]
     """Of the paper's figure, 1 to 21."""
     out: Path
     """Folder for the figure."""
-    model: str = "mini"
-    """Built-in model, diffusers folder or hub name."""
     work: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Folder of everything made on the way; by default OUT/work."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Data set of concept folders, instead of the built-in concepts."""
-    concepts: int = 10
+    concepts: Count = 10
     """How many concepts, from the first."""
-    seed: int = 0
+    seed: Natural = 0
     """Of training, generation and measuring."""
     poison: Names = ()
     """Poison beside clean images; may be given repeatedly. By default the figure's own."""
     defense: Names = ()
     """Defense; may be given repeatedly. By default the figure's own."""
-    images: int = 1000
+    images: Count = 1000
     """Random scenes of figures 4 and 10; on the built-in model poisoning 1,000 takes half an hour,
     measuring them 4 minutes."""
-    moments: int = 3000
+    moments: Count = 3000
     """Further clean scenes for the mean and covariance of figure 10's closed form."""
     timesteps: int = 21
     """How many timesteps, equally spaced."""
-    rows: int = 32
+    rows: Count = 32
     """Random vocabulary rows of every sensitivity map."""
-    noises: int = 4
+    noises: Count = 4
     """Noises that the maps of figures 2, 3 and 9 are averaged over."""
-    draws: int = 2
+    draws: Count = 2
     """Noises for each image of a gradient (figures 5 and 11)."""
-    candidates: int = 4
+    candidates: Count = 4
     """Images for each cell, of which the most faithful is shown (figures 1, 8 and 18 to 21)."""
     at: Annotated[int | None, tyro.conf.arg(metavar="STEP")] = None
     """Training step that figures 3, 5 and 9 look at; by default a tenth, for 5 a fifth, of all."""
-    training: Flat[Training] = field(default_factory=Training)
-    poisoning: Poisoning = field(default_factory=Poisoning)
-    sampling: Sampling = field(default_factory=Sampling)
-    scoring: Flat[Scoring] = field(default_factory=Scoring)
-    machine: Flat[Machine] = field(default_factory=Machine)
-
-
-def read(arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name="figure", description=DESCRIPTION)
 
 
 def run(options: Options) -> Answer:
@@ -105,11 +89,12 @@ def run(options: Options) -> Answer:
     return Answer({"figure": row.number, "title": row.title, **drawing.numbers}, text)
 
 
+COMMAND = Command(__doc__, Options, run)
+
+
 def _concepts(options: Options, model: "Model") -> "tuple[Concept, ...]":
     from safezone.concepts.datasets import load_dataset, miniworld_concepts
 
-    if options.concepts < 1:
-        raise UserError(f"concepts is {options.concepts}; give at least 1.")
     if options.data is not None:
         return load_dataset(options.data, model.image_size)[: options.concepts]
     return miniworld_concepts(model.image_size)[: options.concepts]
@@ -122,10 +107,8 @@ def _bench(options: Options, *, scores: bool) -> "Bench":
     from safezone.lab.bench import Bench, Scope
     from safezone.lab.cache import Cache
     from safezone.lab.lab import UNSCORED, Lab
-    from safezone.lab.run import require_seed
     from safezone.lab.settings import preset
 
-    require_seed(options.seed)
     scope = Scope(
         seed=options.seed,
         images=options.images,

@@ -1,33 +1,4 @@
-"""``safezone generate``."""
-
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-import tyro
-
-from safezone.commands.console import (
-    Answer,
-    Flat,
-    Machine,
-    Precision,
-    note,
-    parse,
-    progress,
-    require,
-)
-from safezone.errors import UserError
-from safezone.lab.run import TEXTUAL_INVERSION, require_seed
-from safezone.lab.settings import Sampling
-
-if TYPE_CHECKING:
-    from safezone.lab.makers import Drawing
-    from safezone.models import Model
-
-DESCRIPTION: Final = """\
-Makes images of learned objects: for every embedding the same prompts from the same noise.
+"""Makes images of learned objects: for every embedding the same prompts from the same noise.
 
 Give embeddings or folders that hold some. Images are written beside each embedding, in images/,
 or below --out. Prompts: mini, all25, paper24, a text file with one a line, or the text of a prompt;
@@ -40,34 +11,49 @@ Next:
     safezone report runs/my-toy
 """
 
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone generate`` is told."""
+from safezone.commands.console import (
+    Answer,
+    Command,
+    Flat,
+    Folders,
+    OnModel,
+    Precision,
+    note,
+    progress,
+)
+from safezone.errors import UserError
+from safezone.fields import Natural
+from safezone.lab.run import TEXTUAL_INVERSION
+from safezone.lab.settings import Sampling
 
-    embeddings: tyro.conf.Positional[tuple[Path, ...]]
+if TYPE_CHECKING:
+    from safezone.lab.makers import Drawing
+    from safezone.models import Model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(OnModel):
+    """The options."""
+
+    embeddings: Folders
     """Embedding files, or folders with embeddings below them."""
     out: Path | None = None
     """Folder for the images; by default images/ beside each embedding."""
-    model: str = "mini"
-    """Built-in model, diffusers folder, checkpoint file or hub name."""
     precision: Precision = "float32"
     """Of the model's weights; what is learned stays float32."""
-    seed: int | None = None
+    seed: Natural | None = None
     """Of the noise; by default the seed that each embedding was trained with."""
     sampling: Flat[Sampling] = field(default_factory=Sampling)
-    machine: Flat[Machine] = field(default_factory=Machine)
-
-
-def read(arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name="generate", description=DESCRIPTION)
 
 
 def run(options: Options) -> Answer:
     """Makes the images that are missing."""
-    require(options.embeddings, "embedding", "generate")
-    if options.seed is not None:
-        require_seed(options.seed)
     from safezone.commands.opening import open_model, require_out_folder
     from safezone.lab.makers import generate_all
     from safezone.results.outputs import MINI_LIMITS
@@ -91,6 +77,9 @@ def run(options: Options) -> Answer:
         lines.append(f"next: safezone report {options.out or options.embeddings[0]}")
     data = {"images": [str(job.artifact.place) for job in made], "failed": failed}
     return Answer(data, "\n".join(lines), status=1 if failed else 0)
+
+
+COMMAND = Command(__doc__, Options, run)
 
 
 def adapter_files(given: Sequence[Path]) -> dict[Path, Path]:

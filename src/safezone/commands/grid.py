@@ -1,26 +1,4 @@
-"""``safezone grid``: one module for each of its verbs that does more than look."""
-
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from importlib import import_module
-from types import MappingProxyType
-from typing import Any, Final
-
-from safezone.errors import UserError
-
-VERBS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "list": "the paper's tables and figures that can be run",
-        "show": "what a grid is made of, what it costs, what the paper found",
-        "run": "run a grid, or go on with it; --dry-run tells what there is to do",
-        "status": "how far the grids of a folder are",
-        "gc": "remove what no grid of a folder needs",
-        "export": "tables and rows of a folder's grids as CSV, Markdown and LaTeX",
-    }
-)
-
-INTRODUCTION: Final = """\
-The paper's tables and figures and your own grids: every run, killed and resumed without loss.
+"""The paper's tables and figures and your own grids: every run, killed and resumed without loss.
 
 usage: safezone grid VERB [OPTIONS]
 
@@ -35,31 +13,15 @@ usage: safezone grid VERB [OPTIONS]
 Verbs, each with --help:
 """
 
+from collections.abc import Mapping
+from typing import Final
 
-@dataclass(frozen=True)
-class Given:
-    """A verb with its options, already read."""
-
-    options: Any
-    answer: Callable[[Any], Any]
-
-    @property
-    def json(self) -> bool:
-        """Whether one JSON object is wanted."""
-        return bool(getattr(self.options, "machine", self.options).json)
-
-
-def read(arguments: Sequence[str]) -> Given:
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
-        width = max(map(len, VERBS))
-        print(INTRODUCTION + "\n".join(f"    {v:<{width}}  {s}" for v, s in VERBS.items()))
-        raise SystemExit(0)
-    verb, *rest = arguments
-    if verb not in VERBS:
-        raise UserError(f"there is no verb {verb!r}; choose from {', '.join(VERBS)}")
-    module = import_module("safezone.commands.grid_run" if verb == "run" else f"{__name__}_look")
-    return Given(module.read(verb, rest), getattr(module, f"run_{verb}"))
-
-
-def run(given: Given) -> Any:
-    return given.answer(given.options)
+VERBS: Final[Mapping[str, tuple[str, str]]] = {
+    "list": ("grid_look.LIST", "the paper's tables and figures that can be run"),
+    "show": ("grid_look.SHOW", "what a grid is made of, what it costs, what the paper found"),
+    "run": ("grid_run.COMMAND", "run a grid or go on with it; --dry-run says what is to be done"),
+    "status": ("grid_look.STATUS", "how far the grids of a folder are"),
+    "gc": ("grid_look.COLLECT", "remove what no grid of a folder needs"),
+    "export": ("grid_look.EXPORT", "tables and rows of grids as CSV, Markdown and LaTeX"),
+}
+"""Where each verb's command is, as ``MODULE.NAME``, and one line for the overview."""

@@ -1,15 +1,15 @@
 """``safezone grid list``, ``show``, ``status``, ``gc`` and ``export``."""
 
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 
-from safezone.commands.console import Answer, parse, require_not_negative
+from safezone.commands.console import Answer, Command, Common
 from safezone.errors import UserError
+from safezone.fields import Natural
 from safezone.lab.settings import Names
 
 if TYPE_CHECKING:
@@ -18,49 +18,35 @@ if TYPE_CHECKING:
 GRIDS: Final = Path("runs/grids")
 
 
-@dataclass(frozen=True)
-class ListOptions:
-    """What ``safezone grid list`` is told."""
-
-    json: bool = False
-    """Print one JSON object on standard output."""
-
-
-@dataclass(frozen=True)
-class ShowOptions:
-    """What ``safezone grid show`` is told."""
+@dataclass(frozen=True, kw_only=True)
+class ShowOptions(Common):
+    """Of ``safezone grid show``."""
 
     grid: tyro.conf.Positional[str]
     """A table or figure, as table17 or figure8."""
-    json: bool = False
-    """Print one JSON object on standard output."""
 
 
-@dataclass(frozen=True)
-class FolderOptions:
-    """What ``safezone grid status`` is told."""
+@dataclass(frozen=True, kw_only=True)
+class FolderOptions(Common):
+    """Of ``safezone grid status``."""
 
     out: Path = GRIDS
     """The --out of `safezone grid run`."""
-    json: bool = False
-    """Print one JSON object on standard output."""
 
 
-@dataclass(frozen=True)
-class CollectOptions:
-    """What ``safezone grid gc`` is told."""
+@dataclass(frozen=True, kw_only=True)
+class CollectOptions(Common):
+    """Of ``safezone grid gc``."""
 
     out: Path = GRIDS
     """The --out of `safezone grid run`."""
     dry_run: bool = False
     """Say what would be removed and remove nothing."""
-    json: bool = False
-    """Print one JSON object on standard output."""
 
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """What ``safezone grid export`` is told."""
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions(Common):
+    """Of ``safezone grid export``."""
 
     to: tyro.conf.Positional[Path]
     """New folder for the results."""
@@ -68,33 +54,11 @@ class ExportOptions:
     """The --out of `safezone grid run`."""
     only: Annotated[Names, tyro.conf.arg(metavar="NAME")] = ()
     """Export this grid only; repeatedly."""
-    pictures: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    pictures: Annotated[Natural | None, tyro.conf.arg(metavar="N")] = None
     """Make the pages anew with about so many generated images, 2 kB each; 0 for none."""
-    json: bool = False
-    """Print one JSON object on standard output."""
 
 
-_OPTIONS: Final[dict[str, type[Any]]] = {
-    "list": ListOptions,
-    "show": ShowOptions,
-    "status": FolderOptions,
-    "gc": CollectOptions,
-    "export": ExportOptions,
-}
-_SAYS: Final = {
-    "list": "The paper's tables and figures that can be run.",
-    "show": "What a grid is made of, what it costs, and what the paper found.",
-    "status": "How far the grids of a folder are, and what their artifacts take on disk.",
-    "gc": "Removes artifacts that no grid of the folder rests on, and what killed runs left.",
-    "export": "Copies tables, rows, settings and the report of every grid, without artifacts.",
-}
-
-
-def read(verb: str, arguments: Sequence[str]) -> Any:
-    return parse(_OPTIONS[verb], arguments, name=f"grid {verb}", description=_SAYS[verb])
-
-
-def run_list(options: ListOptions) -> Answer:
+def run_list(_: Common) -> Answer:
     """One line a table or figure, under headings."""
     from safezone.paper.named import PAPER, group_of, headline
 
@@ -196,7 +160,6 @@ def run_export(options: ExportOptions) -> Answer:
     for name in options.only:
         if name not in there:
             raise UserError(f"--only: {options.out} has no grid {name}; it has {', '.join(there)}")
-    require_not_negative("--pictures", options.pictures)
     grids = [name for name in there if name in options.only or not options.only]
     with whole_folder(options.to) as temporary:
         for name in grids:
@@ -207,3 +170,24 @@ def run_export(options: ExportOptions) -> Answer:
             if options.pictures is not None:
                 write_page_of(options.out / name, temporary / name / PAGE, options.pictures)
     return Answer({"grids": grids}, f"{len(grids)} grids written to {options.to}")
+
+
+LIST: Final = Command("The paper's tables and figures that can be run.", Common, run_list)
+SHOW: Final = Command(
+    "What a grid is made of, what it costs, and what the paper found.", ShowOptions, run_show
+)
+STATUS: Final = Command(
+    "How far the grids of a folder are, and what their artifacts take on disk.",
+    FolderOptions,
+    run_status,
+)
+COLLECT: Final = Command(
+    "Removes artifacts that no grid of the folder rests on, and what killed runs left.",
+    CollectOptions,
+    run_gc,
+)
+EXPORT: Final = Command(
+    "Copies tables, rows, settings and the report of every grid, without artifacts.",
+    ExportOptions,
+    run_export,
+)

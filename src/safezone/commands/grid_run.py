@@ -1,38 +1,4 @@
-"""``safezone grid run``."""
-
-import argparse
-import os
-import re
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
-
-import tyro
-
-from safezone.commands.console import Answer, Flat, Machine, note, parse, progress
-from safezone.errors import UserError
-from safezone.lab.config import read_settings
-from safezone.lab.settings import (
-    Names,
-    Poisoning,
-    Sampling,
-    Scoring,
-    Settings,
-    settings_told,
-)
-from safezone.lab.training import Training
-
-if TYPE_CHECKING:
-    from safezone.lab.executors import Executor
-    from safezone.lab.lab import Lab
-    from safezone.lab.run import Grid
-
-DESCRIPTION: Final = """\
-Runs a table or figure of the paper, or a grid of your own (a YAML file), and writes
+"""Runs a table or figure of the paper, or a grid of your own (a YAML file), and writes
 OUT/NAME/report.html with the paper's numbers beside ours, table.csv, .md and .tex, and rows.csv.
 What grids have in common is in OUT/work and is made once. Stopped or killed and started again, it
 goes on.
@@ -48,32 +14,52 @@ Next:
     open runs/grids/table17/report.html
 """
 
+import os
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from safezone.commands.console import Answer, Command, Experiment, Flat, Machine, note, progress
+from safezone.commands.parsing import early
+from safezone.errors import UserError
+from safezone.fields import Checked, Count, Weight
+from safezone.lab.config import read_settings
+from safezone.lab.settings import Names, Settings, settings_told
+
+if TYPE_CHECKING:
+    from safezone.lab.executors import Executor
+    from safezone.lab.lab import Lab
+    from safezone.lab.run import Grid
+
 
 @dataclass(frozen=True)
-class Workers:
+class Workers(Checked):
     """Who does the work."""
 
     executor: Literal["here", "processes", "ray", "slurm"] = "here"
     """This process, others on this machine, Ray, or Slurm; the last two need a shared OUT."""
-    workers: int = 2
+    workers: Count = 2
     """Tasks at a time, of processes, ray without --address, and slurm."""
     address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """Of a Ray cluster, or auto."""
-    gpus: float = 0.0
+    gpus: Weight = 0.0
     """Of every task of ray; slurm has --slurm."""
     slurm: Annotated[Names, tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """Setting of submitit, such as slurm_partition=gpu or timeout_min=600; repeatedly."""
     cluster: Annotated[Literal["slurm", "local"] | None, tyro.conf.arg(metavar="NAME")] = None
     """Of submitit; local runs the jobs on this machine."""
 
-    def __post_init__(self) -> None:
-        if self.workers < 1:
-            raise UserError(f"workers is {self.workers}; give at least 1.")
 
-
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone grid run`` is told."""
+@dataclass(frozen=True, kw_only=True)
+class Options(Experiment):
+    """The options."""
 
     grid: tyro.conf.Positional[str]
     """A table or figure, as table17 or figure8, or a YAML file."""
@@ -85,7 +71,7 @@ class Options:
     """Data set of concepts; by default the built-in ones."""
     concepts: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """How many concepts, from the first; by default 10, or all of --data."""
-    seeds: int = 3
+    seeds: Count = 3
     """Seeds 0, 1, ... of training and generation."""
     without: Annotated[Names, tyro.conf.arg(metavar="NAME")] = ()
     """Leave a poison, defense or method out; repeatedly."""
@@ -95,18 +81,7 @@ class Options:
     """Folder of the results in OUT; by default the grid's name."""
     dry_run: bool = False
     """Say what is done and to do, how long and how much disk; write nothing."""
-    training: Flat[Training] = field(default_factory=Training)
-    poisoning: Poisoning = field(default_factory=Poisoning)
-    sampling: Sampling = field(default_factory=Sampling)
-    scoring: Flat[Scoring] = field(default_factory=Scoring)
     workers: Flat[Workers] = field(default_factory=Workers)
-    machine: Flat[Machine] = field(default_factory=Machine)
-
-
-def read(verb: str, arguments: Sequence[str]) -> Options:
-    base = _table_preset(arguments)
-    made = None if base is None else lambda: base
-    return parse(Options, arguments, name=f"grid {verb}", description=DESCRIPTION, base=made)
 
 
 def _table_preset(arguments: Sequence[str]) -> Settings | None:
@@ -120,17 +95,13 @@ def _table_preset(arguments: Sequence[str]) -> Settings | None:
     from safezone.lab.variants import METHODS, split_method
     from safezone.paper.named import PAPER, model_for
 
-    early = argparse.ArgumentParser(allow_abbrev=False, exit_on_error=False, add_help=False)
-    early.add_argument("--config")
-    early.add_argument("--model")
-    try:
-        told, rest = early.parse_known_args(list(arguments))
-    except (argparse.ArgumentError, SystemExit):
-        return None  # the real parser tells what is wrong
-    table = next((each for each in rest if each in PAPER), None)
-    if table is None or {"-h", "--help"} & {*rest} or (told.config and not told.model):
+    options = early(arguments, "config", "model")
+    table = next((each for each in arguments if each in PAPER), None)
+    if options is None or table is None or {"-h", "--help"} & {*arguments}:
         return None
-    model = model_for(table, told.model or "mini")
+    if options.config and not options.model:
+        return None
+    model = model_for(table, options.model or "mini")
     run = PAPER[table].build(Scope(model, ("any",), (0,))).runs[0]
     return PAPER[table].settings(preset(model, METHODS[split_method(run.method)[0]]))
 
@@ -163,8 +134,6 @@ def make_grid(options: Options, lab: "Lab") -> "Grid":
     most = len(names) if options.concepts is None else options.concepts
     if not 1 <= most <= len(names):
         raise UserError(f"There are {len(names)} concepts; give --concepts 1 to {len(names)}.")
-    if options.seeds < 1:
-        raise UserError(f"seeds is {options.seeds}; give at least 1.")
     scope = Scope(lab.model.name, tuple(names[:most]), tuple(range(options.seeds)))
     if options.grid.endswith((".yaml", ".yml")):
         grid = file_grid(read_grid_file(Path(options.grid)), scope, lab.settings)
@@ -219,7 +188,7 @@ def _settings(options: Options) -> Settings:
     return settings_told(options, cells, model)
 
 
-def run_run(options: Options) -> Answer:
+def run(options: Options) -> Answer:
     """Measures the grid, or tells what there is to do."""
     from safezone.commands.opening import require_out_folder
     from safezone.lab.store import WORK
@@ -300,3 +269,6 @@ def _dry(options: Options, lab: "Lab", grid: "Grid") -> Answer:
         for name, c in costs.items()
     }
     return Answer({"dry_run": True, "runs": len(grid), "stages": stages}, "\n".join(lines))
+
+
+COMMAND = Command(__doc__, Options, run, _table_preset)

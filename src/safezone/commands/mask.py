@@ -1,24 +1,4 @@
-"""``safezone mask``."""
-
-import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
-
-import numpy as np
-import tyro
-
-from safezone.commands.console import Answer, parse
-from safezone.errors import UserError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-Maker: TypeAlias = "Callable[[NDArray[np.uint8]], NDArray[np.bool_]]"
-
-DESCRIPTION: Final = """\
-Checks the masks of a folder's images, or makes them where there are none.
+"""Checks the masks of a folder's images, or makes them where there are none.
 
 Masks lie in FOLDER/masks, one PNG for each image with the image's name and size, white on the
 object. Defenses with a loss mask (lm, szt) need them. GrabCut finds things in the middle that
@@ -35,16 +15,32 @@ Next:
     safezone personalize my-toy --defense szt --out runs/my-toy
 """
 
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+
+import numpy as np
+
+from safezone.commands.console import Answer, Command, Common, Folder
+from safezone.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Maker: TypeAlias = "Callable[[NDArray[np.uint8]], NDArray[np.bool_]]"
+
 MAKERS: Final = {"grabcut": "GrabCut", "sam": "SAM"}
 PREVIEW_FOLDER: Final = "mask-previews"
 PREVIEW_SIDE: Final = 512
 
 
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone mask`` is told."""
+@dataclass(frozen=True, kw_only=True)
+class Options(Common):
+    """The options."""
 
-    folder: tyro.conf.Positional[Path]
+    folder: Folder
     """Folder with the images of one object."""
     source: Literal["given", "grabcut", "sam"] | None = None
     """given: only check masks; grabcut, sam: make them; by default check them if there are any."""
@@ -58,12 +54,6 @@ class Options:
     """Write FOLDER/mask-previews: the outline, and the latent cells that the mask keeps."""
     size: int = 128
     """Image size of the previews' latent cells: 128 for mini, 512 for Stable Diffusion 1.5."""
-    json: bool = False
-    """Print one JSON object on standard output."""
-
-
-def read(arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name="mask", description=DESCRIPTION)
 
 
 def run(options: Options) -> Answer:
@@ -105,6 +95,9 @@ def run(options: Options) -> Answer:
         lines.append(f"previews in {options.folder / PREVIEW_FOLDER}")
     data = {"masks": str(place), "source": source, "shares": shares}
     return Answer(data, "\n".join(lines))
+
+
+COMMAND = Command(__doc__, Options, run)
 
 
 def _maker(options: Options) -> "Maker":

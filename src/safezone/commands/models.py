@@ -1,17 +1,4 @@
-"""``safezone models``."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Literal
-
-import tyro
-
-from safezone.commands.console import Answer, parse
-from safezone.errors import UserError
-
-DESCRIPTION: Final = """\
-Lists the built-in models and encoders, or prints the folder of one.
+"""Lists the built-in models and encoders, or prints the folder of one.
 
 The folder of mini is a plain diffusers folder: StableDiffusionPipeline.from_pretrained opens it.
 Elsewhere --model also takes your own diffusers folder or a hub name such as
@@ -25,21 +12,24 @@ Next:
     safezone demo --out demo-output
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
 
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone models`` is told."""
+import tyro
+
+from safezone.commands.console import Answer, Command, Common
+from safezone.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Common):
+    """The options."""
 
     action: tyro.conf.Positional[Literal["list", "path"]] = "list"
     """list, or path NAME."""
     name: tyro.conf.Positional[str | None] = None
     """The model or encoder whose folder is printed."""
-    json: bool = False
-    """Print one JSON object on standard output."""
-
-
-def read(arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name="models", description=DESCRIPTION)
 
 
 def run(options: Options) -> Answer:
@@ -64,6 +54,9 @@ def run(options: Options) -> Answer:
         lines.append(f"{name}: {state}, {folder}")
         data.append({"name": name, "path": str(folder), "bytes": size})
     return Answer({"models": data}, "\n".join(lines))
+
+
+COMMAND = Command(__doc__, Options, run)
 
 
 def _folders() -> dict[str, Path]:

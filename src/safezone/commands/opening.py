@@ -1,12 +1,14 @@
 """Opening models, encoders and folders for the commands."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
-from safezone.commands.console import Machine, Precision, note, set_threads
+from safezone.commands.console import Machine, Precision, note
 from safezone.concepts import CONCEPT_FILE
 from safezone.errors import UserError
 from safezone.lab.run import content_key
@@ -16,6 +18,27 @@ from safezone.models import BUILTIN, Model, load_model
 from safezone.results.outputs import MINI_LIMITS
 from safezone.scores import CLEAN, SLOTS, CachedEncoder, Encoders
 from safezone.scores.slot import NONE
+
+
+def idle_cores(seconds: float = 0.3) -> float:
+    """How many of the cores that we may use were idle while we looked.
+
+    The load average would still count an installation that ended a minute ago.
+    """
+    affinity = getattr(os, "sched_getaffinity", None)  # not on every system
+    cores = (os.cpu_count() or 1) if affinity is None else len(affinity(0))
+    return cores * (1 - psutil.cpu_percent(seconds) / 100)
+
+
+def set_threads(threads: int | None) -> None:
+    """As many CPU threads as asked for, else as OMP_NUM_THREADS says, else one an idle core.
+
+    More threads than idle cores make everything several times slower, not faster.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(1, round(idle_cores())))
 
 
 def open_model(name: str, machine: Machine, precision: Precision = "float32") -> Model:

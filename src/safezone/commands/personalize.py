@@ -1,35 +1,4 @@
-"""``safezone personalize``."""
-
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
-
-import tyro
-
-from safezone.commands.console import (
-    Answer,
-    Flat,
-    Machine,
-    Precision,
-    note,
-    parse,
-    progress,
-    require,
-)
-from safezone.errors import UserError
-from safezone.lab.run import require_seed
-from safezone.lab.settings import Names
-from safezone.lab.training import Training
-
-if TYPE_CHECKING:
-    from safezone.concepts import Concept
-    from safezone.lab.trainings import TrainingJob
-    from safezone.models import Model
-
-DESCRIPTION: Final = """\
-Learns the objects of folders: all folders, defenses and seeds in one pass through the model. By
+"""Learns the objects of folders: all folders, defenses and seeds in one pass through the model. By
 textual inversion (ti), lora or custom-diffusion, each with its own preset.
 
 Defenses: nominal (none), jpeg, t600 (train at timesteps from 600), lm (loss mask), szt (Safe-Zone
@@ -49,45 +18,59 @@ Next:
     safezone generate runs/my-toy
 """
 
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from safezone.commands.console import (
+    Answer,
+    Command,
+    Flat,
+    Folders,
+    OnModel,
+    Precision,
+    note,
+    progress,
+)
+from safezone.errors import UserError
+from safezone.fields import Count, Natural
+from safezone.lab.settings import Names
+from safezone.lab.training import Training
+
+if TYPE_CHECKING:
+    from safezone.concepts import Concept
+    from safezone.lab.trainings import TrainingJob
+    from safezone.models import Model
+
 FEWEST_IMAGES: Final = 3
 
 
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone personalize`` is told."""
+@dataclass(frozen=True, kw_only=True)
+class Options(OnModel):
+    """The options."""
 
-    folders: tyro.conf.Positional[tuple[Path, ...]]
+    folders: Folders
     """Folders, each with 3 to 15 images of one object, clean or poisoned."""
     out: Path
     """Folder for what is learned."""
     defense: Names = ("nominal",)
     """A defense; may be given repeatedly. (default: nominal)"""
-    model: str = "mini"
-    """Built-in model, diffusers folder, checkpoint file or hub name."""
     precision: Precision = "float32"
     """Of the model's weights; what is learned stays float32."""
     class_word: str | None = None
     """What the object is called, for every folder; by default concept.json's or the name's."""
     placeholder: str | None = None
     """The new word; by default the name of the object in angle brackets."""
-    seed: int = 0
+    seed: Natural = 0
     """The first seed."""
-    seeds: int = 1
+    seeds: Count = 1
     """How many seeds, from the first."""
     training: Flat[Training] = field(default_factory=Training)
-    machine: Flat[Machine] = field(default_factory=Machine)
-
-
-def read(arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name="personalize", description=DESCRIPTION)
 
 
 def run(options: Options) -> Answer:
     """Trains what is missing in ``options.out``."""
-    require(options.folders, "folder", "personalize")
-    require_seed(options.seed)
-    if options.seeds < 1:
-        raise UserError(f"--seeds is {options.seeds}; give at least 1.")
     from safezone.commands.opening import open_model, require_out_folder, tell_limits
     from safezone.concepts import image_files
     from safezone.defenses import defense, resolve
@@ -128,6 +111,9 @@ def run(options: Options) -> Answer:
     places = [place for job in jobs if (place := str(job.artifact.place)) not in failed]
     data = {"out": str(options.out), "runs": places, "failed": failed}
     return Answer(data, "\n".join(lines), status=1 if failed else 0)
+
+
+COMMAND = Command(__doc__, Options, run)
 
 
 def _concepts(options: Options, size: int) -> "dict[str, tuple[Concept, Path]]":

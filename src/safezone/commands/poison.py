@@ -1,20 +1,4 @@
-"""``safezone poison``."""
-
-import os
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Final
-
-import tyro
-
-from safezone.commands.console import Answer, Flat, Machine, parse, progress
-from safezone.errors import UserError
-from safezone.lab.run import require_seed
-from safezone.lab.settings import Poisoning
-
-DESCRIPTION: Final = """\
-Protects the images of a folder: adds a change too small to see that misleads diffusion models.
+"""Protects the images of a folder: adds a change too small to see that misleads diffusion models.
 
 Images are cut square and brought to the model's size (128 for mini, 512 for Stable Diffusion 1.5).
 Names and masks are kept; the images are written as PNG, since JPEG would take the poison away.
@@ -26,12 +10,21 @@ Next:
     safezone personalize my-toy my-toy-poisoned --defense nominal --out runs/my-toy
 """
 
+import os
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone poison`` is told."""
+from safezone.commands.console import Answer, Command, Flat, Folder, OnModel, progress
+from safezone.errors import UserError
+from safezone.fields import Natural
+from safezone.lab.settings import Poisoning
 
-    folder: tyro.conf.Positional[Path]
+
+@dataclass(frozen=True, kw_only=True)
+class Options(OnModel):
+    """The options."""
+
+    folder: Folder
     """Folder with the images of one object."""
     out: Path
     """New folder for the poisoned images."""
@@ -41,14 +34,9 @@ class Options:
     diffusionguard, aspl (docs/poisons.md)."""
     model: str = "mini"
     """Built-in model, diffusers folder or hub name that the poison is made against."""
-    seed: int = 0
+    seed: Natural = 0
     """Of the poison's random numbers."""
     poisoning: Flat[Poisoning] = field(default_factory=Poisoning)
-    machine: Flat[Machine] = field(default_factory=Machine)
-
-
-def read(arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name="poison", description=DESCRIPTION)
 
 
 def run(options: Options) -> Answer:
@@ -58,7 +46,6 @@ def run(options: Options) -> Answer:
             f"--out {options.out} looks like a file; give a folder, poisoned images are written as "
             "PNG (JPEG would remove the poison)"
         )
-    require_seed(options.seed)
     from safezone.commands.opening import (
         is_procedural,
         open_model,
@@ -120,3 +107,6 @@ def run(options: Options) -> Answer:
         else f"{options.poison} {verb} in {options.out}; no image changed."
     )
     return Answer({"out": str(options.out), "already_done": before, **manifest}, text)
+
+
+COMMAND = Command(__doc__, Options, run)

@@ -1,15 +1,4 @@
-"""``safezone prompts``."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
-
-import tyro
-
-from safezone.commands.console import Answer, parse
-
-DESCRIPTION: Final = """\
-Shows the prompt lists, or the prompts of one. {} stands for the learned word.
+"""Shows the prompt lists, or the prompts of one. {} stands for the learned word.
 
 Example:
     safezone prompts
@@ -19,19 +8,19 @@ Next:
     safezone generate runs/my-toy --prompts mini
 """
 
+from dataclasses import dataclass
 
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone prompts`` is told."""
+import tyro
+
+from safezone.commands.console import Answer, Command, Common
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(Common):
+    """The options."""
 
     name: tyro.conf.Positional[str | None] = None
     """A list, or a text file to be checked."""
-    json: bool = False
-    """Print one JSON object on standard output."""
-
-
-def read(arguments: Sequence[str]) -> Options:
-    return parse(Options, arguments, name="prompts", description=DESCRIPTION)
 
 
 def run(options: Options) -> Answer:
@@ -46,3 +35,6 @@ def run(options: Options) -> Answer:
         for name, list_ in PROMPT_LISTS.items()
     ]
     return Answer({name: list(prompts) for name, prompts in PROMPT_LISTS.items()}, "\n".join(lines))
+
+
+COMMAND = Command(__doc__, Options, run)

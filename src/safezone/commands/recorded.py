@@ -1,7 +1,6 @@
 """What the folders that a command is given say about how their images were made."""
 
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +9,7 @@ from safezone.lab.settings import Settings, preset
 _CHOSEN: Final = ("--model", "--config")
 
 
-def preset_of_images(arguments: Sequence[str]) -> Callable[[], Settings] | None:
+def preset_of_images(arguments: Sequence[str]) -> Settings | None:
     """The preset of the model that made the images in the arguments' first folder.
 
     None where the options choose a model, or where nothing is recorded: then the usual preset.
@@ -18,7 +17,7 @@ def preset_of_images(arguments: Sequence[str]) -> Callable[[], Settings] | None:
     if any(argument.split("=")[0] in _CHOSEN for argument in arguments):
         return None
     model = next((found for each in arguments if (found := _model(Path(each))) is not None), None)
-    return None if model is None else partial(preset, model)
+    return None if model is None else preset(model)
 
 
 def _model(folder: Path) -> str | None:

@@ -1,22 +1,4 @@
-"""``safezone report``."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
-
-import tyro
-
-from safezone.commands.console import Answer, Flat, Machine, note, parse, require_not_negative
-from safezone.commands.recorded import preset_of_images
-from safezone.errors import UserError
-from safezone.lab.settings import Scoring
-
-if TYPE_CHECKING:
-    from safezone.scores import Row
-
-DESCRIPTION: Final = """\
-Writes DIR/report.html: pictures side by side, scores with intervals, and what they mean.
+"""Writes DIR/report.html: pictures side by side, scores with intervals, and what they mean.
 
 DIR is what `safezone generate`, `safezone claim` or `safezone demo` wrote, or the --out of
 `safezone grid run`: then all its tables stand on one page. The page needs no network and no other
@@ -29,26 +11,36 @@ Next:
     open runs/my-toy/report.html
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone report`` is told."""
+import tyro
 
-    folder: tyro.conf.Positional[Path]
+from safezone.commands.console import Answer, Command, Flat, Folder, OnModel, note
+from safezone.commands.recorded import preset_of_images
+from safezone.errors import UserError
+from safezone.fields import Natural
+from safezone.lab.settings import Scoring
+
+if TYPE_CHECKING:
+    from safezone.scores import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(OnModel):
+    """The options."""
+
+    folder: Folder
     """Folder of results."""
     title: str | None = None
     """The page's heading."""
-    pictures: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    pictures: Annotated[Natural | None, tyro.conf.arg(metavar="N")] = None
     """About how many generated images a page of grids holds, 2 kB each; by default 4000."""
     model: str = "mini"
     """Whose preset of encoders is used; by default of the model that made the images."""
     scoring: Flat[Scoring] = field(default_factory=Scoring)
-    machine: Flat[Machine] = field(default_factory=Machine)
-
-
-def read(arguments: Sequence[str]) -> Options:
-    base = preset_of_images(arguments)
-    return parse(Options, arguments, name="report", description=DESCRIPTION, base=base)
 
 
 def run(options: Options) -> Answer:
@@ -62,7 +54,6 @@ def run(options: Options) -> Answer:
     from safezone.scores import read_rows
 
     folder = options.folder
-    require_not_negative("--pictures", options.pictures)
     pictures = PICTURES if options.pictures is None else options.pictures
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder of `safezone generate`")
@@ -96,10 +87,12 @@ def run(options: Options) -> Answer:
     return Answer({"page": str(page), "rows": len(rows)}, f"report: {page}")
 
 
+COMMAND = Command(__doc__, Options, run, preset_of_images)
+
+
 def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
     """Scores of the folders whose clean images are known; none where no encoder can be opened."""
-    from safezone.commands.console import set_threads
-    from safezone.commands.opening import open_encoders
+    from safezone.commands.opening import open_encoders, set_threads
     from safezone.lab.makers import score_rows
     from safezone.results.outputs import read_made
 

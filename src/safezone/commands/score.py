@@ -1,18 +1,4 @@
-"""``safezone score``."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Final
-
-import tyro
-
-from safezone.commands.console import Answer, Flat, Machine, parse
-from safezone.commands.recorded import preset_of_images
-from safezone.lab.settings import Scoring
-
-DESCRIPTION: Final = """\
-Compares generated images with the clean images of the object.
+"""Compares generated images with the clean images of the object.
 
 Instance similarity: mean cosine of features of all pairs of a generated and a clean image. CLIP
 scores need to know the prompts, as in a folder that `safezone generate` wrote.
@@ -24,32 +10,32 @@ Next:
     safezone report runs/my-toy
 """
 
+from dataclasses import dataclass, field
+from pathlib import Path
 
-@dataclass(frozen=True)
-class Options:
-    """What ``safezone score`` is told."""
+from safezone.commands.console import Answer, Command, Flat, Folder, OnModel
+from safezone.commands.recorded import preset_of_images
+from safezone.lab.settings import Scoring
 
-    images: tyro.conf.Positional[Path]
+
+@dataclass(frozen=True, kw_only=True)
+class Options(OnModel):
+    """The options."""
+
+    images: Folder
     """Folder with generated images."""
     clean: Path
     """Folder with the clean images of the object."""
     model: str = "mini"
     """Whose preset of encoders is used; by default of the model that made the images."""
     scoring: Flat[Scoring] = field(default_factory=Scoring)
-    machine: Flat[Machine] = field(default_factory=Machine)
-
-
-def read(arguments: Sequence[str]) -> Options:
-    base = preset_of_images(arguments)
-    return parse(Options, arguments, name="score", description=DESCRIPTION, base=base)
 
 
 def run(options: Options) -> Answer:
     """Prints the scores; writes nothing."""
     import torch
 
-    from safezone.commands.console import set_threads
-    from safezone.commands.opening import open_encoders
+    from safezone.commands.opening import open_encoders, set_threads
     from safezone.concepts import image_files, load_concept
     from safezone.images import read_image
     from safezone.lab.store import IMAGES_RECORD
@@ -82,3 +68,6 @@ def run(options: Options) -> Answer:
     ]
     data = {"scores": [score._asdict() for score in scores], "encoder": encoders["instance"].name}
     return Answer(data, "\n".join(lines))
+
+
+COMMAND = Command(__doc__, Options, run, preset_of_images)

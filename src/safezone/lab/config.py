@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from safezone.errors import UserError
+from safezone.fields import reason
 from safezone.lab.kinds import kind_of
 from safezone.lab.settings import Settings, preset
 from safezone.lab.training import TRAINING
@@ -67,10 +68,7 @@ def read_settings(
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
-        if first["type"] == "unexpected_keyword_argument":
-            raise UserError(f"{path} has the unknown setting {key}; remove or rename it") from error
-        reason = first["msg"][0].lower() + first["msg"][1:]
-        raise UserError(f"{path}: the setting {key} is wrong ({reason}); mend it") from error
+        raise UserError(f"{path}: the setting {key} {reason(first)}") from error
 
 
 def settings_yaml(settings: Settings) -> str:

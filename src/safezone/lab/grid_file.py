@@ -25,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from safezone.defenses import defense
 from safezone.errors import UserError
+from safezone.fields import reason
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.settings import Settings
 from safezone.lab.variants import training_of
@@ -118,13 +119,8 @@ def read_grid_file(path: Path) -> GridFile:
         found = error.errors()  # a misspelt key is also a missing one: the former says more
         first = min(found, key=lambda each: each["type"] != "unexpected_keyword_argument")
         location = tuple(first["loc"])
-        what = ".".join(map(str, location))
-        reason = first["msg"][0].lower() + first["msg"][1:]
-        if first["type"] == "unexpected_keyword_argument":
-            reason = "there is no such key"
-        raise UserError(
-            f"{path}, line {_line(lines, location)}: {what} is wrong ({reason}); mend it"
-        ) from error
+        where = f"{path}, line {_line(lines, location)}"
+        raise UserError(f"{where}: {'.'.join(map(str, location))} {reason(first)}") from error
     return GridFile(read.name, read.axes, read.metric, read.include, read.exclude, path, lines)
 
 

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator
 from tyro.constructors import PrimitiveConstructorSpec
 
 from safezone.errors import UserError
+from safezone.fields import Checked, Count, Finite, Natural
 from safezone.lab.kinds import kind_of
 from safezone.lab.training import TRAINING, MethodName, Training
 from safezone.scores.table import SLOTS
@@ -65,7 +66,7 @@ Names: TypeAlias = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True)
-class Poisoning:
+class Poisoning(Checked):
     """How strong a poison is and how it is searched."""
 
     __pydantic_config__: ClassVar[Any] = _FORBID
@@ -76,7 +77,7 @@ class Poisoning:
     """What kappa and eta measure: the largest change, or the length over all of an image."""
     eta: Fraction | None = None
     """Length of one step, in the same units; by default the poison's own, mostly 1/255."""
-    steps: int | None = None
+    steps: Count | None = None
     """Gradient steps for each image; by default the poison's own, mostly 100."""
     start: Literal["uniform", "zero"] | None = None
     """Where the search starts: anywhere in the budget or at the clean image; else the poison's."""
@@ -86,7 +87,7 @@ class Poisoning:
     """Of targeted poisons: an image file, or pattern, zero, grey; by default the poison's own."""
     transform: Annotated[str | None, tyro.conf.arg(metavar="NAMES")] = None
     """What the poison shall survive: jpeg, jpeg<quality>, resize, crop, flip, blur, joined by +."""
-    repetitions: int | None = None
+    repetitions: Count | None = None
     """Draws of timestep, noise and transform that are averaged for one step."""
     files: Annotated[Names, tyro.conf.arg(name="poison-file", metavar="FILE")] = ()
     """Python file with poisons of your own, which is run; may be given repeatedly."""
@@ -116,7 +117,7 @@ class Poisoning:
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Sampling(Checked):
     """What is generated with the learned token."""
 
     __pydantic_config__: ClassVar[Any] = _FORBID
@@ -124,19 +125,14 @@ class Sampling:
     prompts: Names = ("all25",)
     """Prompt list, text file or a prompt with {} for the learned word; may be given repeatedly.
     By default the model's own list (mini, all25) or the demo's six."""
-    images_per_prompt: int = 1
+    images_per_prompt: Count = 1
     """Images for every prompt."""
-    steps: int = 25
+    steps: Count = 25
     """Denoising steps of every image."""
-    guidance: float = 5.0
+    guidance: Finite = 5.0
     """Classifier-free guidance; 1 is none."""
     scheduler: str = "ddim"
     """The sampler."""
-
-    def __post_init__(self) -> None:
-        for name in ("images_per_prompt", "steps"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; give at least 1.")
 
     def texts(self) -> tuple[str, ...]:
         """All prompts, each with ``{}``, without repeats; UserError for an unknown list."""
@@ -166,14 +162,14 @@ class Scoring(_ENCODERS):  # type: ignore[misc]  # a field for each slot of scor
 
 
 @dataclass(frozen=True)
-class Cells:
+class Cells(Checked):
     """Which runs a table is made of."""
 
     __pydantic_config__: ClassVar[Any] = _FORBID
 
-    concepts: int = 10
+    concepts: Count = 10
     """How many of the built-in novel concepts, from the first."""
-    seeds: int = 3
+    seeds: Count = 3
     """Seeds 0, 1, ... of training and generation."""
     poisons: Annotated[Names, tyro.conf.arg(name="poison")] = ("adm+", "ea")
     """Poison beside clean images; may be given repeatedly. By default adm+ and ea; in the demo
@@ -183,15 +179,8 @@ class Cells:
     )
     """Defense; may be given repeatedly. By default nominal, jpeg, t600, lm and szt; in the demo
     nominal and szt."""
-    poison_seed: Annotated[int | None, tyro.conf.arg(metavar="SEED")] = None
+    poison_seed: Annotated[Natural | None, tyro.conf.arg(metavar="SEED")] = None
     """Seed of every poison, for all seeds of a concept; None: each run's own, poisoned anew."""
-
-    def __post_init__(self) -> None:
-        for name in ("concepts", "seeds"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; give at least 1.")
-        if self.poison_seed is not None and self.poison_seed < 0:
-            raise UserError(f"poison_seed is {self.poison_seed}; give 0 or more.")
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import tyro
 
 from safezone.concepts.prompts import Templates
 from safezone.errors import UserError
+from safezone.fields import Checked, Count, Natural, Positive, Rate, Weight
 
 if TYPE_CHECKING:
     from safezone.personalize import Personalization
@@ -20,24 +21,24 @@ _NOT_OF_A_METHOD: Final = ("method", "runs_per_pass", "tracker", "checkpointing"
 
 
 @dataclass(frozen=True)
-class Training:
+class Training(Checked):
     """How a concept is learned: see ``safezone.personalize`` for every setting."""
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     method: MethodName = "ti"
     """Textual inversion, LoRA or Custom Diffusion; each has its own preset."""
-    steps: int = 5000
+    steps: Count = 5000
     """Optimiser steps of every run."""
-    batch_size: int = 1
+    batch_size: Count = 1
     """Images that a run sees in each pass."""
-    accumulation: int = 1
+    accumulation: Count = 1
     """Passes whose gradients are averaged for one step."""
-    learning_rate: float = 5e-4
+    learning_rate: Rate = 5e-4
     """AdamW's."""
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     """Of the learning rate."""
-    vectors: int = 1
+    vectors: Count = 1
     """Token vectors that the placeholder stands for (ti, custom-diffusion)."""
     initializer: Annotated[str | None, tyro.conf.arg(metavar="WORD")] = None
     """Text whose token vectors start the learned ones; by default the concept's class word."""
@@ -45,7 +46,7 @@ class Training:
     """Start the vectors at random words instead."""
     start: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """Go on from an adapter's file, ours or of diffusers, AUTOMATIC1111 or kohya's scripts."""
-    weight_decay: float = 0.0
+    weight_decay: Weight = 0.0
     """AdamW's."""
     norm_anchor: bool = False
     """Keep every vector at the length it started with."""
@@ -54,9 +55,9 @@ class Training:
     NAME.txt beside it with {} for the concept. By default those of the method."""
     flip: bool = True
     """Mirror each drawn image with probability 1/2; with --no-flip never."""
-    rank: int = 4
+    rank: Count = 4
     """Of the changes (lora)."""
-    alpha: float | None = None
+    alpha: Positive | None = None
     """The changes are scaled by alpha / rank; by default alpha is the rank (lora)."""
     targets: Annotated[tuple[str, ...], tyro.conf.UseAppendAction] = _LAYER_ENDS
     """End of the names of the U-Net's layers that change; may be given repeatedly (lora).
@@ -67,19 +68,19 @@ class Training:
     """Dummy word that stands for the concept, before the class word (lora)."""
     crop_rescale: bool = False
     """Show the concept smaller on grey, or a larger part of it (custom-diffusion)."""
-    prior_weight: float = 0.0
+    prior_weight: Weight = 0.0
     """Of the loss on images of the class that the model draws before (prior preservation)."""
-    prior_images: int = 100
+    prior_images: Count = 100
     """How many images of the class the model draws."""
-    checkpoint_every: int = 100
+    checkpoint_every: Count = 100
     """Steps between checkpoints; a killed training goes on from the last one."""
-    preview_every: int = 0
+    preview_every: Natural = 0
     """Steps between images made with what is learned so far; 0 makes none."""
     preview_prompts: Annotated[
         tuple[str, ...], tyro.conf.arg(name="preview-prompt"), tyro.conf.UseAppendAction
     ] = ("a photo of a {}",)
     """Prompt of a preview; may be given repeatedly. (default: a photo of a {})"""
-    runs_per_pass: int = 16
+    runs_per_pass: Count = 16
     """Runs that are trained together, in one pass through the model."""
     checkpointing: bool = False
     """Recompute the U-Net's activations to save memory; a step takes a third longer."""
@@ -87,12 +88,6 @@ class Training:
     """Also tell the log to tensorboard, wandb or any other tracker of accelerate."""
     compile: bool = False
     """The U-Net through torch.compile: a slower start, faster steps."""
-
-    def __post_init__(self) -> None:
-        if self.runs_per_pass < 1:
-            raise UserError(f"runs_per_pass is {self.runs_per_pass}; give at least 1.")
-        if self.learning_rate > 100:  # far beyond any use; 1e38 would overflow in the optimiser
-            raise UserError(f"learning_rate is {self.learning_rate}; give one like 5e-3.")
 
     def personalization(self) -> "Personalization":
         """The same as the trainer's own settings.

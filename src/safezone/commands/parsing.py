@@ -1,0 +1,148 @@
+"""From arguments to options: the preset of the model, a YAML file over it, arguments over that."""
+
+import argparse
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+
+import tyro
+
+from safezone.commands.console import Command, Options
+from safezone.errors import UserError
+from safezone.fields import FieldError, require_fields
+from safezone.lab.config import read_settings
+from safezone.lab.settings import Settings
+
+
+def parse(command: Command[Options], arguments: Sequence[str], name: str = "") -> Options:
+    """The options of a command; ``name``: its words on the command line.
+
+    Lists that options make replace the file's. Raises UserError for what cannot be read;
+    SystemExit(0) after ``--help``.
+    """
+    defaults = _defaults(command.options, _settings(arguments, command.base(arguments)))
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            read = tyro.cli(
+                tyro.conf.FlagCreatePairsOff[command.options],  # type: ignore[misc, name-defined]
+                args=list(arguments),
+                prog=f"safezone {name}",
+                description=command.help,
+                default=_without_lists(defaults),
+            )
+        options: Options = _with_lists(read, defaults)
+        require_fields(options)
+    except FieldError as error:
+        raise UserError(f"{_option(error.field, arguments)} {error.reason}") from error
+    except SystemExit as error:
+        if error.code in (0, None):
+            raise
+        raise UserError(f"{_sentence(errors.getvalue())}; see `safezone {name} --help`") from error
+    return options
+
+
+def _option(field: str, arguments: Sequence[str]) -> str:
+    """The option as the arguments have it, or else the field's name."""
+    ending = field.replace("_", "-")
+    names = [each.partition("=")[0] for each in arguments if each.startswith("--")]
+    fitting = [n for n in names if re.split(r"[.]|--", n)[-1].replace("_", "-") == ending]
+    return next(iter(fitting), field)
+
+
+def early(arguments: Sequence[str], *names: str) -> argparse.Namespace | None:
+    """Some options, before all can be read; None where the real parser will say what is wrong."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    for name in names:
+        parser.add_argument(f"--{name}")
+    try:
+        return parser.parse_known_args(list(arguments))[0]
+    except (argparse.ArgumentError, SystemExit):
+        return None
+
+
+def _settings(arguments: Sequence[str], base: Settings | None) -> Settings:
+    """What stands before the options, whose defaults depend on the model and the method."""
+    options = early(arguments, "config", "model", "method")
+    if options is None or {"-h", "--help"} & {*arguments}:
+        return read_settings(None, None, base)
+    config = None if options.config is None else Path(options.config)
+    return read_settings(config, options.model, base, options.method)
+
+
+def _defaults(kind: type[Any], settings: Settings) -> Any:
+    """An instance with the settings' groups; what has no default is marked as missing."""
+    values: dict[str, Any] = {}
+    for each in fields(kind):
+        if hasattr(settings, each.name):
+            values[each.name] = getattr(settings, each.name)
+        elif each.default is each.default_factory:  # both are dataclasses.MISSING
+            values[each.name] = tyro.MISSING
+    return kind(**values)
+
+
+def _without_lists(defaults: Any) -> Any:
+    """Options that append start from nothing, or a default could never be replaced."""
+    changes: dict[str, Any] = {}
+    for each in fields(defaults):
+        value = getattr(defaults, each.name)
+        if isinstance(value, tuple):
+            changes[each.name] = ()
+        elif _is_group(value):
+            changes[each.name] = _without_lists(value)
+    return replace(defaults, **changes)
+
+
+def _with_lists(options: Any, defaults: Any) -> Any:
+    """The defaults of lists that the arguments do not name."""
+    changes: dict[str, Any] = {}
+    for each in fields(options):
+        value, before = getattr(options, each.name), getattr(defaults, each.name)
+        if value == () and before is not tyro.MISSING:
+            changes[each.name] = before
+        elif _is_group(value):
+            changes[each.name] = _with_lists(value, before)
+    return replace(options, **changes)
+
+
+def _is_group(value: Any) -> bool:
+    return is_dataclass(value) and not isinstance(value, type)
+
+
+_MESSAGES: Final = (
+    (r"Error parsing (\S+): .*invalid literal for int.*?: (.+)", r"\1 is \2; give a whole number"),
+    (r"Error parsing (\S+): .*could not convert string to float: (.+)", r"\1 is \2; give a number"),
+    (r"Error parsing (\S+?): (.+)", r"\1: \2"),
+    (r"Missing value for argument '\('(\S+)',\)'.*", r"\1 has no value; give one"),
+    (r"Unrecognized options: (--\S+?)(?:,.*|\. Perhaps.*)?", r"there is no option \1"),
+    (r"Unrecognized options: (.+)", r"\1 is more than this command takes; leave it out"),
+)
+"""What the parser says, as a pattern, and what we say."""
+
+
+def _sentence(box: str) -> str:
+    """The parser's framed message as one sentence."""
+    lines = [re.sub(r"[╭╮╰╯│]", "", line).strip(" ─") for line in box.splitlines()]
+    lines = [line for line in lines if line]
+    every = " ".join(lines[1:]).partition("Argument helptext:")[0].partition("For full help")[0]
+    near = re.search(r"Perhaps you meant:\s*(--\S+)", " ".join(lines))
+    hint = f", did you mean {near[1]}?" if near else ""
+    unknown = re.search(r"Unrecognized options:\s*(--[^\s,]+)", every)
+    if unknown:
+        return f"there is no option {unknown[1]}{hint}"
+    if lines and lines[0] == "Required options":
+        names = [match[0] for line in lines[1:] if (match := re.match(r"--\S+|[A-Z]+$", line))]
+        return f"{' and '.join(names)} must be given"
+    choice = re.match(r"invalid choice (.+) for argument '(\S+)'\. Expected one of \((.+)\)", every)
+    if choice:
+        known = [each for each in re.findall(r"'([^']+)'", choice[3]) if each != "None"]
+        return f"{choice[2]} is {choice[1]}; give {' or '.join(known)}"
+    every = every.strip().rstrip(".")
+    for pattern, text in _MESSAGES:
+        if match := re.fullmatch(pattern, every):
+            return match.expand(text) + hint
+    return every or "the options cannot be read"
