@@ -77,7 +77,7 @@ def _find(arguments: Sequence[str]) -> tuple[Any, str, Sequence[str]]:
         raise SystemExit(0)
     verb, *rest = rest
     if verb not in module.VERBS:
-        raise _near(f"`safezone {name}`", verb, tuple(module.VERBS))
+        raise _near("verb", verb, tuple(module.VERBS))
     place, _, attribute = module.VERBS[verb][0].partition(".")
     found = getattr(import_module(f"safezone.commands.{place}"), attribute)
     return found, f"{name} {verb}", rest

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Options(Experiment):
     """The options."""
 
-    number: tyro.conf.Positional[int]
+    number: tyro.conf.Positional[Annotated[int, tyro.conf.arg(metavar="NUMBER")]]
     """Of the paper's figure, 1 to 21."""
     out: Path
     """Folder for the figure."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 
-from safezone.commands.console import Answer, Command, Common
+from safezone.commands.console import Answer, Command, Common, Folder
 from safezone.errors import UserError
 from safezone.fields import Natural
 from safezone.lab.settings import Names
@@ -22,7 +22,7 @@ GRIDS: Final = Path("runs/grids")
 class ShowOptions(Common):
     """Of ``safezone grid show``."""
 
-    grid: tyro.conf.Positional[str]
+    grid: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="GRID")]]
     """A table or figure, as table17 or figure8."""
 
 
@@ -48,7 +48,7 @@ class CollectOptions(Common):
 class ExportOptions(Common):
     """Of ``safezone grid export``."""
 
-    to: tyro.conf.Positional[Path]
+    to: Folder
     """New folder for the results."""
     out: Path = GRIDS
     """The --out of `safezone grid run`."""

@@ -61,7 +61,7 @@ class Workers(Checked):
 class Options(Experiment):
     """The options."""
 
-    grid: tyro.conf.Positional[str]
+    grid: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="GRID")]]
     """A table or figure, as table17 or figure8, or a YAML file."""
     out: Path = Path("runs/grids")
     """Folder of all grids; what they have in common is made once."""

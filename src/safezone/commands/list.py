@@ -10,6 +10,7 @@ Example:
 """
 
 import inspect
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -40,9 +41,10 @@ class Options(Common):
 
 
 def _summary(thing: object) -> str:
-    """The first sentence of a docstring."""
+    """The first paragraph of a docstring, shortened to a line."""
     kind = thing if inspect.isroutine(thing) or isinstance(thing, type) else type(thing)
-    return (inspect.getdoc(kind) or "").split("\n")[0]
+    paragraph = (inspect.getdoc(kind) or "").partition("\n\n")[0].replace("``", "")
+    return textwrap.shorten(paragraph, 100, placeholder=" ...")
 
 
 def _poisons() -> Mapping[str, str]:
@@ -138,11 +140,12 @@ KINDS: Final[Mapping[Kind, tuple[str, Callable[[], Mapping[str, str]]]]] = {
 def run(options: Options) -> Answer:
     """Prints names; opens no model."""
     chosen = KINDS if options.kind is None else {options.kind: KINDS[options.kind]}
-    names = {kind: read() for kind, (_, read) in chosen.items()}
+    names: dict[str, Mapping[str, str]] = {kind: read() for kind, (_, read) in chosen.items()}
     lines: list[str] = []
-    for kind, entries in names.items():
+    for kind, (place, _) in chosen.items():
+        entries = names[kind]
         width = max(map(len, entries))
-        lines += ["", f"{kind} ({KINDS[kind][0]}):"]
+        lines += ["", f"{kind} ({place}):"]
         lines += [f"  {name:<{width}}  {text}" for name, text in entries.items()]
     return Answer(names, "\n".join(lines[1:]))
 

@@ -140,7 +140,7 @@ def _sentence(box: str) -> str:
     choice = re.match(r"invalid choice (.+) for argument '(\S+)'\. Expected one of \((.+)\)", every)
     if choice:
         known = [each for each in re.findall(r"'([^']+)'", choice[3]) if each != "None"]
-        return f"{choice[2]} is {choice[1]}; give {' or '.join(known)}"
+        return f"{choice[2]} is {choice[1]}; give one of {', '.join(sorted(known))}"
     every = every.strip().rstrip(".")
     for pattern, text in _MESSAGES:
         if match := re.fullmatch(pattern, every):
