@@ -13,8 +13,9 @@ from tqdm import tqdm
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from safezone import miniworld
+from safezone.files import write_safetensors
 from training.corpus import TRAIN_SEED, Corpus
-from training.loop import save_atomic, train, zero_residual_branches
+from training.loop import train, zero_residual_branches
 from training.parallel import rank, world
 
 CHANNELS = (64, 96, 128)
@@ -63,7 +64,7 @@ def _encode_range(model: AutoencoderKL, corpus: Corpus, start: int, stop: int, p
             posterior = model.encode(images).latent_dist
             means.append(posterior.mean.half())
             deviations.append(posterior.std.half())
-    save_atomic({"mean": torch.cat(means), "std": torch.cat(deviations)}, path, {})
+    write_safetensors(path, {"mean": torch.cat(means), "std": torch.cat(deviations)})
 
 
 def cache_posteriors(
@@ -90,7 +91,7 @@ def cache_posteriors(
             raise RuntimeError(f"encoding the corpus stopped with status {job.exitcode}")
     parts = [load_file(path) for path in paths]
     posteriors = {key: torch.cat([part[key] for part in parts]) for key in ("mean", "std")}
-    save_atomic(posteriors, whole, {})
+    write_safetensors(whole, posteriors)
     for path in paths:
         path.unlink()
     return posteriors

@@ -1,7 +1,6 @@
 """From checkpoints to the folders that ship: plain diffusers and transformers, half precision."""
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from safezone.files import whole_folder
 from training.denoiser import new_scheduler
 
 
@@ -27,12 +27,8 @@ def averaged(module: nn.Module, name: str, checkpoint: Path) -> None:
 
 def replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """``write`` fills a temporary folder that then takes the place of ``folder``."""
-    temporary = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    write(temporary)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(temporary, folder)
+    with whole_folder(folder, replace=True) as temporary:
+        write(temporary)
 
 
 def export_pipeline(

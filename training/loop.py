@@ -2,16 +2,16 @@
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from safezone.files import write_safetensors
 from training.parallel import average_gradients, rank
 
 
@@ -34,13 +34,6 @@ def zero_residual_branches(model: nn.Module) -> None:
     for name, module in model.named_modules():
         if name.endswith("conv2") and isinstance(module, nn.Conv2d):
             nn.init.zeros_(module.weight)
-
-
-def save_atomic(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
-    """Writes safetensors under a temporary name and renames it: never half a file."""
-    temporary = path.with_suffix(".partial")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata)
-    os.replace(temporary, path)
 
 
 class Trainable:
@@ -146,7 +139,7 @@ def train(
             if not math.isfinite(mean):
                 raise FloatingPointError(f"{name}: the loss is not finite at step {step}")
             if leads:
-                save_atomic(state.tensors(), path, {"step": str(step + 1)})
+                write_safetensors(path, state.tensors(), {"step": str(step + 1)})
                 line = {"step": step + 1, "loss": mean, "seconds": time.monotonic() - started}
                 with log.open("a") as file:
                     file.write(json.dumps(line) + "\n")

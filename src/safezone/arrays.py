@@ -22,8 +22,8 @@ PerExample: TypeAlias = Float[Tensor, " batch"]
 
 def stream_seed(*names: str | int) -> int:
     """A 63-bit seed that depends on the names alone; the same on every machine."""
-    digest = hashlib.sha256("\x1f".join(str(name) for name in names).encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1
+    whole = hashlib.sha256("\x1f".join(map(str, names)).encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(whole[:8], "little") >> 1
 
 
 def stream(*names: str | int) -> torch.Generator:

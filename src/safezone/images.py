@@ -1,7 +1,6 @@
 """Reading and writing images and masks safely; resize, crop, JPEG, bytes to floats and back."""
 
 import io
-import os
 import struct
 import warnings
 import zlib
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from safezone.arrays import Images
 from safezone.errors import UserError
+from safezone.files import whole_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
@@ -154,7 +154,7 @@ def read_mask(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
 def write_png(
     path: Path, pixels: NDArray[Any] | Tensor, text: Mapping[str, str] | None = None
 ) -> None:
-    """Writes an 8-bit PNG whole or not at all (a temporary file beside it, then renamed).
+    """Writes an 8-bit PNG whole or not at all.
 
     ``pixels``: a uint8 array [height, width, 3], a uint8 tensor [3, height, width], or uint8 or
     bool [height, width] of either kind (bool is written as 0 and 255). ``text`` goes into the
@@ -172,21 +172,9 @@ def write_png(
     chunks = PngImagePlugin.PngInfo()
     for key, value in (text or {}).items():
         chunks.add_text(key, value)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            Image.fromarray(np.ascontiguousarray(pixels)).save(
-                temporary, format="PNG", pnginfo=chunks
-            )
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}); "
-            "choose a folder that is writable and has free space"
-        ) from error
+    with whole_file(path) as temporary:
+        image = Image.fromarray(np.ascontiguousarray(pixels))
+        image.save(temporary, format="PNG", pnginfo=chunks)
 
 
 def to_square(pixels: Pixels, size: int) -> Pixels:

@@ -1,6 +1,5 @@
 """Python files of the user's, whose objects get names beside those of the tables."""
 
-import hashlib
 import importlib.util
 import sys
 from functools import cache
@@ -9,6 +8,7 @@ from types import ModuleType
 from typing import Final
 
 from safezone.errors import UserError
+from safezone.files import digest
 
 OWN_MODULE: Final = "safezone_own_"
 """Begins the name of such a file's module; the hash of its content follows, which so becomes part
@@ -24,7 +24,7 @@ def load_own(file: Path) -> ModuleType:
         content = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file} cannot be read; give a Python file") from error
-    return _module(file, OWN_MODULE + hashlib.sha256(content).hexdigest()[:16])
+    return _module(file, OWN_MODULE + digest(content)[:16])
 
 
 @cache

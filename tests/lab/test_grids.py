@@ -12,6 +12,7 @@ from safezone.cli import main
 from safezone.commands.grid_run import COMMAND
 from safezone.commands.parsing import parse
 from safezone.errors import UserError
+from safezone.files import read_json
 from safezone.lab import trainings
 from safezone.lab.grid_file import file_grid, read_grid_file
 from safezone.lab.lab import Lab
@@ -20,7 +21,6 @@ from safezone.lab.requirements import missing_names, require_names
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.schedule import run_grid
 from safezone.lab.settings import PRESETS, preset
-from safezone.lab.store import read_json
 from safezone.lab.variants import METHODS, setting_of, training_of
 from safezone.paper.named import HUB, PAPER, command, model_for
 from safezone.personalize import train

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from safezone.defenses import defense
+from safezone.files import read_json, write_json
 from safezone.lab import probes, trainings
 from safezone.lab.lab import Lab
 from safezone.lab.memory import MEMORY, SHARE, Capacity, Probe
@@ -16,7 +17,6 @@ from safezone.lab.meters import NOISE, Cuda, Host, meter_of
 from safezone.lab.schedule import run_grid
 from safezone.lab.settings import PRESETS
 from safezone.lab.stage import named
-from safezone.lab.store import read_json, write_json
 from safezone.models import load_model
 from safezone.personalize import Adapter, TrainingRun, train
 from safezone.personalize.checkpoints import CHECKPOINT

@@ -1,6 +1,5 @@
 """Keys, grids, settings and stages: what is done stays done, what fails does not stop the rest."""
 
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +26,7 @@ from safezone.lab.settings import (
     fraction,
 )
 from safezone.lab.stage import STAGES, job, named
-from safezone.lab.store import MANIFEST, RUN_RECORD, done, locked, whole_folder
+from safezone.lab.store import MANIFEST, RUN_RECORD, done
 from safezone.lab.training import Training
 from safezone.lab.trainings import TrainingJob, train_all
 from safezone.models import Model
@@ -298,41 +297,6 @@ def test_progress_tells_what_is_left(tmp_path: Path, tiny_model: Model) -> None:
     )
     assert notes[0].startswith("2 of 3 runs trained, about")
     assert notes[-1] == "3 of 3 runs trained"
-
-
-# Folders
-
-
-def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
-    place = tmp_path / "place"
-    with pytest.raises(KeyboardInterrupt), whole_folder(place) as temporary:
-        (temporary / "half").write_text("x")
-        raise KeyboardInterrupt
-    assert not list(tmp_path.iterdir())
-    with whole_folder(place) as temporary:
-        (temporary / "all").write_text("x")
-    assert [path.name for path in tmp_path.rglob("*")] == ["place", "all"]
-
-
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
-    dead = os.spawnlp(os.P_NOWAIT, "true", "true")
-    os.waitpid(dead, 0)
-    for process in (dead, os.getppid()):
-        (tmp_path / f".partial-{process}-place").mkdir()
-    with whole_folder(tmp_path / "place"):
-        pass
-    assert {path.name for path in tmp_path.iterdir()} == {"place", f".partial-{os.getppid()}-place"}
-
-
-def test_a_folder_is_worked_in_by_one_process_at_a_time(tmp_path: Path) -> None:
-    with (
-        locked(tmp_path),
-        pytest.raises(UserError, match="another process"),
-        locked(tmp_path),
-    ):
-        raise AssertionError
-    with locked(tmp_path):
-        pass
 
 
 def test_what_was_made_otherwise_is_refused(tmp_path: Path) -> None:

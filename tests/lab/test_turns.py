@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from safezone.errors import UserError
+from safezone.files import locked, write_json
 from safezone.lab.lab import TRAINING, Lab
 from safezone.lab.run import Grid
 from safezone.lab.schedule import run_grid
 from safezone.lab.stage import job
-from safezone.lab.store import WORK, locked, write_json
+from safezone.lab.store import WORK
 from safezone.lab.trainings import MEMBERS, member
 from safezone.lab.turns import MAKING, in_turn, turn
 from safezone.models import Model

@@ -10,8 +10,9 @@ import torch
 
 from safezone.concepts import Concept
 from safezone.errors import UserError
+from safezone.files import digest, write_safetensors
 from safezone.lab.bench import Bench, Scope
-from safezone.lab.cache import Cache, tensor_key, write_arrays
+from safezone.lab.cache import Cache
 from safezone.lab.lab import UNSCORED, Lab
 from safezone.lab.run import TEXTUAL_INVERSION, Grid
 from safezone.lab.schedule import run_grid
@@ -60,13 +61,13 @@ def test_a_killed_training_goes_on_to_the_same_marks(
         def writing(place: Path, arrays: Mapping[str, torch.Tensor]) -> None:
             if place.name == f"mark-{step}.safetensors":
                 raise KeyboardInterrupt
-            write_arrays(place, arrays)
+            write_safetensors(place, arrays)
 
         return writing
 
     broken = make_bench("broken")
     for step in (4, 7):  # after its checkpoint and before its mark is written
-        monkeypatch.setattr("safezone.lab.trajectory.write_arrays", killed_at(step))
+        monkeypatch.setattr("safezone.lab.trajectory.write_safetensors", killed_at(step))
         with pytest.raises(KeyboardInterrupt):
             trajectories(broken, cells(broken))
     monkeypatch.undo()
@@ -123,7 +124,7 @@ def test_arrays_are_measured_once_and_damage_is_told(tmp_path: Path) -> None:
     place.write_bytes(place.read_bytes()[:20])
     with pytest.raises(UserError, match="damaged"):
         cache.arrays(place, compute)
-    assert tensor_key(torch.zeros(2)) != tensor_key(torch.zeros(2, 1)) != tensor_key(torch.ones(2))
+    assert digest(torch.zeros(2)) != digest(torch.zeros(2, 1)) != digest(torch.ones(2))
 
 
 def test_series_differ_without_colour_and_files_are_the_same_bytes(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from safezone.errors import UserError
-from safezone.scores.rows import Row, read_rows, summarise, write_rows, write_text
+from safezone.scores.rows import Row, read_rows, summarise, write_rows
 
 ROW = Row("vase, blue", "adm+", "szt", "textual-inversion", "mini", 1, "clip_score", 0.1, 12, 0)
 ROWS = [ROW, replace(ROW, value=1 / 3), replace(ROW, value=math.inf), replace(ROW, concept='"é"')]
@@ -29,15 +29,6 @@ def test_a_failed_value_comes_back_as_nan(tmp_path: Path, suffix: str) -> None:
     assert math.isnan(read_rows(path)[0].value)
     if suffix == ".jsonl":
         assert json.loads(path.read_text())["value"] == "nan"  # strict JSON has no NaN
-
-
-def test_a_failing_write_leaves_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "text"
-    write_text(path, "old")
-    with pytest.raises(UnicodeEncodeError):
-        write_text(path, "new \ud800")
-    assert path.read_text() == "old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize(

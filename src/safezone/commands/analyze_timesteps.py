@@ -52,7 +52,8 @@ def run(options: Options) -> Answer:
     from safezone.analysis.timesteps import timestep_grid
     from safezone.commands.opening import open_model, require_out_folder
     from safezone.concepts import load_concept
-    from safezone.lab.cache import Cache, tensor_key
+    from safezone.files import digest
+    from safezone.lab.cache import Cache
     from safezone.models.base import Posterior
     from safezone.paper.measured.folder_timesteps import folder_statistics
     from safezone.results.drawings.bands import expanded_drawing, gradient_drawing
@@ -63,7 +64,7 @@ def run(options: Options) -> Answer:
     model = open_model(options.model, options.machine)
     timesteps = timestep_grid(model.process.steps, options.timesteps)
     model_key = model.fingerprint()
-    vectors = None if adapter is None else tensor_key(adapter.vectors)
+    vectors = None if adapter is None else digest(adapter.vectors)
     cache = Cache(options.out / "work" / "analysis")
     found = {}
     for folder in options.folders:

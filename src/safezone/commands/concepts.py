@@ -34,8 +34,8 @@ def run(options: Options) -> Answer:
     import torch
 
     from safezone.concepts.datasets import export_concepts, miniworld_concepts
+    from safezone.files import require_new
     from safezone.images import write_png
-    from safezone.lab.store import require_new
 
     if options.action == "export":
         if options.out is None:

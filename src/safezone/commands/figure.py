@@ -72,7 +72,7 @@ class Options(Experiment):
 def run(options: Options) -> Answer:
     """Measures what is missing and draws."""
     from safezone.commands.opening import require_out_folder
-    from safezone.lab.store import locked
+    from safezone.files import locked
     from safezone.paper.measured.table import figure
     from safezone.results.drawings.style import save
 

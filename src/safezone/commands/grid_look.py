@@ -131,8 +131,8 @@ def run_status(options: FolderOptions) -> Answer:
 
 def run_gc(options: CollectOptions) -> Answer:
     """Removes, or tells what it would remove."""
+    from safezone.files import locked
     from safezone.lab.archive import collect, garbage
-    from safezone.lab.store import locked
 
     if not options.out.is_dir():
         raise UserError(f"{options.out} is not a folder; give the --out of `safezone grid run`")
@@ -149,8 +149,8 @@ def run_gc(options: CollectOptions) -> Answer:
 
 def run_export(options: ExportOptions) -> Answer:
     """Copies what readers need; artifacts stay."""
+    from safezone.files import require_new, whole_folder
     from safezone.lab.archive import require_workspace, results
-    from safezone.lab.store import require_new, whole_folder
     from safezone.results.grid_results import write_page_of
     from safezone.results.outputs import PAGE
 

@@ -59,8 +59,8 @@ class Options(Common):
 def run(options: Options) -> Answer:
     """Makes all masks or none; tells the share of each image that its object covers."""
     from safezone.concepts import MASK_FOLDER, image_files, load_concept
+    from safezone.files import whole_folder
     from safezone.images import read_mask, write_png
-    from safezone.lab.store import whole_folder
 
     if options.size < 64 or options.size % 64:
         raise UserError(f"--size is {options.size}; give a multiple of 64, such as 128 or 512")
@@ -164,8 +164,8 @@ def _compare(options: Options) -> Answer:
 
 def _previews(options: Options, concept: Any) -> None:
     from safezone.concepts.masks import draw_preview
+    from safezone.files import whole_folder
     from safezone.images import write_png
-    from safezone.lab.store import whole_folder
 
     place = options.folder / PREVIEW_FOLDER
     zoom = max(1, PREVIEW_SIDE // options.size)

@@ -74,7 +74,7 @@ def run(options: Options) -> Answer:
     from safezone.commands.opening import open_model, require_out_folder, tell_limits
     from safezone.concepts import image_files
     from safezone.defenses import defense, resolve
-    from safezone.lab.store import locked
+    from safezone.files import locked
     from safezone.lab.trainings import train_all
     from safezone.personalize import check_placeholder
 

@@ -45,8 +45,9 @@ class Options(OnModel):
 
 def run(options: Options) -> Answer:
     """Writes the page from what is there; scores what has not been scored."""
+    from safezone.files import read_json
     from safezone.lab.config import flat
-    from safezone.lab.store import IMAGES_RECORD, ROWS, read_json
+    from safezone.lab.store import IMAGES_RECORD, ROWS
     from safezone.results.grid_page import PICTURES
     from safezone.results.grid_results import grids_in, write_workspace_page
     from safezone.results.measurement import write_page

@@ -1,10 +1,7 @@
 """Concept: the images of one object, their masks and its words; its folder; known data sets."""
 
-import hashlib
 import json
-import os
 import re
-import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -19,6 +16,7 @@ from torch import Tensor
 from safezone.arrays import Images
 from safezone.concepts.captions import CAPTION_SUFFIX, check_caption, read_captions
 from safezone.errors import UserError
+from safezone.files import digest, require_new, whole_folder, write_json, write_text
 from safezone.images import IMAGE_SUFFIXES, read_image, read_mask, to_float, to_square, write_png
 
 MOST_IMAGES = 15
@@ -90,10 +88,7 @@ class Concept:
         if self.captions is not None:
             header.append(self.captions)
         tensors = [self.images] if self.masks is None else [self.images, self.masks]
-        digest = hashlib.sha256(json.dumps([*header, [list(t.shape) for t in tensors]]).encode())
-        for tensor in tensors:
-            digest.update(tensor.cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()
+        return digest(json.dumps(header), *tensors)
 
 
 def default_placeholder(name: str) -> str:
@@ -275,26 +270,12 @@ def save_concept(
     words = {key: getattr(concept, key) for key in ("name", "class_word", "placeholder")}
     if clash := words.keys() & (extra or {}).keys():
         raise ValueError(f"extra may not hold {', '.join(sorted(clash))}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"{folder} exists and is not empty; choose another place or remove it")
-    document = json.dumps({**words, **(extra or {})}, indent=2, ensure_ascii=False) + "\n"
-    place = folder.absolute()
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)  # left by a killed process of the same number
-    try:
+    require_new(folder)
+    with whole_folder(folder) as temporary:
         for index, stem in enumerate(concept.image_names):
             write_png(temporary / f"{stem}.png", concept.images[index], png_text)
             if concept.masks is not None:
                 write_png(temporary / MASK_FOLDER / f"{stem}.png", concept.masks[index])
             if concept.captions is not None:
-                caption = temporary / f"{stem}{CAPTION_SUFFIX}"
-                caption.write_text(concept.captions[index] + "\n", encoding="utf-8")
-        (temporary / CONCEPT_FILE).write_text(document, encoding="utf-8")
-        os.replace(temporary, place)
-    except (OSError, UserError) as error:
-        reason = error.__cause__ if isinstance(error, UserError) else error
-        raise UserError(
-            f"cannot write {folder} ({reason}); choose a place that is writable and has free space"
-        ) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+                write_text(temporary / f"{stem}{CAPTION_SUFFIX}", concept.captions[index] + "\n")
+        write_json(temporary / CONCEPT_FILE, {**words, **(extra or {})})

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from safezone.errors import UserError
+from safezone.files import read_json, write_json
 from safezone.lab.lab import TRAINING
 from safezone.lab.stage import STAGES, Stage
-from safezone.lab.store import NEEDS, WORK, read_json, write_json
+from safezone.lab.store import NEEDS, WORK
 
 CATALOGUE: Final = "catalogue.json"
 """In the work folder: every finished artifact. It can be rebuilt from them at any time."""

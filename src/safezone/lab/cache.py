@@ -1,31 +1,20 @@
 """Measured arrays on disk: one safetensors file a unit of work, named by what it depends on."""
 
-import hashlib
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from safezone.errors import UserError
+from safezone.files import write_safetensors
 from safezone.lab.run import content_key
-from safezone.lab.store import cannot_write
 
 VERSION: Final = 2
 """Part of every key; raised when the same inputs no longer give the same arrays."""
-
-
-def tensor_key(*tensors: Tensor) -> str:
-    """SHA-256, in hex, of the values, types and shapes of some tensors."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 @dataclass(frozen=True)
@@ -49,18 +38,5 @@ class Cache:
             except SafetensorError as error:
                 raise UserError(f"{place} is damaged; remove it") from error
         found = {name: value.detach().cpu().contiguous() for name, value in compute().items()}
-        write_arrays(place, found)
+        write_safetensors(place, found)
         return found
-
-
-def write_arrays(place: Path, arrays: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file whole or not at all; UserError when it cannot be written."""
-    temporary = place.with_name(f".{place.name}.{os.getpid()}.tmp")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        save_file(dict(arrays), temporary)
-        os.replace(temporary, place)
-    except (OSError, SafetensorError) as error:
-        raise cannot_write(place, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)

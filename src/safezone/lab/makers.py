@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 from safezone.concepts import Concept, save_concept
 from safezone.concepts.prompts import fill
 from safezone.defenses import defense, preprocessed
-from safezone.errors import UserError
+from safezone.errors import UserError, WorkspaceError
+from safezone.files import read_json
 from safezone.generate import MadeNaN
 from safezone.generate import generate as draw
 from safezone.images import read_image, write_png
@@ -25,7 +26,7 @@ from safezone.lab.lab import Failures, Job, Lab, Note
 from safezone.lab.memory import Capacity, OutOfMemory
 from safezone.lab.run import Run
 from safezone.lab.settings import Sampling
-from safezone.lab.store import IMAGES_RECORD, ROWS, Artifact, WorkspaceError, read_json
+from safezone.lab.store import IMAGES_RECORD, ROWS, Artifact
 from safezone.lab.turns import in_turn
 from safezone.models.base import Model
 from safezone.personalize import Adapter, read_adapter

@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 
 import torch
 
+from safezone.files import read_json, write_json
 from safezone.lab.meters import Meter
-from safezone.lab.store import read_json, write_json
 
 MEMORY: Final = "memory.json"
 """In a workspace: by stage the largest pass found to fit; under ``peaks`` the bytes of one item."""

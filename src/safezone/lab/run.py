@@ -1,6 +1,5 @@
 """Run and Grid: the cells of a table; content keys: what an artifact depends on, as a hash."""
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safezone.errors import UserError
+from safezone.files import digest
 from safezone.own_code import OWN_MODULE
 
 TEXTUAL_INVERSION = "textual inversion"
@@ -103,7 +103,7 @@ def _plain(value: Any) -> Any:
         settings = {f.name: getattr(value, f.name) for f in fields(value)}
         return [_class_name(type(value)), settings]
     if isinstance(value, Path):
-        return hashlib.sha256(value.read_bytes()).hexdigest()
+        return digest(value)
     if isinstance(value, Mapping):
         return dict(value)
     if isinstance(value, Callable):  # type: ignore[arg-type]
@@ -124,4 +124,4 @@ def content_key(*parts: Any) -> str:
     by its own key. Paths count by the content of their file. Raises TypeError for other values.
     """
     text = json.dumps(parts, default=_plain, sort_keys=True, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return digest(text)

@@ -18,13 +18,7 @@ from safezone.lab.executors import Make
 from safezone.lab.lab import Job, Lab
 from safezone.lab.run import Run, content_key
 from safezone.lab.settings import Sampling
-from safezone.lab.store import (
-    IMAGES_RECORD,
-    KEY_FILE,
-    MANIFEST,
-    RUN_RECORD,
-    Artifact,
-)
+from safezone.lab.store import IMAGES_RECORD, KEY_FILE, MANIFEST, RUN_RECORD, Artifact
 from safezone.scores import CLEAN
 
 

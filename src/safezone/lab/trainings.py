@@ -14,13 +14,14 @@ from safetensors import SafetensorError
 from safezone.concepts import Concept
 from safezone.defenses import defense
 from safezone.errors import UserError
+from safezone.files import cannot_write, read_json, whole_folder, write_json
 from safezone.generate import generate, preview_writer
 from safezone.lab import probes
 from safezone.lab.lab import TRAINING, Failures, Job, Lab, Note
 from safezone.lab.makers import reason
 from safezone.lab.memory import Capacity, OutOfMemory
 from safezone.lab.run import Run, content_key
-from safezone.lab.store import Artifact, cannot_write, read_json, whole_folder, write_json
+from safezone.lab.store import Artifact
 from safezone.lab.training import Training
 from safezone.lab.turns import MAKING, in_turn, turn
 from safezone.models.base import Model

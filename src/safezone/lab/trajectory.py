@@ -15,11 +15,10 @@ from torch import Tensor
 from safezone.concepts import Concept
 from safezone.defenses import defense, fingerprints
 from safezone.errors import UserError
+from safezone.files import cannot_write, write_safetensors
 from safezone.lab.bench import Bench
-from safezone.lab.cache import write_arrays
 from safezone.lab.run import TEXTUAL_INVERSION, content_key
 from safezone.lab.stage import job
-from safezone.lab.store import cannot_write
 from safezone.lab.variants import PAPER_STEPS
 from safezone.personalize import (
     Adapter,
@@ -132,7 +131,7 @@ def trajectories(
         prepared = [run.prepare(bench.model) for run in group]
         found = _trained(bench, prepared, method, steps, [places[run.key] for run in group])
         for run, vectors in zip(group, found, strict=True):
-            write_arrays(places[run.key], {"vectors": vectors})
+            write_safetensors(places[run.key], {"vectors": vectors})
     read = {label: bench.cache.arrays(place, _missing) for label, place in places.items()}
     return {label: Trajectory(steps, arrays["vectors"]) for label, arrays in read.items()}
 
@@ -153,14 +152,14 @@ def _trained(
     marks = [folder / f"mark-{step}.safetensors" for step in steps]
 
     def keep(step: int, adapters: list[Adapter]) -> None:
-        write_arrays(
+        write_safetensors(
             folder / f"mark-{step}.safetensors",
             {str(i): adapter.vectors.contiguous() for i, adapter in enumerate(adapters)},
         )
 
     if not marks[0].is_file():
         start = method.inject(bench.model, runs).initial["vectors"].detach().cpu()
-        write_arrays(marks[0], {str(i): v.contiguous() for i, v in enumerate(start)})
+        write_safetensors(marks[0], {str(i): v.contiguous() for i, v in enumerate(start)})
     try:
         adapters = train(bench.model, runs, method, folder, progress=bench.progress, preview=keep)
         if not all(mark.is_file() for mark in marks):  # killed between a checkpoint and its mark

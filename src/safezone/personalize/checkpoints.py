@@ -1,7 +1,6 @@
 """The state of a training on disk: one checkpoint file for all runs, one log for each."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +9,10 @@ from urllib.parse import quote
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from safezone.errors import UserError
+from safezone.files import write_safetensors, write_text
 from safezone.personalize.history import kept
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -59,9 +58,9 @@ class State:
 
 
 def save_state(state: State, path: Path, content_key: str) -> None:
-    """Writes the state whole or not at all: a temporary file beside it, then renamed."""
+    """Writes the state whole or not at all."""
     tensors = {
-        f"{group}/{name}": value.detach().cpu().contiguous()
+        f"{group}/{name}": value
         for group in ("parameters", "exp_avg", "exp_avg_sq")
         for name, value in getattr(state, group).items()
     }
@@ -72,14 +71,7 @@ def save_state(state: State, path: Path, content_key: str) -> None:
     # One entry: the file format keeps no order of several, and equal states are equal bytes.
     about = {"format": _FORMAT, "content_key": content_key, "step": state.step}
     metadata = {_METADATA: json.dumps(about)}
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        save_file(tensors, temporary, metadata)
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_safetensors(path, tensors, metadata)
 
 
 def load_state(path: Path, content_key: str, device: torch.device) -> State | None:
@@ -150,6 +142,4 @@ def truncate_log(path: Path, step: int) -> None:
         if not line.endswith("\n") or written > step:
             break
         kept.append(line)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, "".join(kept))

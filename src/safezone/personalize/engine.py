@@ -5,7 +5,6 @@ everything else is here. Run r's gradient is that of its own loss alone and the 
 each element alone, so a run's result does not depend on its neighbours.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from tqdm.auto import tqdm
 
 from safezone.defenses import masked_loss
 from safezone.errors import UserError
+from safezone.files import digest
 from safezone.models.base import Model
 from safezone.personalize.checkpoints import (
     CHECKPOINT,
@@ -58,7 +58,7 @@ def content_key(model: Model, runs: Sequence[PreparedRun], method: Method) -> st
         "method": [type(method).__name__, method.content()],
         "runs": [run.content() for run in runs],
     }
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    return digest(json.dumps(content, sort_keys=True))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,7 +1,6 @@
 """Adapters on disk: one safetensors file each, ours or another program's."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +8,10 @@ from typing import Any, Final
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from safezone.errors import UserError
+from safezone.files import write_safetensors
 from safezone.models.base import Model
 from safezone.models.deltas import Full, LowRank
 from safezone.personalize.adapters import Adapter
@@ -79,14 +78,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], adapter: Adapter) -
             "trigger": adapter.trigger,
             "widths": list(adapter.widths),
         }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        plain = {name: each.detach().float().cpu().contiguous() for name, each in tensors.items()}
-        save_file(plain, temporary, {_OURS: json.dumps(ours)})
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    floats = {name: each.float() for name, each in tensors.items()}
+    write_safetensors(path, floats, {_OURS: json.dumps(ours)})
 
 
 def save_embedding(adapter: Adapter, path: Path) -> None:

@@ -7,10 +7,10 @@ from typing import Final
 
 import torch
 from jaxtyping import Float, Int
-from safetensors.torch import save_file
 from torch import Tensor
 
 from safezone.errors import UserError
+from safezone.files import write_safetensors
 
 VECTORS: Final = "vectors"
 """The name of the token vectors among a method's parameters."""
@@ -60,4 +60,4 @@ class History:
 
     def save(self, folder: Path) -> None:
         """Writes the file into a folder that is still being made."""
-        save_file({"steps": self.steps, "vectors": self.vectors.contiguous()}, folder / HISTORY)
+        write_safetensors(folder / HISTORY, {"steps": self.steps, "vectors": self.vectors})

@@ -1,6 +1,5 @@
 """What all personalization methods share: how long and how fast they learn, with which prompts."""
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -13,6 +12,7 @@ from safezone.concepts import Concept
 from safezone.concepts.captions import CAPTION_SUFFIX
 from safezone.concepts.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES, Templates
 from safezone.errors import UserError
+from safezone.files import digest
 from safezone.models.base import Model
 from safezone.models.deltas import Delta
 from safezone.personalize.crops import PREFIXES
@@ -118,7 +118,7 @@ class Personalization(ABC):
         }
         settings["templates"] = "captions" if self.captions else list(self.prompts)
         if self.start is not None:
-            settings["start"] = hashlib.sha256(self.start.read_bytes()).hexdigest()
+            settings["start"] = digest(self.start)
         return settings
 
     def trigger(self, concept: Concept) -> str:

@@ -1,6 +1,5 @@
 """What the runs train on: posteriors and loss weights of every image and its mirror image."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from safezone.arrays import Latents
 from safezone.errors import UserError
+from safezone.files import digest
 from safezone.images import to_float
 from safezone.models.base import Model, Posterior
 from safezone.personalize.runs import PreparedRun
@@ -116,7 +116,7 @@ def training_data(
     counts = [len(run.concept.images) for run in runs]
     rows = torch.zeros(len(runs), max(counts), 2, dtype=torch.int64)
     weight_rows = torch.zeros_like(rows)
-    row_of: dict[bytes, int] = {}
+    row_of: dict[str, int] = {}
     distinct: list[Tensor] = []
     weights: list[Tensor | None] = []
     latent_weights: list[Tensor | None] = []
@@ -129,11 +129,11 @@ def training_data(
             if side and flip:
                 images, masks = images.flip(-1), None if masks is None else masks.flip(-1)
             for i, image in enumerate(images):
-                digest = hashlib.sha256(image.contiguous().numpy().tobytes()).digest()
-                if digest not in row_of:
-                    row_of[digest] = len(distinct)
+                key = digest(image)
+                if key not in row_of:
+                    row_of[key] = len(distinct)
                     distinct.append(image)
-                rows[r, i, side] = row_of[digest]
+                rows[r, i, side] = row_of[key]
                 weight_rows[r, i, side] = sum(weight_counts) + i
             weights.append(_weights(run, masks, model.factor))
             latent_weights.append(mask.latent_weights(masks, model.factor, concept=name))
@@ -164,7 +164,7 @@ class PriorData:
 
 def prior_data(model: Model, runs: Sequence[PreparedRun], *, max_batch: int = 64) -> PriorData:
     """Encodes the images of the class; UserError for a run without any or of another size."""
-    place: dict[bytes, int] = {}
+    place: dict[str, int] = {}
     distinct: list[Tensor] = []
     first = []
     for run in runs:
@@ -178,11 +178,11 @@ def prior_data(model: Model, runs: Sequence[PreparedRun], *, max_batch: int = 64
                 f"The images of the class for {run.concept.name} differ from its own in size; "
                 "make them at its size."
             )
-        digest = hashlib.sha256(run.prior.contiguous().numpy().tobytes()).digest()
-        if digest not in place:
-            place[digest] = sum(map(len, distinct))
+        key = digest(run.prior)
+        if key not in place:
+            place[key] = sum(map(len, distinct))
             distinct.append(run.prior)
-        first.append(place[digest])
+        first.append(place[key])
     counts = [0 if run.prior is None else len(run.prior) for run in runs]
     posteriors = _encode(model, torch.cat(distinct), max_batch)
     return PriorData(posteriors, torch.tensor(first), torch.tensor(counts))

@@ -1,6 +1,5 @@
 """One personalization: as the library is asked for it, and as it is trained, on prepared images."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +9,7 @@ from torch import Tensor
 
 from safezone.concepts import Concept
 from safezone.defenses import Defense, ObjectMask, TimestepDistribution, defend
+from safezone.files import digest
 from safezone.models.base import Model
 
 
@@ -33,14 +33,13 @@ class PreparedRun:
 
     def content(self) -> list[Any]:
         """What the result depends on, as JSON values; images by their hash."""
-        prior = [] if self.prior is None else [self.prior.contiguous().numpy().tobytes()]
         return [
             self.key,
             self.concept.content_key(),
             repr(self.timesteps),
             repr(self.loss_mask),
             self.seed,
-            *(hashlib.sha256(images).hexdigest() for images in prior),
+            *([] if self.prior is None else [digest(self.prior)]),
         ]
 
 

@@ -1,18 +1,15 @@
 """What a poison needs to go on after its process was killed."""
 
-import hashlib
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from safezone.arrays import Images
-from safezone.errors import UserError
+from safezone.files import digest, write_safetensors
 
 
 @dataclass(frozen=True)
@@ -27,8 +24,7 @@ class Checkpoints:
     key: str
 
     def _path(self, names: Sequence[str]) -> Path:
-        digest = hashlib.sha256("\x1f".join(names).encode()).hexdigest()
-        return self.folder / f"{digest[:16]}.safetensors"
+        return self.folder / f"{digest(*names)[:16]}.safetensors"
 
     def save(
         self,
@@ -39,17 +35,9 @@ class Checkpoints:
     ) -> None:
         """Writes the file whole or not at all; UserError when the place cannot be written."""
         path = self._path(names)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
         states = torch.stack([generator.get_state() for generator in generators])
-        tensors = {"images": images.detach().cpu().contiguous(), "generators": states}
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            save_file(tensors, temporary, {"key": self.key, "steps": str(steps)})
-            os.replace(temporary, path)
-        except (OSError, SafetensorError) as error:
-            raise UserError(
-                f"cannot write {path} ({error}); choose a place that is writable and has free space"
-            ) from error
+        tensors = {"images": images, "generators": states}
+        write_safetensors(path, tensors, {"key": self.key, "steps": str(steps)})
 
     def load(
         self, names: Sequence[str], generators: Sequence[torch.Generator]

@@ -7,8 +7,9 @@ from typing import Any, Final
 
 from safezone.concepts import load_concept
 from safezone.errors import UserError
+from safezone.files import read_json
 from safezone.lab.run import Run
-from safezone.lab.store import MANIFEST, RUN_RECORD, read_json
+from safezone.lab.store import MANIFEST, RUN_RECORD
 from safezone.lab.variants import column_of
 from safezone.personalize import read_adapter
 from safezone.results.grid_page import Cell, Strip

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from safezone.files import write_text
 from safezone.results.comparisons import (
     Comparison,
     WorstCase,
@@ -32,7 +33,7 @@ from safezone.results.tables import (
     to_markdown,
 )
 from safezone.scores import METRICS, metric_of
-from safezone.scores.rows import Row, write_text
+from safezone.scores.rows import Row
 
 PICTURES: Final = 4000
 """About how many generated images a page holds: some 5 MB of the built-in model's."""

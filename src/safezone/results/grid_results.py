@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
+from safezone.files import cannot_write, read_json, write_json, write_text
 from safezone.lab.config import flat
-from safezone.lab.store import ROWS, cannot_write, read_json, write_json
+from safezone.lab.store import ROWS
 from safezone.lab.variants import columns_of
 from safezone.results.behind import Behind, behind
 from safezone.results.comparisons import (
@@ -23,7 +24,7 @@ from safezone.results.published import Published, same_runs
 from safezone.results.summary import summary_json
 from safezone.results.tables import settings_of, write_table
 from safezone.scores import metric_of
-from safezone.scores.rows import Row, read_rows, write_rows, write_text
+from safezone.scores.rows import Row, read_rows, write_rows
 
 COMPARISONS: Final = "comparisons.csv"
 WORST_CASES: Final = "worst_cases.csv"

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
+from safezone.files import write_text
 from safezone.results.meaning import meaning_sentences
 from safezone.results.plane import Chart, interval_charts
 from safezone.results.tables import (
@@ -27,7 +28,7 @@ from safezone.results.tables import (
     settings_of,
 )
 from safezone.scores import METRICS, metric_of
-from safezone.scores.rows import CLEAN, Row, csv_text, summarise, write_text
+from safezone.scores.rows import CLEAN, Row, csv_text, summarise
 
 Pictures = UInt8[Tensor, "n 3 h w"]
 

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from safezone.files import cannot_write, locked, read_json, write_json, write_text
 from safezone.lab.config import flat, settings_yaml
 from safezone.lab.executors import Executor
 from safezone.lab.lab import Lab
@@ -14,12 +15,11 @@ from safezone.lab.run import Grid
 from safezone.lab.schedule import plan, run_grid
 from safezone.lab.settings import Settings
 from safezone.lab.stage import job, jobs
-from safezone.lab.store import NEEDS, ROWS, cannot_write, locked, read_json, write_json
+from safezone.lab.store import NEEDS, ROWS
 from safezone.results.grid_page import PICTURES
 from safezone.results.grid_results import write_grid_results
 from safezone.results.outputs import INDEX, PROMPTS_SHOWN, image_folders, write_results
 from safezone.scores import Row, read_rows, write_rows
-from safezone.scores.rows import write_text
 
 SETTINGS: Final = "settings.yaml"
 """With ``--config`` it repeats the measurement."""

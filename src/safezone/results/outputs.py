@@ -13,15 +13,15 @@ from torch import Tensor
 from safezone import __version__
 from safezone.concepts import Concept, load_concept
 from safezone.errors import UserError
+from safezone.files import cannot_write, read_json, write_json, write_text
 from safezone.images import read_image
 from safezone.lab.kinds import kind_of
 from safezone.lab.run import Run
-from safezone.lab.store import IMAGES_RECORD, ROWS, cannot_write, read_json, write_json
+from safezone.lab.store import IMAGES_RECORD, ROWS
 from safezone.results import ConceptPanel, Generated, Report, meaning_sentences, render_report
 from safezone.results.summary import METRIC, summary_json, summary_markdown
 from safezone.results.tables import score_table, settings_of, write_table
 from safezone.scores import CLEAN, Row, write_rows
-from safezone.scores.rows import write_text
 
 INDEX: Final = "index.json"
 """Names the image folders that belong to a result, and what its page says beside them."""

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from safezone.errors import UserError
+from safezone.files import write_text
 from safezone.results.statistics import Interval, mean_interval, tied_best
 from safezone.scores import metric_of
-from safezone.scores.rows import CLEAN, NOMINAL, Row, summarise, write_text
+from safezone.scores.rows import CLEAN, NOMINAL, Row, summarise
 
 _NAMES: Mapping[str, str] = {
     CLEAN: "Clean",

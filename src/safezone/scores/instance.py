@@ -1,6 +1,5 @@
 """Encoders whose features tell objects apart, and what they measure."""
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
+from safezone.files import digest
 from safezone.models.fingerprint import fingerprint
 from safezone.scores.metrics import frechet_distance, kernel_distance, similarity
 from safezone.scores.preprocessing import Preprocessing
@@ -91,11 +91,7 @@ class CachedEncoder:
 
     def features(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n width"]:
         """The encoder's features, float32 [n, width]."""
-        shape = repr((images.dtype, tuple(images.shape[1:]))).encode()
-        keys = [
-            hashlib.sha256(shape + image.cpu().contiguous().numpy().tobytes()).hexdigest()
-            for image in images
-        ]
+        keys = [digest(image) for image in images]
         known = {key: self._rows[key] for key in keys if key in self._rows}
         missing = {key: i for i, key in enumerate(keys) if key not in known}  # one index a content
         if missing:

@@ -4,14 +4,13 @@ import csv
 import io
 import json
 import math
-import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from safezone.errors import UserError
+from safezone.files import write_text
 
 CLEAN = "clean"
 """The poison name of rows measured on unpoisoned training images."""
@@ -42,22 +41,6 @@ class Row:
 
 
 _COLUMNS = tuple(field.name for field in fields(Row))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a UTF-8 text file so that at any moment the old or the new file is there, whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def _portable(value: Any) -> Any:

@@ -12,9 +12,9 @@ from safezone.analysis.closed_form import closed_forms
 from safezone.analysis.latents import posterior_of
 from safezone.analysis.timesteps import embedding_gradients, noise_statistics, timestep_grid
 from safezone.concepts import MOST_IMAGES, Concept
+from safezone.files import digest
 from safezone.images import to_square
 from safezone.lab.bench import Bench
-from safezone.lab.cache import tensor_key
 from safezone.lab.trajectory import Cell, Trajectory, trajectories
 from safezone.miniworld import render, scene_at
 from safezone.models.base import Posterior
@@ -164,7 +164,7 @@ def _gradient(
             )
         return {"gradient": torch.cat(found)}
 
-    key = (bench.lab.model_key, images.content_key(), tensor_key(vectors), timesteps.tolist())
+    key = (bench.lab.model_key, images.content_key(), digest(vectors), timesteps.tolist())
     place = bench.cache.place("gradient", *key, PROMPT, scope.draws, scope.seed)
     return bench.cache.arrays(place, compute)["gradient"]
 

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from safezone.analysis.region_loss import region_losses
 from safezone.analysis.timesteps import timestep_grid
+from safezone.files import digest
 from safezone.lab.bench import Bench
-from safezone.lab.cache import tensor_key
 from safezone.lab.trajectory import Cell, trajectories
 from safezone.models.base import Posterior
 from safezone.paper.measured.by_timestep import PROMPT
@@ -51,7 +51,7 @@ def losses_in_and_out(bench: Bench, *own: str) -> Drawing:
         posterior = bench.posterior(images)
         over: dict[str, list[Tensor]] = {"inside": [], "outside": []}
         for vectors in found[cell.label].vectors:
-            key = (bench.lab.model_key, images.content_key(), tensor_key(vectors))
+            key = (bench.lab.model_key, images.content_key(), digest(vectors))
             place = bench.cache.place("region", *key, timesteps.tolist(), bench.scope.seed)
             compute = partial(_measure, bench, cell, posterior, vectors, timesteps)
             for name, losses in bench.cache.arrays(place, compute).items():

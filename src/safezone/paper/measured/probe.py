@@ -19,7 +19,8 @@ from safezone.analysis.sensitivity import (
 from safezone.arrays import Timesteps, stream
 from safezone.concepts import Concept
 from safezone.concepts.masks import latent_mask
-from safezone.lab.cache import Cache, tensor_key
+from safezone.files import digest
+from safezone.lab.cache import Cache
 from safezone.models.base import Model, Posterior
 from safezone.results.drawings.pictures import Tile, draw_tiles
 from safezone.results.drawings.style import Drawing
@@ -76,8 +77,8 @@ class Probe:
                 name: value.unflatten(0, (len(names), len(times))) for name, value in named.items()
             }
 
-        word = tensor_key(slots.tokens.ids, slots.tokens.slots, slots.vectors)
-        image = tensor_key(posterior.mean, posterior.std)
+        word = digest(slots.tokens.ids, slots.tokens.slots, slots.vectors)
+        image = digest(posterior.mean, posterior.std)
         drawn_from = (times.tolist(), list(names), self.rows, self.noises, self.seed)
         place = self.cache.place("sensitivity", self.model_key, word, image, *drawn_from)
         return self.cache.arrays(place, compute)

@@ -6,15 +6,14 @@ matplotlib is imported when something is drawn, and its global state is never us
 """
 
 import io
-import os
+import json
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from safezone.errors import UserError
-from safezone.scores.rows import write_text
+from safezone.files import write_bytes, write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -127,22 +126,11 @@ def _bytes(figure: "Figure", kind: str) -> bytes:
 
 def save(drawing: Drawing, folder: Path, stem: str) -> list[Path]:
     """Writes ``stem``.svg, .png and .json, each whole or not at all; UserError if it cannot."""
-    import json
-
     paths = [folder / f"{stem}.{kind}" for kind in ("svg", "png", "json")]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in paths[:2]:
-            temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-            temporary.write_bytes(_bytes(drawing.figure, path.suffix[1:]))
-            os.replace(temporary, path)
-        document = json.dumps(drawing.numbers, indent=1, ensure_ascii=False)
-        write_text(paths[2], document + "\n")
-    except OSError as error:
-        raise UserError(
-            f"cannot write {folder} ({error.strerror or error}); choose a place that is writable "
-            "and has free space"
-        ) from error
+    for path in paths[:2]:
+        write_bytes(path, _bytes(drawing.figure, path.suffix[1:]))
+    document = json.dumps(drawing.numbers, indent=1, ensure_ascii=False)
+    write_text(paths[2], document + "\n")
     return paths
 
 
