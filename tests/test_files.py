@@ -168,9 +168,7 @@ def test_an_error_names_the_place_and_not_the_temporary_folder(tmp_path: Path) -
     assert str(place / "file" / "inside") in str(caught.value)
 
 
-def _killed_inside(
-    tmp_path: Path, enter: Callable[[], AbstractContextManager[object]], ready: Path
-) -> int:
+def _inside(enter: Callable[[], AbstractContextManager[object]], ready: Path) -> int:
     """The id of a child that is inside the block, and ends only by being killed."""
     process = os.fork()
     if process == 0:
@@ -189,16 +187,21 @@ def _kill(process: int) -> None:
     os.waitpid(process, 0)
 
 
-def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_what_a_killed_process_left_is_removed(
+    tmp_path: Path, whole: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
     place = tmp_path / "place"
-    dead = _killed_inside(tmp_path, lambda: whole_folder(place), tmp_path / "ready")
+    dead = _inside(lambda: whole(place), tmp_path / "ready")
     _kill(dead)
-    alive = _killed_inside(tmp_path, lambda: whole_folder(place), tmp_path / "ready")
+    alive = _inside(lambda: whole(place), tmp_path / "ready")
     left = {path.name for path in tmp_path.iterdir()}
     assert len(left) == 1 and str(alive) in left.pop()
-    with whole_folder(place):
+    foreign = tmp_path / f".partial-another-{dead}-0123456789abcdef"  # of a machine, alive there
+    foreign.mkdir()
+    with whole(place):
         pass
-    assert len(list(tmp_path.iterdir())) == 2
+    assert len(list(tmp_path.iterdir())) == 3
     _kill(alive)
 
 
@@ -211,7 +214,7 @@ def test_a_lock_is_one_process_s_until_it_ends(tmp_path: Path) -> None:
         assert ours
         assert not theirs
     assert not list(file.parent.iterdir())
-    process = _killed_inside(tmp_path, lambda: lock_file(file), tmp_path / "ready")
+    process = _inside(lambda: lock_file(file), tmp_path / "ready")
     with lock_file(file) as ours:
         assert not ours
     _kill(process)
@@ -245,7 +248,7 @@ def test_a_folder_is_one_process_s_or_shared(
 ) -> None:
     place = tmp_path / "place"
     enter = lambda: locked(place, shared=first)  # noqa: E731
-    process = _killed_inside(tmp_path, enter, tmp_path / "ready")
+    process = _inside(enter, tmp_path / "ready")
     if together:
         with locked(place, shared=second), locked(place, shared=second):
             pass

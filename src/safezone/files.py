@@ -7,6 +7,7 @@ locks or makes temporary files.
 import hashlib
 import json
 import os
+import platform
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ LOCK: Final = ".lock"
 """In a folder that processes share, while one of them works there."""
 PARTIAL: Final = ".partial-"
 """Begins the name of a file or folder that is still being written."""
+_MACHINE: Final = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 
 
 def cannot_write(place: Path, error: Exception) -> WorkspaceError:
@@ -43,6 +45,22 @@ def require_new(place: Path) -> None:
         raise UserError(f"{place} exists and is not empty; choose another place or remove it")
 
 
+def _partial(place: Path) -> Path:
+    """Short, whatever the length of the name: file systems allow 255 bytes."""
+    return place.with_name(f"{PARTIAL}{_MACHINE}-{os.getpid()}-{digest(place.name)[:16]}")
+
+
+def _remove_left(place: Path) -> None:
+    """Removes what killed processes of this machine have left of an unfinished ``place``."""
+    start, end = f"{PARTIAL}{_MACHINE}-", f"-{digest(place.name)[:16]}"
+    for left in place.parent.iterdir() if place.parent.is_dir() else ():
+        if not left.name.startswith(start) or end not in left.name:
+            continue
+        process = int(left.name.removeprefix(start).split("-")[0])
+        if process == os.getpid() or not psutil.pid_exists(process):
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+
+
 # Files
 
 
@@ -54,9 +72,10 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
     content is on the disk before the name is, so that a loss of power does no harm either. Raises
     WorkspaceError when the file cannot be written.
     """
-    temporary = path.with_name(f"{PARTIAL}{os.getpid()}-{secrets.token_hex(6)}")
+    temporary = _partial(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(path)
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         mode = temporary.stat().st_mode
         yield temporary
@@ -134,7 +153,7 @@ def whole_folder(
     when it cannot be written.
     """
     place = place.absolute()
-    temporary = _partial(place, os.getpid())
+    temporary = _partial(place)
     try:
         _remove_left(place)
         temporary.mkdir(parents=True)
@@ -151,11 +170,6 @@ def whole_folder(
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _partial(place: Path, process: int | str) -> Path:
-    """Short, whatever the length of the name: file systems allow 255 bytes."""
-    return place.with_name(f"{PARTIAL}{process}-{digest(place.name)[:16]}")
-
-
 def _move(temporary: Path, place: Path, done: Callable[[], bool], replace: bool) -> None:
     old = temporary.with_name(f"{temporary.name}-old")
     try:
@@ -170,16 +184,6 @@ def _move(temporary: Path, place: Path, done: Callable[[], bool], replace: bool)
         if not done():
             raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _remove_left(place: Path) -> None:
-    """Removes what a process that is no more has left of an unfinished ``place``."""
-    for left in place.parent.glob(_partial(place, "*").name + "*"):
-        number = left.name.removeprefix(PARTIAL).split("-")[0]
-        if number.isdecimal() and (
-            int(number) == os.getpid() or not psutil.pid_exists(int(number))
-        ):
-            shutil.rmtree(left, ignore_errors=True)
 
 
 # Locks
