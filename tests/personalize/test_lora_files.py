@@ -13,7 +13,7 @@ from safezone.models import Model
 from safezone.models.deltas import Delta, Full, LowRank
 from safezone.personalize import Adapter, export_adapter, load_adapter, save_adapter
 from safezone.personalize.exports import low_rank
-from safezone.personalize.lora_files import diffusers_key, kohya_key
+from safezone.personalize.layer_names import diffusers_key, kohya_key
 
 BLOCK = "transformer_blocks.0.attn2"
 

@@ -11,12 +11,15 @@ Example:
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from safezone.commands.console import Answer, Command, Common, Folders
+from safezone.commands.console import Answer, Command, Common, Folders, Machine
 from safezone.errors import UserError
+
+if TYPE_CHECKING:
+    from safezone.personalize import Adapter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,34 +34,42 @@ class Options(Common):
     """Whose names the file has."""
     rank: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Write changes in full as the nearest ones of this rank."""
+    base: Annotated[str | None, tyro.conf.arg(name="model", metavar="MODEL")] = None
+    """Model that the adapters are for, as in generate; LoRAs in others' names than diffusers' need
+    it."""
 
 
 def run(options: Options) -> Answer:
     """Writes the files of every adapter."""
     from safezone.commands.generate import adapter_files
-    from safezone.commands.opening import require_out_folder
+    from safezone.commands.opening import open_model, require_out_folder
     from safezone.personalize import export_adapter, load_adapter
+    from safezone.personalize.exports import prompt_name
 
     require_out_folder(options.out)
-    found = adapter_files(options.adapters)
-    lines, written = [], []
-    for file, below in found.items():
-        adapter = load_adapter(file)
+    model = None if options.base is None else open_model(options.base, Machine())
+    adapters: dict[str, Adapter] = {}
+    for file, below in adapter_files(options.adapters).items():
+        adapter = load_adapter(file, model)
         if adapter.failed:
             continue
-        name = "-".join(below.parts) or file.stem
+        name = prompt_name("-".join(below.parts) or file.stem)
+        if name in adapters:
+            raise UserError(f"two adapters would both be written as {name}; export one at a time")
+        adapters[name] = adapter
+    if not adapters:
+        raise UserError(f"{options.adapters[0]} holds failed runs only; train again")
+    lines, written = [], []
+    for name, adapter in adapters.items():
         folder = options.out / name if options.form == "diffusers" else options.out
         exported = export_adapter(adapter, folder, name, options.form, rank=options.rank)
-        for path in exported.files:
-            lines.append(f"wrote {path}")
+        lines += [f"wrote {path}" for path in exported.files]
         if exported.error is not None:
             lines.append(f"  relative error of rank {options.rank}: {exported.error:.2%}")
-        words = adapter.words
-        if words and (adapter.deltas or options.form == "diffusers"):
-            lines.append(f"  in prompts: {words}")
+        if exported.words:
+            lines.append(f"  in prompts: {exported.words}")
+        lines += [f"  note: {limit}" for limit in exported.limits]
         written.append({"files": [str(path) for path in exported.files], "error": exported.error})
-    if not written:
-        raise UserError(f"{options.adapters[0]} holds failed runs only; train again")
     return Answer({"exported": written}, "\n".join(lines))
 
 

@@ -63,7 +63,12 @@ class Training(Checked):
     """End of the names of the U-Net's layers that change; may be given repeatedly (lora).
     By default the attention's to_q, to_k, to_v and to_out.0."""
     text_encoder: bool = False
-    """Change the text encoder's attention too (lora)."""
+    """Change layers of the text encoder too (lora)."""
+    text_targets: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="text-target"), tyro.conf.UseAppendAction
+    ] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    """End of the names of the text encoder's layers that change; may be given repeatedly (lora).
+    By default the attention's; mlp.fc1 and mlp.fc2 are the others."""
     token: str = "*"
     """Dummy word that stands for the concept, before the class word (lora)."""
     crop_rescale: bool = False

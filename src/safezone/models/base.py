@@ -90,6 +90,8 @@ class Model(Protocol):
     """(outputs, inputs) of the layers that changes may name, such as
     ``unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k`` or
     ``text_encoder.encoder.layers.0.self_attn.q_proj``."""
+    convolutions: frozenset[str]
+    """Which of ``layers`` are 1 x 1 convolutions; the others are linear."""
     device: torch.device
     dtype: torch.dtype
     """Of the weights and of what is computed with them; latents and images stay float32."""

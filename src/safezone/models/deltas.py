@@ -140,6 +140,15 @@ def changeable(module: nn.Module) -> dict[str, nn.Module]:
     }
 
 
+def convolutions(part: str, module: nn.Module) -> frozenset[str]:
+    """The changeable layers of a part that are convolutions, as ``part.path``."""
+    return frozenset(
+        f"{part}.{path}"
+        for path, layer in changeable(module).items()
+        if isinstance(layer, nn.Conv2d)
+    )
+
+
 def watch(part: str, module: nn.Module, slot: Slot) -> dict[str, tuple[int, int]]:
     """Hooks the changeable layers of a part; returns (outputs, inputs) of ``part.path`` each."""
     shapes = {}

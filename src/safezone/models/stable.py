@@ -12,7 +12,7 @@ from torch import Tensor
 from safezone.arrays import Images, Latents, Timesteps
 from safezone.models.attention import AttentionRecord, record_cross_attention
 from safezone.models.base import Conditioning, Posterior, Tokens
-from safezone.models.deltas import Changes, Slot, watch
+from safezone.models.deltas import Changes, Slot, convolutions, watch
 from safezone.models.fingerprint import fingerprint
 from safezone.models.frozen import freeze
 from safezone.models.process import Process
@@ -68,6 +68,7 @@ class StableDiffusion:
             **watch("unet", unet, self._slot),
             **watch("text_encoder", self._text.layers, self._slot),
         }
+        self.convolutions = convolutions("unet", unet)
         self.embedding_widths: tuple[int, ...] = (self._text.width,)
         self.length = self._text.length
 

@@ -25,7 +25,8 @@ class Adapter:
     ``Model.layers``. ``trigger``: the words that stand for the concept in a prompt, the
     placeholder where there are vectors; empty: just the placeholder. ``widths``: of the vectors'
     parts, one for each text encoder of SDXL; empty: they are of one. ``history``: of a textual
-    inversion the vectors on the way; a file that was read has none.
+    inversion the vectors on the way; a file that was read has none. ``convolutions``: which of the
+    changed layers are 1 x 1 convolutions, whose matrices other programs want with four axes.
     """
 
     vectors: Float[Tensor, "n width"]
@@ -36,6 +37,7 @@ class Adapter:
     trigger: str = ""
     widths: tuple[int, ...] = ()
     history: History | None = None
+    convolutions: frozenset[str] = frozenset()
 
     @property
     def failed(self) -> bool:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -10,9 +11,11 @@ from torch import Tensor
 from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.personalize.adapters import Adapter
+from safezone.personalize.lora_files import finite
 
-_A1111_KEY = "emb_params"
-_XL_KEYS = ("clip_l", "clip_g")
+EMB_PARAMS: Final = "emb_params"
+"""The key of kohya's scripts and AUTOMATIC1111."""
+_XL_KEYS: Final = ("clip_l", "clip_g")
 
 
 def check_placeholder(model: Model, placeholder: str) -> None:
@@ -35,16 +38,16 @@ def check_placeholder(model: Model, placeholder: str) -> None:
         )
 
 
-def embedding_tensors(adapter: Adapter) -> dict[str, Tensor]:
-    """One key, the placeholder, holding [n, width]; for SDXL ``clip_l`` and ``clip_g``.
+def embedding_tensors(adapter: Adapter, key: str = "") -> dict[str, Tensor]:
+    """One tensor, [n, width], under ``key`` or the placeholder; for SDXL ``clip_l``, ``clip_g``.
 
-    This is what diffusers' ``load_textual_inversion``, AUTOMATIC1111, ComfyUI and kohya's scripts
-    read for Stable Diffusion 1.x and 2.x, and all but the first for SDXL.
+    diffusers' ``load_textual_inversion`` takes the key as the word, of SD 1.x and 2.x. The other
+    programs take the file's name and any key, but InvokeAI, which knows ``EMB_PARAMS`` only.
     """
     if len(adapter.widths) > 1:
         parts = adapter.vectors.split(adapter.widths, dim=1)
         return dict(zip(_XL_KEYS, parts, strict=True))
-    return {adapter.placeholder: adapter.vectors}
+    return {key or adapter.placeholder: adapter.vectors}
 
 
 def read_vectors(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, Tensor, tuple[int, ...]]:
@@ -55,22 +58,22 @@ def read_vectors(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, Tensor
     file's name in angle brackets. Raises UserError when it holds anything else.
     """
     if set(_XL_KEYS) == set(tensors):
-        parts = [_vectors(tensors[key], path) for key in _XL_KEYS]
+        parts = [checked_vectors(tensors[key], path) for key in _XL_KEYS]
         if len(parts[0]) != len(parts[1]):
             raise UserError(f"{path} has unequal numbers of vectors; export the embedding again.")
         widths = tuple(part.shape[1] for part in parts)
         return f"<{path.stem}>", torch.cat(parts, dim=1), widths
-    if _A1111_KEY in tensors:
-        tensors = {f"<{path.stem}>": tensors[_A1111_KEY]}
+    if EMB_PARAMS in tensors:
+        tensors = {f"<{path.stem}>": tensors[EMB_PARAMS]}
     if len(tensors) != 1:
         raise UserError(
             f"{path} holds {len(tensors)} tensors, an embedding holds one; give an embedding file."
         )
     ((placeholder, vectors),) = tensors.items()
-    return placeholder, _vectors(vectors, path), ()
+    return placeholder, checked_vectors(vectors, path), ()
 
 
-def _vectors(vectors: Tensor, path: Path) -> Tensor:
+def checked_vectors(vectors: Tensor, path: Path) -> Tensor:
     """float32 [n, width]; UserError for anything else."""
     if vectors.ndim == 1:
         vectors = vectors[None]
@@ -79,6 +82,4 @@ def _vectors(vectors: Tensor, path: Path) -> Tensor:
             f"{path} holds a {vectors.dtype} tensor of shape {tuple(vectors.shape)}, not "
             "[vectors, width]; give an embedding file."
         )
-    if not torch.isfinite(vectors).all():
-        raise UserError(f"{path} holds NaN or infinite values; train the embedding again.")
-    return vectors.float()
+    return finite(vectors, "its vectors", path)

@@ -1,5 +1,6 @@
 """Adapters as other programs read them, and the loss where a format cannot hold all."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,21 +12,38 @@ from torch import Tensor
 from safezone.errors import UserError
 from safezone.models.deltas import Delta, Full, LowRank
 from safezone.personalize.adapters import Adapter
-from safezone.personalize.embedding_files import embedding_tensors
+from safezone.personalize.embedding_files import EMB_PARAMS, embedding_tensors
 from safezone.personalize.files import EMBEDDING, LORA, write_tensors
+from safezone.personalize.layer_names import is_xl
 from safezone.personalize.lora_files import diffusers_lora, kohya_lora
 
 FORMATS: Final = ("diffusers", "kohya")
 """diffusers' names; those of kohya's scripts, which AUTOMATIC1111 and ComfyUI read as well."""
 
 
+_VERSIONS: Final = {768: "sd_v1", 1024: "sd_v2"}
+"""kohya's names of models by the width of their text encoder's output."""
+_XL: Final = "sdxl_base_v1-0"
+
+
 @dataclass(frozen=True)
 class Exported:
-    """``error``: how far the written changes are from the learned ones, relative, in the Frobenius
-    norm over all layers; None where they are the same."""
+    """What was written, and what its user must know.
+
+    ``error``: how far the written changes are from the learned ones, relative, in the Frobenius
+    norm over all layers; None where they are the same. ``words``: what stands for the concept in
+    the other program's prompts. ``limits``: sentences about programs that do not read all of it.
+    """
 
     files: tuple[Path, ...]
     error: float | None
+    words: str
+    limits: tuple[str, ...] = ()
+
+
+def prompt_name(name: str) -> str:
+    """The name without what cannot be written in a prompt: spaces, commas, brackets, colons."""
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "concept"
 
 
 def export_adapter(
@@ -34,41 +52,66 @@ def export_adapter(
     """Writes the adapter for other programs; ``form``: one of ``FORMATS``.
 
     diffusers: ``learned_embeds.safetensors`` and ``pytorch_lora_weights.safetensors``. kohya:
-    ``<name>.safetensors``, and ``<name>-lora.safetensors`` where there are both; in AUTOMATIC1111
-    and ComfyUI the file's name is then the word for the prompt. ``rank``: changes in full (Custom
-    Diffusion) become the nearest changes of that rank, by singular values, and the error is told;
-    None writes them whole where the format can (kohya's ``diff``) and raises UserError where not.
+    ``<name>.safetensors``, and ``<name>-lora.safetensors`` where there are both, the name as
+    ``prompt_name`` has it; in AUTOMATIC1111 and ComfyUI it is then the word for the prompt.
+    ``rank``: changes in full (Custom Diffusion) become the nearest changes of that rank, by
+    singular values; None writes them whole where the format can (kohya's ``diff``).
+
+    Raises UserError, with nothing written, for an unknown form and for changes that the form cannot
+    hold.
     """
     if form not in FORMATS:
         raise UserError(f"there is no file format {form!r}; choose one of: {', '.join(FORMATS)}")
     deltas, error = dict(adapter.deltas), None
     if rank is not None:
         deltas, error = low_rank(deltas, rank)
-    files = []
-    if len(adapter.vectors):
-        path = folder / (EMBEDDING if form == "diffusers" else f"{name}.safetensors")
-        write_tensors(path, embedding_tensors(adapter), replace(adapter, deltas={}))
-        files.append(path)
-    if deltas:
-        written = replace(adapter, deltas=deltas)
-        if form == "diffusers":
-            path, tensors = folder / LORA, diffusers_lora(_all_low_rank(deltas))
-        else:
-            path = folder / f"{name}{'-lora' if files else ''}.safetensors"
-            tensors = kohya_lora(deltas, xl=len(adapter.widths) > 1)
-        write_tensors(path, tensors, replace(written, vectors=adapter.vectors[:0]))
-        files.append(path)
-    return Exported(tuple(files), error)
-
-
-def _all_low_rank(deltas: Mapping[str, Delta]) -> dict[str, LowRank]:
-    found = {name: each for name, each in deltas.items() if isinstance(each, LowRank)}
-    if len(found) < len(deltas):
+    whole = any(isinstance(each, Full) for each in deltas.values())
+    if whole and form == "diffusers":
         raise UserError(
             "diffusers' LoRA files hold no changes in full, as Custom Diffusion makes them; give a "
             "rank, such as 64, to write the nearest changes of that rank."
         )
-    return found
+    name, xl = prompt_name(name), len(adapter.widths) > 1 or is_xl(adapter.deltas)
+    words, key, limits = adapter.words, "", []
+    embedding, lora = folder / EMBEDDING, folder / LORA
+    if form == "kohya":
+        embedding, key = folder / f"{name}.safetensors", EMB_PARAMS
+        lora = folder / f"{name}{'-lora' if len(adapter.vectors) else ''}.safetensors"
+        if len(adapter.vectors):
+            words = words.replace(adapter.placeholder, name)
+        if whole:
+            limits.append("kohya's scripts read no whole changes: give a rank for them")
+    elif len(adapter.vectors) and xl:
+        limits.append(
+            "load_textual_inversion reads no SDXL embeddings: use "
+            "safezone.personalize.load_into_pipeline"
+        )
+    files = []
+    if len(adapter.vectors):
+        write_tensors(embedding, embedding_tensors(adapter, key), replace(adapter, deltas={}))
+        files.append(embedding)
+    if deltas:
+        written = replace(adapter, deltas=deltas, vectors=adapter.vectors[:0])
+        if form == "diffusers":
+            write_tensors(lora, diffusers_lora(deltas, adapter.convolutions), written)
+        else:
+            tensors = kohya_lora(deltas, xl, adapter.convolutions)
+            write_tensors(lora, tensors, written, _kohya_metadata(deltas, xl))
+        files.append(lora)
+    return Exported(tuple(files), error, words, tuple(limits))
+
+
+def _kohya_metadata(deltas: Mapping[str, Delta], xl: bool) -> dict[str, str]:
+    """What AUTOMATIC1111 sorts LoRAs by; nothing where no layer tells the kind of model."""
+    widths = {
+        delta.shape[1]
+        for name, delta in deltas.items()
+        if re.search(r"attn2\.to_[kv]$|^text_encoder\..*[qkv]_proj$", name)
+    }
+    version = _XL if xl else _VERSIONS.get(max(widths, default=0))
+    if version is None:
+        return {}
+    return {"ss_base_model_version": version, "ss_v2": str(version == "sd_v2")}
 
 
 def low_rank(deltas: Mapping[str, Delta], rank: int) -> tuple[dict[str, Delta], float | None]:
@@ -122,9 +165,8 @@ def load_into_pipeline(pipeline: Any, adapter: Adapter) -> None:
                 text_encoder=encoder,
                 tokenizer=tokenizer,
             )
-    low = {name: each for name, each in adapter.deltas.items() if isinstance(each, LowRank)}
-    if low:
-        pipeline.load_lora_weights(diffusers_lora(low))
+    if tensors := diffusers_lora(adapter.deltas, adapter.convolutions):
+        pipeline.load_lora_weights(tensors)
     for name, delta in adapter.deltas.items():
         if isinstance(delta, Full):
             _add(pipeline, name, delta.change)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
@@ -15,7 +16,7 @@ from safezone.files import write_safetensors
 from safezone.models.base import Model
 from safezone.models.deltas import Full, LowRank
 from safezone.personalize.adapters import Adapter
-from safezone.personalize.embedding_files import embedding_tensors, read_vectors
+from safezone.personalize.embedding_files import checked_vectors, embedding_tensors, read_vectors
 from safezone.personalize.history import HISTORY, History
 from safezone.personalize.lora_files import diffusers_lora, is_lora, read_deltas
 
@@ -48,9 +49,7 @@ def save_adapter(adapter: Adapter, folder: Path) -> Path:
     if path.name == EMBEDDING:
         tensors = embedding_tensors(adapter)
     elif path.name == LORA:
-        tensors = diffusers_lora(
-            {name: each for name, each in adapter.deltas.items() if isinstance(each, LowRank)}
-        )
+        tensors = diffusers_lora(adapter.deltas, adapter.convolutions)
     else:
         tensors = {f"{name}.diff": each.weight() for name, each in adapter.deltas.items()}
         if len(adapter.vectors):
@@ -61,9 +60,15 @@ def save_adapter(adapter: Adapter, folder: Path) -> Path:
     return path
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], adapter: Adapter) -> None:
+def write_tensors(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    adapter: Adapter,
+    metadata: Mapping[str, str] = MappingProxyType({}),
+) -> None:
     """One safetensors file, float32, with the adapter's provenance as JSON in its metadata.
 
+    ``metadata``: what other programs look for beside it.
     Written whole or not at all. Raises UserError unless the path ends in .safetensors.
     """
     if path.suffix != ".safetensors":
@@ -72,14 +77,14 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], adapter: Adapter) -
         "class_word": adapter.class_word,
         "provenance": dict(adapter.provenance),
     }
-    if adapter.deltas or adapter.widths:
+    if adapter.deltas or adapter.widths or adapter.placeholder not in tensors:
         ours |= {
             "placeholder": adapter.placeholder,
             "trigger": adapter.trigger,
             "widths": list(adapter.widths),
         }
     floats = {name: each.float() for name, each in tensors.items()}
-    write_safetensors(path, floats, {_OURS: json.dumps(ours)})
+    write_safetensors(path, floats, {_OURS: json.dumps(ours), **metadata})
 
 
 def save_embedding(adapter: Adapter, path: Path) -> None:
@@ -121,8 +126,11 @@ def load_adapter(path: Path, model: Model | None = None) -> Adapter:
         return adapter
     placeholder = told
     width = 0 if model is None else model.embedding_width
-    vectors = tensors.pop(placeholder, torch.zeros(0, width)).float()
-    deltas = read_deltas(tensors, None if model is None else model.layers, path)
+    vectors = torch.zeros(0, width)
+    if placeholder in tensors:
+        vectors = checked_vectors(tensors.pop(placeholder), path)
+    layers = None if model is None else model.layers
+    deltas, convolutions = read_deltas(tensors, metadata, layers, path)
     adapter = Adapter(
         vectors,
         placeholder,
@@ -130,7 +138,8 @@ def load_adapter(path: Path, model: Model | None = None) -> Adapter:
         about,
         deltas,
         str(ours.get("trigger", "")),
-        tuple(ours.get("widths", ())),
+        tuple(ours.get("widths", ())) or _widths(model),
+        convolutions=convolutions,
     )
     if len(vectors):
         starting = {
@@ -141,6 +150,10 @@ def load_adapter(path: Path, model: Model | None = None) -> Adapter:
     if model is not None:
         check_fits(adapter, model, path)
     return adapter
+
+
+def _widths(model: Model | None) -> tuple[int, ...]:
+    return () if model is None or len(model.embedding_widths) < 2 else model.embedding_widths
 
 
 def read_adapter(folder: Path) -> Adapter:
@@ -186,10 +199,32 @@ def read_tensors(path: Path) -> tuple[Mapping[str, str], dict[str, Tensor]]:
                 for name in file.keys()  # noqa: SIM118
             }
     except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"{path} is not a safetensors file; convert the embedding to safetensors, since other "
-            "formats can run code when opened."
-        ) from error
+        raise UserError(f"{path} is not a safetensors file: {_instead(path)}.") from error
+
+
+_PICKLED: Final = "it is pickled, which can run code when opened; convert it to safetensors"
+_BEGINNINGS: Final = (
+    (b"version https://git-lfs", "it is a pointer of Git LFS; download the file itself"),
+    (b"<", "it is a web page; download it again, signed in where that is needed"),
+    (b"\x80", _PICKLED),
+    (b"PK\x03\x04", _PICKLED),
+)
+
+
+def _instead(path: Path) -> str:
+    """What the file is, from its first bytes, and what to do."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        return f"it cannot be read ({error.strerror}); check its permissions"
+    if not start:
+        return "it is empty; download it again"
+    header = start[8:9] == b"{"  # after the length, whose first byte may be any
+    for beginning, sentence in _BEGINNINGS:
+        if start.lstrip().startswith(beginning) and not header:
+            return sentence
+    return "it is cut short or damaged; download it again"
 
 
 def _own(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any]:
@@ -198,6 +233,7 @@ def _own(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any]:
         return {}
     try:
         own = json.loads(metadata[_OURS])
-    except ValueError as error:
+        widths = [int(width) for width in own.get("widths", [])]
+        return {**own, "provenance": dict(own.get("provenance", {})), "widths": widths}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} has broken safezone metadata; export it again.") from error
-    return own if isinstance(own, dict) else {}

@@ -18,18 +18,17 @@ from safezone.personalize.personalization import Personalization
 from safezone.personalize.runs import PreparedRun
 from safezone.personalize.starting import started_low_rank
 
-_TEXT_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj")
-
 
 @dataclass(frozen=True)
 class LoRA(Personalization):
     """Settings of LoRA; the defaults are the paper's (Appendix P) and diffusers' script's.
 
     ``rank``; ``alpha``: the change is scaled by alpha / rank; None is the rank. ``targets``: ends
-    of the names of the U-Net's layers that change. ``text_encoder``: change the text encoder's
-    attention too. ``token``: the dummy word that signifies the LoRA; with the class word it stands
-    for the concept in prompts, as in "a photo of a * dog". Down matrices start normal with
-    deviation 1 / rank, up matrices at zero. The rest as in ``Personalization``.
+    of the names of the U-Net's layers that change. ``text_encoder``: change layers of the text
+    encoder too, those whose names end in ``text_targets``. ``token``: the dummy word that signifies
+    the LoRA; with the class word it stands for the concept in prompts, as in "a photo of a * dog".
+    Down matrices start normal with deviation 1 / rank, up matrices at zero. The rest as in
+    ``Personalization``.
 
     Raises UserError for a value out of its range.
     """
@@ -43,6 +42,7 @@ class LoRA(Personalization):
     alpha: float | None = None
     targets: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
     text_encoder: bool = False
+    text_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
     token: str = "*"
 
     def __post_init__(self) -> None:
@@ -58,21 +58,20 @@ class LoRA(Personalization):
 
     def layers(self, model: Model) -> list[str]:
         """The names of the layers that change; UserError when a target names none."""
-        for target in self.targets:
-            if not any(_is_target(name, "unet", target) for name in model.layers):
-                raise UserError(
-                    f"The model {model.name} has no layer of the U-Net that ends in {target!r}; "
-                    "give targets such as to_q or ff.net.2."
-                )
-        return [
-            name
-            for name in model.layers
-            if any(_is_target(name, "unet", target) for target in self.targets)
-            or (
-                self.text_encoder
-                and any(_is_target(name, "text_encoder", target) for target in _TEXT_TARGETS)
-            )
-        ]
+        parts = [("unet", "targets", self.targets, "to_q or ff.net.2")]
+        if self.text_encoder:
+            parts.append(("text_encoder", "text_targets", self.text_targets, "q_proj or mlp.fc1"))
+        chosen = set()
+        for part, option, targets, example in parts:
+            for target in targets:
+                ending = {name for name in model.layers if _is_target(name, part, target)}
+                if not ending:
+                    raise UserError(
+                        f"The model {model.name} has no layer of the {part} that ends in "
+                        f"{target!r}; give {option} such as {example}."
+                    )
+                chosen |= ending
+        return [name for name in model.layers if name in chosen]
 
     def begin(self, model: Model, run: PreparedRun) -> Mapping[str, Tensor]:
         """Down and up matrix of every layer, which change nothing yet."""

@@ -1,164 +1,262 @@
-"""LoRA files: the names that diffusers and kohya's scripts give to a layer's matrices.
+"""LoRA files of diffusers, peft, kohya's scripts, AUTOMATIC1111 and ComfyUI: tensors to changes.
 
-Both name every layer by its path in the diffusers model. diffusers (peft) keeps the dots and writes
-``lora_A`` (down) and ``lora_B`` (up); kohya's scripts, AUTOMATIC1111 and ComfyUI join the path by
-underscores after ``lora_unet_`` or ``lora_te_`` and write ``lora_down``, ``lora_up`` and ``alpha``,
-or ``diff`` for a change in full. SDXL in kohya's names has the blocks of the original U-Net and the
-text encoders ``lora_te1_`` and ``lora_te2_``.
+A low-rank change is two matrices, down [rank, inputs] and up [outputs, rank], that go by several
+pairs of names, and a scale. The scale is alpha / rank: alpha is a tensor (kohya), or stands in the
+metadata of the file (diffusers' ``lora_adapter_metadata``) or in ``adapter_config.json`` (peft);
+without any it is the rank. rsLoRA (Kalajdzievski 2023) divides by the root of the rank. A change in
+full is ``diff``. 1 x 1 convolutions have two more axes of length 1.
 """
 
+import json
+import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
 from safezone.errors import UserError
 from safezone.models.deltas import Delta, Full, LowRank
+from safezone.personalize.layer_names import diffusers_key, kohya_key, names_of
 
-# (down, up) by what the programs have called them over the years.
-_PAIRS: Final = (
-    (".lora_A.weight", ".lora_B.weight"),
-    (".lora.down.weight", ".lora.up.weight"),
-    (".lora_down.weight", ".lora_up.weight"),
-    ("_lora.down.weight", "_lora.up.weight"),
+_MATRIX: Final = re.compile(
+    r"(?P<stem>.+?)(?:\.lora_(?P<letter>[AB])(?:\.\w+)?"
+    r"|[._]lora(?:_linear_layer)?[._](?P<word>down|up))\.weight"
 )
-_FULL: Final = ".diff"
-_KOHYA: Final = ("lora_unet_", "lora_te_", "lora_te1_", "lora_te2_")
-
-
-def diffusers_key(layer: str) -> str:
-    """The layer's path as diffusers' files have it: text encoders have one more level."""
-    return re.sub(r"^(text_encoder(?:_2)?)\.", r"\1.text_model.", layer)
-
-
-def kohya_key(layer: str, xl: bool) -> str:
-    """The layer's name in kohya's files; ``xl``: of a model with two text encoders."""
-    part, path = layer.split(".", 1)
-    if part != "unet":
-        number = "" if not xl else "2" if part == "text_encoder_2" else "1"
-        return f"lora_te{number}_text_model_{path.replace('.', '_')}"
-    if xl:
-        path = _original_blocks(path)
-    return f"lora_unet_{path.replace('.', '_')}"
-
-
-def _original_blocks(path: str) -> str:
-    """SDXL's attention blocks by their number in the original U-Net."""
-    if match := re.match(r"down_blocks\.(\d+)\.attentions\.(\d+)\.", path):
-        block = 3 * int(match[1]) + int(match[2]) + 1
-        return f"input_blocks.{block}.1.{path[match.end() :]}"
-    if match := re.match(r"up_blocks\.(\d+)\.attentions\.(\d+)\.", path):
-        return f"output_blocks.{3 * int(match[1]) + int(match[2])}.1.{path[match.end() :]}"
-    return path.replace("mid_block.attentions.0.", "middle_block.1.", 1)
-
-
-def diffusers_lora(deltas: Mapping[str, LowRank]) -> dict[str, Tensor]:
-    """The tensors of ``pytorch_lora_weights.safetensors``; the scale is taken into the up matrix,
-    since diffusers takes alpha to be the rank."""
-    tensors = {}
-    for layer, delta in deltas.items():
-        key = diffusers_key(layer)
-        tensors[f"{key}.lora_A.weight"] = delta.down
-        tensors[f"{key}.lora_B.weight"] = delta.scale * delta.up
-    return tensors
-
-
-def kohya_lora(deltas: Mapping[str, Delta], xl: bool) -> dict[str, Tensor]:
-    """The tensors of a LoRA in kohya's names; changes in full are ``diff``."""
-    tensors = {}
-    for layer, delta in deltas.items():
-        key = kohya_key(layer, xl)
-        if isinstance(delta, Full):
-            tensors[f"{key}.diff"] = delta.change
-            continue
-        tensors[f"{key}.lora_down.weight"] = delta.down
-        tensors[f"{key}.lora_up.weight"] = delta.up
-        tensors[f"{key}.alpha"] = torch.tensor(delta.scale * len(delta.down))
-    return tensors
+_ROLES: Final = {"A": "down", "B": "up"}
+_OTHERS: Final = (".alpha", ".diff")
+_KINDS: Final = (
+    (r"\.hada_", "LoHa"),
+    (r"\.lokr_", "LoKr"),
+    (r"\.(on_input|ia3_\w+)$", "IA3"),
+    (r"\.(dora_scale|lora_magnitude_vector)", "DoRA"),
+    (r"\.b?oft_", "OFT"),
+    (r"\.lora_mid\.", "LoCon"),
+    (r"\.[ab][12]\.weight$", "GLoRA"),
+    (r"\.[wb]_norm$", "LyCORIS norm"),
+    (r"\.(diff_b|lora_B(\.\w+)?\.bias|lora_up\.bias)$", "LoRA with biases"),
+)
+"""Changes of layers that are told from a LoRA by the end of a name."""
+_METADATA: Final = "lora_adapter_metadata"
+_PEFT: Final = "base_model.model."
 
 
 def is_lora(names: Iterable[str]) -> bool:
     """Whether a file with tensors of these names changes layers."""
-    ends = (_FULL, *(end for pair in _PAIRS for end in pair))
-    return any(name.endswith(ends) for name in names)
+    return any(
+        name.endswith(".diff") or _MATRIX.fullmatch(name) or _kind(name) is not None
+        for name in names
+    )
+
+
+def _kind(name: str) -> str | None:
+    return next((kind for pattern, kind in _KINDS if re.search(pattern, name)), None)
+
+
+def diffusers_lora(
+    deltas: Mapping[str, Delta], convolutions: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """The tensors of ``pytorch_lora_weights.safetensors`` for low-rank changes.
+
+    The scale is taken into the up matrix: without metadata diffusers takes alpha to be the rank.
+    """
+    tensors = {}
+    for layer, delta in deltas.items():
+        if isinstance(delta, LowRank):
+            shaped = _shaping(layer in convolutions)
+            key = diffusers_key(layer)
+            tensors[f"{key}.lora_A.weight"] = shaped(delta.down)
+            tensors[f"{key}.lora_B.weight"] = shaped(delta.scale * delta.up)
+    return tensors
+
+
+def kohya_lora(
+    deltas: Mapping[str, Delta], xl: bool, convolutions: Iterable[str] = ()
+) -> dict[str, Tensor]:
+    """The tensors of a LoRA in kohya's names; changes in full are ``diff``."""
+    tensors = {}
+    for layer, delta in deltas.items():
+        shaped = _shaping(layer in convolutions)
+        key = kohya_key(layer, xl)
+        if isinstance(delta, Full):
+            tensors[f"{key}.diff"] = shaped(delta.change)
+            continue
+        tensors[f"{key}.lora_down.weight"] = shaped(delta.down)
+        tensors[f"{key}.lora_up.weight"] = shaped(delta.up)
+        tensors[f"{key}.alpha"] = torch.tensor(delta.scale * len(delta.down))
+    return tensors
+
+
+def _shaping(convolution: bool) -> Any:
+    return (lambda matrix: matrix[:, :, None, None]) if convolution else (lambda matrix: matrix)
 
 
 def read_deltas(
-    tensors: Mapping[str, Tensor], layers: Iterable[str] | None, path: object
-) -> dict[str, Delta]:
-    """The changes in a file of diffusers or kohya by the names of ``Model.layers``.
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    layers: Iterable[str] | None,
+    path: Path,
+) -> tuple[dict[str, Delta], frozenset[str]]:
+    """The changes in a file by the names of ``Model.layers``; and which are of convolutions.
 
-    ``layers``: those of the model, which kohya's names need; None reads diffusers' names only.
-    Raises UserError for layers that the model does not have, matrices without their pair, and
-    kinds of changes that are not known.
+    ``layers``: those of the model, which all names but diffusers' need; None reads diffusers' only.
+    Raises UserError for layers that the model does not have, matrices without their pair or of
+    unequal ranks, values that are not finite, and kinds of changes that are not known.
     """
-    known = _names(layers)
-    left = dict(tensors)
+    known = None if layers is None else names_of(layers)
     deltas: dict[str, Delta] = {}
-    for name in tensors:
-        if name.endswith(_FULL):
-            layer = _layer(name.removesuffix(_FULL), known, path)
-            deltas[layer] = Full(_matrix(left.pop(name), name, path))
-        for down_end, up_end in _PAIRS:
-            if not name.endswith(down_end):
-                continue
-            stem = name.removesuffix(down_end)
-            down, up = left.pop(name), left.pop(f"{stem}{up_end}", None)
-            if up is None:
-                raise UserError(f"{path} has {name} but no {stem}{up_end}; export it again.")
-            alpha = left.pop(f"{stem}.alpha", None)
-            down, up = _matrix(down, name, path), _matrix(up, name, path)
-            scale = 1.0 if alpha is None else float(alpha) / len(down)
-            deltas[_layer(stem, known, path)] = LowRank(down, up, scale)
-            break
-    if left:
-        raise UserError(
-            f"{path} has {min(left)}, which is no part of a plain LoRA; give a LoRA without "
-            "extensions (LoCon, DoRA and the like)."
-        )
-    return deltas
-
-
-def _names(layers: Iterable[str] | None) -> dict[str, str] | None:
-    """Every name by which a file may call the model's layers."""
-    if layers is None:
-        return None
-    names = list(layers)
-    xl = any(name.startswith("text_encoder_2.") for name in names)
-    known = {name: name for name in names}
-    known |= {diffusers_key(name): name for name in names}
-    known |= {kohya_key(name, xl): name for name in names}
-    # Older scripts named SDXL's blocks as diffusers does.
-    known |= {f"lora_unet_{n[5:].replace('.', '_')}": n for n in names if n.startswith("unet.")}
-    return known
-
-
-def _layer(stem: str, known: Mapping[str, str] | None, path: object) -> str:
-    # diffusers' first LoRA files name the attention's processor.
-    stem = re.sub(r"to_out$", "to_out.0", stem.replace(".processor.", "."))
-    if known is not None:
-        if stem not in known:
+    convolutions = set()
+    scales = _Scales(tensors, metadata, path)
+    for stem, parts in _layers_of(tensors, path).items():
+        layer = _layer(stem, known, path)
+        if layer in deltas:
+            raise UserError(f"{path} changes {layer} under two names; export it again.")
+        names = dict(parts)
+        alpha = names.pop("alpha", None)
+        if any(tensors[name].ndim == 4 for name in names.values()):
+            convolutions.add(layer)
+        matrices = {role: _matrix(tensors[name], name, path) for role, name in names.items()}
+        if set(matrices) == {"diff"} and alpha is None:
+            deltas[layer] = Full(matrices["diff"])
+            continue
+        if set(matrices) != {"down", "up"}:
+            name = next(iter(parts.values()))
+            raise UserError(f"{path} has {name} but no matrix to go with it; export it again.")
+        down, up = matrices["down"], matrices["up"]
+        if down.shape[0] != up.shape[1] or not len(down):
             raise UserError(
-                f"{path} changes {stem}, which the model does not have; use it with the kind of "
-                "model it was trained on."
+                f"{path} has matrices of ranks {down.shape[0]} and {up.shape[1]} for {stem}; both "
+                "must be the same and at least 1, so export it again."
             )
-        return known[stem]
-    if stem.startswith(_KOHYA):
-        raise UserError(f"{path} has kohya's names, which only a model explains; give the model.")
-    return stem.replace(".text_model.", ".", 1)
+        deltas[layer] = LowRank(down, up, scales.of(layer, stem, alpha, len(down)))
+    return deltas, frozenset(convolutions)
 
 
-def _matrix(tensor: Tensor, name: str, path: object) -> Tensor:
+def _layers_of(tensors: Iterable[str], path: Path) -> dict[str, dict[str, str]]:
+    """The names of each layer's tensors by their role: down, up, alpha, diff."""
+    layers: dict[str, dict[str, str]] = {}
+    for name in tensors:
+        kind = _kind(name)
+        if kind is not None:
+            raise UserError(
+                f"{path} is a {kind} file ({name}), which is not supported; give a plain LoRA, or "
+                "merge it into the model."
+            )
+        end = next((end for end in _OTHERS if name.endswith(end)), None)
+        if match := _MATRIX.fullmatch(name):
+            stem, role = match["stem"], match["word"] or _ROLES[match["letter"]]
+        elif end is not None:
+            stem, role = name.removesuffix(end), end[1:]
+        else:
+            raise UserError(
+                f"{path} has {name}, which is no part of a plain LoRA; give a LoRA without "
+                "extensions (LoCon, DoRA and the like)."
+            )
+        if role in layers.setdefault(stem, {}):
+            raise UserError(f"{path} holds two adapters ({name}); export one of them alone.")
+        layers[stem][role] = name
+    return layers
+
+
+def _layer(stem: str, known: Mapping[str, str] | None, path: Path) -> str:
+    # diffusers' first LoRA files name the attention's processor.
+    name = re.sub(r"to_out$", "to_out.0", stem.replace(".processor.", ".").removeprefix(_PEFT))
+    if known is None:
+        if not name.startswith(("unet.", "text_encoder.", "text_encoder_2.")):
+            raise UserError(
+                f"{path} names its layers as {stem}, which only a model explains; give the model."
+            )
+        return name.replace(".text_model.", ".", 1)
+    if name not in known:
+        raise UserError(
+            f"{path} changes {stem}, which the model does not have; use it with the kind of model "
+            "it was trained on."
+        )
+    return known[name]
+
+
+class _Scales:
+    """What a file says about alpha, beside or instead of its tensors ``alpha``."""
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path
+    ) -> None:
+        self._tensors, self._path = tensors, path
+        self._config: Mapping[str, Any] = {}
+        if _METADATA in metadata:
+            self._config = self._parse(metadata[_METADATA], f"{path} ({_METADATA})")
+        elif any(name.startswith(_PEFT) for name in tensors):
+            beside = path.with_name("adapter_config.json")
+            if not beside.is_file():
+                raise UserError(
+                    f"{path} is a file of peft, whose alpha stands in adapter_config.json; put "
+                    "that file beside it."
+                )
+            own = self._parse(beside.read_text(encoding="utf-8", errors="replace"), str(beside))
+            self._config = {f"unet.{key}": value for key, value in own.items()}
+
+    @staticmethod
+    def _parse(text: str, where: str) -> Mapping[str, Any]:
+        try:
+            config = json.loads(text)
+        except ValueError:
+            config = None
+        if not isinstance(config, dict):
+            raise UserError(f"{where} is no JSON object; export the LoRA again.")
+        return config
+
+    def of(self, layer: str, stem: str, alpha: str | None, rank: int) -> float:
+        """alpha / rank of one layer, as peft and kohya's scripts reckon it."""
+        if alpha is not None and self._config:
+            raise UserError(
+                f"{self._path} tells alpha twice, in {alpha} and in its metadata; export it again."
+            )
+        if alpha is not None:
+            tensor = self._tensors[alpha]
+            return self._number(tensor.item() if tensor.numel() == 1 else None, alpha) / rank
+        part, path = diffusers_key(layer).split(".", 1)
+        patterns = self._config.get(f"{part}.alpha_pattern") or {}
+        value = self._config.get(f"{part}.lora_alpha", rank)
+        for pattern, own in patterns.items() if isinstance(patterns, dict) else ():
+            if _matches(pattern, path):
+                value = own
+                break
+        divisor = math.sqrt(rank) if self._config.get(f"{part}.use_rslora") else rank
+        return self._number(value, f"lora_alpha of {stem}") / divisor
+
+    def _number(self, value: Any, name: str) -> float:
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            raise UserError(
+                f"{self._path} has an alpha that is no finite number ({name}); export it again."
+            )
+        return float(value)
+
+
+def _matches(pattern: str, path: str) -> bool:
+    """Whether peft's pattern, the end of a path or a regular expression, is of this layer."""
+    try:
+        return re.match(rf"(.*\.)?({pattern})$", path) is not None
+    except re.error:
+        return False
+
+
+def _matrix(tensor: Tensor, name: str, path: Path) -> Tensor:
     """float32 [a, b], also of a 1 x 1 convolution; UserError for others and for NaN."""
     if tensor.ndim == 4 and tensor.shape[2:] == (1, 1):
         tensor = tensor[:, :, 0, 0]
     if tensor.ndim != 2 or not tensor.is_floating_point():
         raise UserError(
-            f"{path} has {name} of shape {tuple(tensor.shape)}; only changes of linear layers and "
-            "1 x 1 convolutions are supported."
+            f"{path} has {name}, {tensor.dtype} of shape {tuple(tensor.shape)}; only changes of "
+            "linear layers and 1 x 1 convolutions are supported."
         )
-    if not torch.isfinite(tensor).all():
+    return finite(tensor, name, path)
+
+
+def finite(tensor: Tensor, name: str, path: Path) -> Tensor:
+    """The tensor in float32, from any floating type; UserError for NaN and infinite values."""
+    plain = tensor.float().contiguous()  # also from float8, which knows no isfinite
+    if not torch.isfinite(plain).all():
         raise UserError(f"{path} holds NaN or infinite values in {name}; train it again.")
-    return tensor.float().contiguous()
+    return plain

@@ -21,7 +21,9 @@ from safezone.personalize.method import Schedule
 from safezone.personalize.runs import PreparedRun
 
 _WITHOUT_EFFECT = ("log_every", "checkpoint_every", "preview_every", "preview_prompts")
-_NEWER = ("accumulation", "start", "random_rows", "prior_weight", "prior_images")
+_NEWER = (
+    *("accumulation", "start", "random_rows", "prior_weight", "prior_images", "text_targets"),
+)
 """Settings that enter the content only when they are used: older results keep their keys."""
 
 

@@ -16,6 +16,11 @@ from safezone.personalize.files import load_adapter
 def started_vectors(path: Path, model: Model, count: int) -> Float[Tensor, "vectors width"]:
     """The vectors in the file; UserError unless there are ``count`` of the model's width."""
     vectors = load_adapter(path, model).vectors
+    if not len(vectors):
+        raise UserError(
+            f"{path} holds no token vectors but changes of layers; start from an embedding, or "
+            "choose the method that made it."
+        )
     if vectors.shape != (count, model.embedding_width):
         raise UserError(
             f"{path} holds {len(vectors)} vectors of {vectors.shape[1]} numbers, and {count} of "
@@ -38,7 +43,8 @@ def started_low_rank(
     if others:
         raise UserError(
             f"{path} changes {len(deltas)} layers and the training {len(layers)}, for example not "
-            f"both {min(others)}; give the targets that the file was trained with."
+            f"both {min(others)}; give the targets, text_encoder and text_targets that the file "
+            "was trained with."
         )
     parameters = {}
     for name in layers:

@@ -72,7 +72,7 @@ def _adapter(
     model: Model, run: PreparedRun, settings: Personalization, step: int, outcome: Outcome
 ) -> Adapter:
     parameters = {name: value.cpu() for name, value in outcome.parameters.items()}
-    trigger = settings.trigger(run.concept)
+    trigger, deltas = settings.trigger(run.concept), settings.deltas(parameters)
     return Adapter(
         vectors=parameters.get(VECTORS, torch.zeros(0, model.embedding_width)),
         placeholder=run.concept.placeholder,
@@ -91,10 +91,11 @@ def _adapter(
             "settings": dict(settings.content()),
             "version": _version(),
         },
-        deltas=settings.deltas(parameters),
+        deltas=deltas,
         history=outcome.history,
         trigger=trigger,
         widths=model.embedding_widths if len(model.embedding_widths) > 1 else (),
+        convolutions=model.convolutions & deltas.keys(),
     )
 
 
