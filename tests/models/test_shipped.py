@@ -7,12 +7,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from safezone.image_metrics import psnr
 from safezone.models import Model, load_model
 from safezone.models.builtin import WEIGHTS, builtin_folder
 from safezone.models.pixel import load_pixel_model
 from safezone.models.process import Epsilon, RectifiedFlow, Velocity
 from safezone.scores import load_encoder
-from safezone.scores.metrics import psnr
 from training.quality import accuracy, held_out, retrieval_quality
 
 ROOT = Path(__file__).parents[2]

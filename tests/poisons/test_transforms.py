@@ -6,6 +6,7 @@ from torch import Tensor
 
 from safezone.arrays import rand, stream
 from safezone.errors import UserError
+from safezone.image_metrics import psnr
 from safezone.images import jpeg, to_float, to_uint8
 from safezone.poisons import transform
 from safezone.poisons.transforms import (
@@ -17,7 +18,6 @@ from safezone.poisons.transforms import (
     Flip,
     Rescale,
 )
-from safezone.scores.metrics import psnr
 
 NAMES = [*TRANSFORMS, "jpeg25", "jpeg+resize+crop+flip+blur"]
 

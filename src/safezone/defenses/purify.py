@@ -14,11 +14,11 @@ from torch import Tensor
 from safezone.arrays import Images, Masks, randn, stream
 from safezone.defenses.preprocess import Chain, Pixels, Preprocess
 from safezone.errors import UserError
+from safezone.image_metrics import ssim
 from safezone.images import to_float, to_uint8
 from safezone.models.base import Model
 from safezone.models.denoise import denoise
 from safezone.models.fingerprint import Fingerprinted
-from safezone.scores.metrics import ssim
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,8 +5,8 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from safezone.arrays import PerExample
+from safezone.image_metrics import psnr, ssim
 from safezone.images import to_float
-from safezone.scores.metrics import psnr, ssim
 
 
 def imperceptibility(
