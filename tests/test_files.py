@@ -20,6 +20,7 @@ from safezone.files import (
     digest,
     lock_file,
     locked,
+    move_file,
     read_json,
     require_new,
     whole_file,
@@ -118,6 +119,15 @@ def test_equal_tensors_give_equal_bytes_and_come_back(tmp_path: Path) -> None:
         write_safetensors(tmp_path / name, tensors, {"about": "it"})
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
     assert all(torch.equal(tensors[k], v) for k, v in load_file(tmp_path / "one").items())
+
+
+def test_a_file_is_moved_into_another_s_place(tmp_path: Path) -> None:
+    (tmp_path / "new").write_text("new")
+    move_file(tmp_path / "new", tmp_path / "folder" / "place")
+    assert [path.name for path in tmp_path.rglob("*")] == ["folder", "place"]
+    with pytest.raises(WorkspaceError, match="cannot write"):
+        move_file(tmp_path / "absent", tmp_path / "folder" / "place")
+    assert (tmp_path / "folder" / "place").read_text() == "new"
 
 
 def test_only_what_is_empty_is_new(tmp_path: Path) -> None:

@@ -18,11 +18,11 @@ from torch.nn import functional
 from safezone import miniworld
 from safezone.arrays import Images
 from safezone.generate import generate
+from safezone.image_metrics import psnr
 from safezone.images import read_image
 from safezone.models import Model, load_model
 from safezone.models.builtin import WEIGHTS
 from safezone.scores import load_encoder, load_text_image_encoder
-from safezone.scores.metrics import psnr
 from training.corpus import HELD_OUT_SEED
 from training.encoders import ATTRIBUTES, load_classifier, shrink
 from training.instance import render_pairs

@@ -91,6 +91,15 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def move_file(source: Path, path: Path) -> None:
+    """Puts a file of the same disk in another's place; WorkspaceError when that cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file whole or not at all; WorkspaceError when it cannot be written."""
     with whole_file(path) as temporary:

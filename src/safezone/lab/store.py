@@ -1,6 +1,5 @@
 """Artifacts, what a workspace holds, and the check of weights."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +8,7 @@ from typing import Any, Final
 
 from safezone.concepts import Concept
 from safezone.errors import UserError, WorkspaceError
-from safezone.files import digest, read_json, require_new, whole_folder, write_json
+from safezone.files import digest, move_file, read_json, require_new, whole_folder, write_json
 from safezone.models.fingerprint import tensors
 
 WORK: Final = "work"
@@ -82,8 +81,7 @@ class Artifact:
             write_json(path, {**own, **record, "key": self.key, "files": files})
             if (self.place / self.record).is_file() and not self.done:
                 for name in files:
-                    (self.place / name).parent.mkdir(exist_ok=True)
-                    os.replace(temporary / name, self.place / name)
+                    move_file(temporary / name, self.place / name)
 
 
 def made_key(file: Path, record: str) -> str:
