@@ -1,30 +1,37 @@
 """The example of docs/adding-a-poison.md runs as it stands, from its file to its row."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import ResNetConfig, ResNetModel
 
 from safezone.arrays import stream
 from safezone.cli import main
 from safezone.concepts import Concept, load_concept, save_concept
 from safezone.errors import UserError
+from safezone.images import to_float
 from safezone.lab.run import content_key
 from safezone.lab.settings import Poisoning
 from safezone.models import load_model
-from safezone.poisons import own_poisons
+from safezone.poisons import POISONS, own_poisons, poison_fingerprints, poison_images
 from tiny import write_tiny_folder
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-poison.md"
 
 
+def write_example(file: Path, index: int) -> Path:
+    code = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)[index]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 20
+    file.write_text(code)
+    return file
+
+
 @pytest.fixture
 def example(tmp_path: Path) -> Path:
-    (code,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 20
-    (tmp_path / "flatten.py").write_text(code)
-    return tmp_path / "flatten.py"
+    return write_example(tmp_path / "flatten.py", 0)
 
 
 def test_the_example_poisons_a_folder_by_its_name(tmp_path: Path, example: Path) -> None:
@@ -41,6 +48,34 @@ def test_the_example_poisons_a_folder_by_its_name(tmp_path: Path, example: Path)
     model = load_model(folder)
     contrast = [model.encode(i).mean.flatten(2).std(dim=2).mean() for i in (before, after)]
     assert contrast[1] < 0.98 * contrast[0]
+
+
+def test_an_example_with_a_network_moves_its_features_and_the_network_is_in_its_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 12], depths=[1, 1], layer_type="basic")
+    network = ResNetModel(config).eval()
+    network.save_pretrained("resnet")
+    model = load_model(write_tiny_folder(tmp_path / "model"))
+    row = replace(own_poisons([write_example(tmp_path / "features.py", 1)])["features"], steps=5)
+    clean = torch.rand(1, 3, 64, 64, generator=stream("features"))
+    poisoned = to_float(poison_images(model, clean, row, 0, ["one"], progress=False))
+
+    def shift(images: torch.Tensor) -> float:
+        with torch.no_grad():
+            now, before = (network(i).pooler_output for i in (images, clean))
+        return float((now - before).square().mean())
+
+    assert shift(poisoned) > 5 * shift(clean + (torch.rand_like(clean) - 0.5) / 255)
+    keys = poison_fingerprints(row, model)
+    assert (len(keys), keys[0]) == (2, model.fingerprint())
+    assert poison_fingerprints(POISONS["adm+"], model) == keys[:1]
+    with torch.no_grad():
+        network.embedder.embedder.convolution.weight[0, 0, 0, 0] += 1e-3
+    network.save_pretrained("resnet")
+    assert poison_fingerprints(row, model) != keys
 
 
 @pytest.mark.slow

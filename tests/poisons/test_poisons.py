@@ -27,6 +27,7 @@ from safezone.poisons import (
     poison_concept,
     poison_images,
 )
+from safezone.poisons.guide import bound
 from safezone.poisons.sampling import SampledDistance
 from safezone.poisons.surrogate import Surrogate
 from safezone.poisons.targets import read_target
@@ -56,6 +57,9 @@ MOVES = {
     "ea@jpeg": 500,
     "ea@lm": 250,
     "ea@szt": 200,
+    "adm+@blur": 0.1,
+    "adm+@high": 0.1,
+    "adm+@blur@high": 0.01,
     "da-target": 0.5,
     "mist": 700,
     "photoguard": 14,
@@ -140,10 +144,12 @@ def objective_mean(
         generators = [stream("fresh", draw) for draw in range(draws)]
         pixels = to_float(many(images))
         with torch.no_grad():
-            if row.transform is not None:
+            if row.transform is not None:  # images are shaped already
                 pixels, moved = row.transform(pixels, guide.masks, generators)
                 guide = dataclasses.replace(guide, masks=moved)
-            values.append(row.objective(model, pixels, generators, guide).mean())
+            values.append(
+                bound(row.objective, model).value(model, pixels, generators, guide).mean()
+            )
     return torch.stack(values)
 
 
@@ -182,7 +188,9 @@ def test_it_is_within_its_budget_after_a_png(
         write_png(tmp_path / "poisoned.png", after)
         read = torch.from_numpy(read_image(tmp_path / "poisoned.png")).permute(2, 0, 1)
         change = read.int() - before.int()
-        assert change.abs().max() == 16  # used, and not exceeded by a single level
+        if POISONS[name].shaping is None:  # a blur averages away what stands alone
+            assert change.abs().max() == 16  # used, and not exceeded by a single level
+        assert 8 <= change.abs().max() <= 16
         assert POISONS[name].budget.contains(before[None], read[None])
 
 
@@ -243,7 +251,7 @@ def test_a_poison_killed_between_its_checkpoints_goes_on_to_the_same_bytes(
         calls += 1
         if calls > most:
             raise KeyboardInterrupt
-        return row.objective(*arguments)
+        return bound(row.objective, keen_model).value(*arguments)
 
     def make(row: Poison, checkpoints: Checkpoints | None) -> Tensor:
         return poison_images(

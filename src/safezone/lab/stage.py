@@ -19,6 +19,7 @@ from safezone.lab.lab import Job, Lab
 from safezone.lab.run import Run, content_key
 from safezone.lab.settings import Sampling
 from safezone.lab.store import IMAGES_RECORD, KEY_FILE, MANIFEST, RUN_RECORD, Artifact
+from safezone.poisons import poison_fingerprints
 from safezone.scores import CLEAN
 
 
@@ -67,7 +68,8 @@ def _clean(lab: Lab, run: Run) -> str:
 def _poison(lab: Lab, run: Run) -> Sequence[Any] | None:
     if run.poison == CLEAN:
         return None
-    return [lab.model_key, lab.poison_settings(run), lab.poison_seed(run)]
+    row = lab.poison_settings(run)
+    return [poison_fingerprints(row, lab.model), row, lab.poison_seed(run)]
 
 
 def _preprocess(lab: Lab, run: Run) -> Sequence[Any] | None:

@@ -1,16 +1,18 @@
-"""What an objective is given beside the images, and the random draws that objectives share."""
+"""What an objective is, what it gets beside the images, and the random draws objectives share."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from safezone.arrays import Images, Latents, PerExample, Timesteps, rand, randn
 from safezone.models.base import Conditioning, Model, Posterior
+from safezone.models.fingerprint import Fingerprinted
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +57,36 @@ class Guide:
 ModelObjective: TypeAlias = Callable[[Model, Images, Sequence[torch.Generator], Guide], PerExample]
 """One value per image, differentiable in the images. Image i draws from ``generators[i]`` alone, so
 that its value does not depend on the batch it is in."""
+
+
+@dataclass(frozen=True, eq=False)
+class BoundObjective:
+    """An objective with the further networks that it works with.
+
+    ``networks``: models, encoders or modules, whose weights enter the poison's key. ``value``: the
+    objective itself, which uses them.
+    """
+
+    networks: tuple[Fingerprinted | nn.Module, ...]
+    value: ModelObjective
+
+
+class NetworkObjective(ABC):
+    """Settings of an objective that needs further networks: a feature loss, an ensemble.
+
+    A frozen dataclass; like a purifier it names its networks and opens them in ``bind``.
+    """
+
+    @abstractmethod
+    def bind(self, model: Model) -> BoundObjective:
+        """With its networks on ``model.device``, frozen; UserError for what cannot be opened."""
+
+
+def bound(objective: ModelObjective | NetworkObjective, model: Model) -> BoundObjective:
+    """The objective ready to be asked; one without further networks has none."""
+    if isinstance(objective, NetworkObjective):
+        return objective.bind(model)
+    return BoundObjective((), objective)
 
 
 def draw_noise(generators: Sequence[torch.Generator], like: Latents) -> Latents:

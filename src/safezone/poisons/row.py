@@ -2,15 +2,16 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from safezone.defenses.loss_masks import LossMask
 from safezone.defenses.timesteps import TimestepDistribution, Uniform
 from safezone.errors import UserError
-from safezone.poisons.guide import ModelObjective
+from safezone.poisons.guide import ModelObjective, NetworkObjective
 from safezone.poisons.pgd import Budget
+from safezone.poisons.shaping import NaturalSpectrum
 from safezone.poisons.surrogate import Surrogate
 from safezone.poisons.targets import NAMED_TARGETS, Target
 from safezone.poisons.timestep_search import GreedyTimesteps
@@ -32,13 +33,14 @@ class Poison:
     gradients are averaged for each step. ``transform``: what every draw does to the images before
     the objective sees them (expectation over transformations). ``timesteps``: which are drawn.
     ``mask``: the perturbation stays, and the loss counts, inside the concept's dilated mask;
-    None is everywhere. ``surrogate``: trained in turns with the poison (ASPL).
+    None is everywhere. ``surrogate``: trained in turns with the poison (ASPL). ``shaping``: what
+    makes the perturbation's spectrum natural, in every step and at the end.
 
     Raises UserError for settings that can change nothing.
     """
 
     name: str
-    objective: ModelObjective
+    objective: ModelObjective | NetworkObjective
     direction: Literal[1, -1]
     budget: Budget = field(default_factory=Budget)
     eta: float = 1 / 255
@@ -52,6 +54,7 @@ class Poison:
     timesteps: TimestepDistribution | GreedyTimesteps = field(default_factory=Uniform)
     mask: LossMask | None = None
     surrogate: Surrogate | None = None
+    shaping: NaturalSpectrum | None = None
 
     def __post_init__(self) -> None:
         def refuse(what: str) -> UserError:
@@ -90,23 +93,12 @@ class Poison:
 
     def record(self) -> Mapping[str, Any]:
         """All settings as JSON values, for provenance."""
-        kind = type(self.objective).__name__
-        told = getattr(self.objective, "__name__", "") if kind == "function" else self.objective
-        return {
-            "poison": self.name,
-            "objective": str(told),
-            "direction": self.direction,
-            "kappa": self.budget.kappa,
-            "norm": self.budget.norm,
-            "eta": self.eta,
-            "steps": self.steps,
-            "decay": self.decay,
-            "start": self.start,
-            "prompt": self.prompt,
-            "target": str(self.target),
-            "repetitions": self.repetitions,
-            "transform": None if self.transform is None else repr(self.transform),
-            "timesteps": repr(self.timesteps),
-            "mask": None if self.mask is None else repr(self.mask),
-            "surrogate": None if self.surrogate is None else repr(self.surrogate),
+        values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        values["objective"] = getattr(self.objective, "__name__", self.objective)
+        values["target"] = str(self.target)
+        budget = values.pop("budget")
+        plain = str | int | float | None
+        return {"poison": values.pop("name"), "kappa": budget.kappa, "norm": budget.norm} | {
+            name: value if isinstance(value, plain) else repr(value)
+            for name, value in values.items()
         }

@@ -1,9 +1,10 @@
 """The table of poisons; a new one is a row (docs/adding-a-poison.md)."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Any
 
 from safezone.defenses.loss_masks import LossMask
 from safezone.defenses.timesteps import AtLeast
@@ -20,6 +21,7 @@ from safezone.poisons.objectives import (
 )
 from safezone.poisons.row import Poison
 from safezone.poisons.sampling import SampledDistance
+from safezone.poisons.shaping import NaturalSpectrum
 from safezone.poisons.surrogate import Surrogate
 from safezone.poisons.timestep_search import GreedyTimesteps
 from safezone.poisons.transforms import DifferentiableJpeg
@@ -38,9 +40,54 @@ _DA = Poison(
 
 # What Safe-Zone Training does, known to the poison: JPEG around quality 25, t >= 500, the mask
 # dilated by 16 px at 512.
-_JPEG = DifferentiableJpeg(20, 30)
-_HIGH = AtLeast(0.5)
-_MASK = LossMask(dilation_px_at_512=16)
+_SZT: Mapping[str, Any] = MappingProxyType(
+    {
+        "transform": DifferentiableJpeg(20, 30),
+        "timesteps": AtLeast(0.5),
+        "mask": LossMask(dilation_px_at_512=16),
+    }
+)
+
+MODIFIERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "jpeg": {"transform": _SZT["transform"]},
+        "t500": {"timesteps": _SZT["timesteps"]},
+        "lm": {"mask": _SZT["mask"]},
+        "szt": _SZT,
+        # What poisons after the paper do against defenses that they do not know: noise with a
+        # natural spectrum (BlurGuard), high-noise timesteps only (DeContext).
+        "blur": {"shaping": NaturalSpectrum()},
+        "high": {"timesteps": AtLeast(0.8)},
+    }
+)
+"""What ``<poison>@<modifier>`` changes; several may follow each other, as in ``adm+@blur@high``."""
+
+_TIMELESS = ("ea", "da", "da-target", "photoguard", "pid", "diffusionguard")
+"""Poisons whose objective draws no timestep, so that none can be chosen for them."""
+
+
+def modified(row: Poison, modifiers: Sequence[str]) -> Poison:
+    """The poison with what its modifiers change, under the joint name.
+
+    Raises UserError for an unknown modifier, for two that change the same, and where there is
+    nothing to change.
+    """
+    changes: dict[str, Any] = {}
+    for name in modifiers:
+        if name not in MODIFIERS:
+            raise UserError(f"There is no modifier @{name}; choose from {', '.join(MODIFIERS)}.")
+        own = {
+            field: value
+            for field, value in MODIFIERS[name].items()
+            if field != "timesteps" or row.name not in _TIMELESS
+        }
+        if not own:
+            raise UserError(f"{row.name} draws no timestep, so that @{name} would change nothing.")
+        if twice := changes.keys() & own:
+            raise UserError(f"Two modifiers of {row.name} choose the {twice.pop()}; leave one out.")
+        changes |= own
+    return replace(row, name="@".join((row.name, *modifiers)), **changes)
+
 
 _ROWS = (
     _ADM_UP,
@@ -50,18 +97,9 @@ _ROWS = (
     _EA,
     _DA,
     # Adaptive: <poison>@<what of Safe-Zone Training it knows>.
-    replace(_ADM_UP, name="adm+@jpeg", transform=_JPEG),
-    replace(_ADM_UP, name="adm+@t500", timesteps=_HIGH),
-    replace(_ADM_UP, name="adm+@lm", mask=_MASK),
-    replace(_ADM_UP, name="adm+@szt", transform=_JPEG, timesteps=_HIGH, mask=_MASK),
-    replace(_SDS_DOWN, name="sds-@jpeg", transform=_JPEG),
-    replace(_SDS_DOWN, name="sds-@t500", timesteps=_HIGH),
-    replace(_SDS_DOWN, name="sds-@lm", mask=_MASK),
-    replace(_SDS_DOWN, name="sds-@szt", transform=_JPEG, timesteps=_HIGH, mask=_MASK),
-    # EA asks no timestep, so that it can know the other two only.
-    replace(_EA, name="ea@jpeg", transform=_JPEG),
-    replace(_EA, name="ea@lm", mask=_MASK),
-    replace(_EA, name="ea@szt", transform=_JPEG, mask=_MASK),
+    *(modified(row, [m]) for row in (_ADM_UP, _SDS_DOWN) for m in ("jpeg", "t500", "lm", "szt")),
+    *(modified(_EA, [m]) for m in ("jpeg", "lm", "szt")),
+    *(modified(_ADM_UP, m) for m in (["blur"], ["high"], ["blur", "high"])),
     # After the paper's six, or beside them.
     replace(_DA, name="da-target", objective=SampledDistance("target"), direction=-1),
     Poison("mist", Fused(), -1, prompt="a painting"),
@@ -80,11 +118,15 @@ POISONS: Mapping[str, Poison] = MappingProxyType({row.name: row for row in _ROWS
 def poison(name: str, own: Mapping[str, Poison] = MappingProxyType({})) -> Poison:
     """The poison of that name, in any case, of the table or of ``own`` rows beside it.
 
-    Raises UserError listing near names.
+    ``<name>@<modifier>``, as in ``mist@blur``, is any of them as ``MODIFIERS`` change it. Raises
+    UserError listing near names.
     """
     key, rows = name.strip().lower(), {**POISONS, **own}
+    base, *modifiers = key.split("@")
     if key in rows:
         return rows[key]
+    if base in rows and modifiers:
+        return modified(rows[base], modifiers)
     near = difflib.get_close_matches(key, rows, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(rows)}."
     raise UserError(f"There is no poison {name!r}; {hint}")
