@@ -59,7 +59,6 @@ MOVES = {
     "ea@szt": 200,
     "adm+@blur": 0.1,
     "adm+@high": 0.1,
-    "adm+@blur@high": 0.01,
     "da-target": 0.5,
     "mist": 700,
     "photoguard": 14,

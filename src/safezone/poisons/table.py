@@ -99,7 +99,7 @@ _ROWS = (
     # Adaptive: <poison>@<what of Safe-Zone Training it knows>.
     *(modified(row, [m]) for row in (_ADM_UP, _SDS_DOWN) for m in ("jpeg", "t500", "lm", "szt")),
     *(modified(_EA, [m]) for m in ("jpeg", "lm", "szt")),
-    *(modified(_ADM_UP, m) for m in (["blur"], ["high"], ["blur", "high"])),
+    *(modified(_ADM_UP, m) for m in (["blur"], ["high"])),
     # After the paper's six, or beside them.
     replace(_DA, name="da-target", objective=SampledDistance("target"), direction=-1),
     Poison("mist", Fused(), -1, prompt="a painting"),
