@@ -164,6 +164,24 @@ def write_tiny_folder(
     return folder
 
 
+def write_tiny_rectified_folder(folder: Path, *, seed: int = 0) -> Path:
+    """XCLiu/2_rectified_flow_from_sd_1_5, small and random: the scheduler's file says PNDM and
+    epsilon, and only the index says what the model is."""
+    write_tiny_folder(folder, seed=seed)
+    index = json.loads((folder / "model_index.json").read_text())
+    index |= {
+        "_class_name": "RectifiedFlowPipeline",
+        "_diffusers_version": "0.20.2",
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "safety_checker": [
+            "stable_diffusion",
+            "StableDiffusionSafetyChecker",
+        ],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
 def write_tiny_xl_folder(folder: Path, seed: int = 2) -> Path:
     """SDXL's architecture, small: token vectors of width 32 + 48, a pooled embedding, time ids."""
     base = tiny_pipeline(folder, seed=seed)

@@ -97,7 +97,7 @@ def _denoise(
         if guided:
             without, with_prompt = prediction.chunk(2)
             prediction = without + guidance * (with_prompt - without)
-        return prediction
+        return model.process.to_stock(prediction)
 
     def step(latents: Latents, prediction: Latents, time: Tensor, _: Tensor | None) -> Latents:
         stepped: Latents = sampler.step(prediction, time, latents, **extra).prev_sample

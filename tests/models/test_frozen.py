@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -166,3 +167,61 @@ def test_a_compiled_network_uses_the_compilers_kernels() -> None:
     layer, cold, rows = make("3 x 3")
     compiled: Any = torch.compile(cold, backend="eager", fullgraph=True)
     assert torch.equal(compiled(rows), layer.eval()(rows))
+
+
+USED = ("_linear_pointwise", "_convolution_pointwise", "_convolution_transpose_pointwise")
+
+
+def without(name: str) -> Any:
+    """torch's private operators as a version of torch would have them that lacks one."""
+    orders = ("linear_weight", "convolution_weight", "convolution_transpose_weight")
+    names = {*USED, *(f"_reorder_{weight}" for weight in orders)}
+    kept = {each: getattr(torch.ops.mkldnn, each) for each in names - {name}}
+    return SimpleNamespace(**kept)
+
+
+def changed(name: str) -> Any:
+    """As above, but one of the operators gives other numbers."""
+    operators = without("")
+    whole = getattr(operators, name)
+    setattr(operators, name, lambda *arguments: whole(*arguments) * 1.01)
+    return operators
+
+
+def refusing(name: str) -> Any:
+    """As above, but one of the operators takes other arguments."""
+    operators = without("")
+
+    def refuse(*_: Any) -> Tensor:
+        raise RuntimeError(f"{name}() is missing value for argument 'algorithm'")
+
+    setattr(operators, name, refuse)
+    return operators
+
+
+@pytest.mark.parametrize("operator", USED)
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [(without, "lacks them"), (refusing, "algorithm"), (changed, "other numbers")],
+)
+def test_without_the_private_operators_layers_are_torchs_own(
+    kind: Callable[[str], Any], words: str, operator: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.ops, "mkldnn", kind(operator))
+    frozen.why_not.cache_clear()
+    try:
+        network = nn.Sequential(nn.Conv2d(4, 8, 3), nn.Flatten(), nn.Linear(32, 3))
+        stock = copy.deepcopy(network)
+        with pytest.warns(UserWarning, match=f"torch's own kernels .*{words}"):
+            freeze(network)
+        assert [type(layer) for layer in network] == [nn.Conv2d, nn.Flatten, nn.Linear]
+        assert not any(weight.requires_grad for weight in network.parameters())
+        rows = torch.randn(2, 4, 4, 4)
+        assert torch.equal(network(rows), stock(rows))
+    finally:
+        frozen.why_not.cache_clear()
+
+
+def test_with_this_torch_the_kernels_are_used() -> None:
+    frozen.why_not.cache_clear()
+    assert frozen.why_not() is None

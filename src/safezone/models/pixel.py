@@ -19,7 +19,7 @@ from safezone.errors import UserError
 from safezone.models.builtin import WEIGHTS
 from safezone.models.fingerprint import fingerprint
 from safezone.models.frozen import freeze
-from safezone.models.loading import fetch_folder, pick_device, quiet, read_config, read_part
+from safezone.models.parts import find_folder, pick_device, quiet, read_config, read_part
 from safezone.models.process import Epsilon
 
 MINI_PIXEL: Final = "mini-pixel"
@@ -180,15 +180,11 @@ def _folder(name_or_folder: str) -> Path:
                 f"make them with `{TRAIN_COMMAND}`"
             )
         return folder
-    path = Path(name_or_folder).expanduser()
-    if not path.is_dir() and name_or_folder.count("/") == 1:
-        path = fetch_folder(name_or_folder)
+    give = f"give a diffusers folder of a pixel model, a hub name owner/name, or {MINI_PIXEL}"
+    path = find_folder(name_or_folder, "pixel model", give)
     for part in ("unet", "scheduler"):
         if not (path / part).is_dir():
-            raise UserError(
-                f"{path} has no folder {part}; give a diffusers folder of a pixel model, a hub "
-                f"name owner/name, or {MINI_PIXEL}"
-            )
+            raise UserError(f"{path} has no folder {part}; {give}")
     return path
 
 

@@ -58,6 +58,10 @@ class Process(ABC):
         of a stock scheduler's ``timesteps``."""
         return network_time
 
+    def to_stock(self, prediction: Latents) -> Latents:
+        """A raw prediction as diffusers' scheduler of this kind of model wants it."""
+        return prediction
+
     def corrupt(self, clean: Latents, noise: Latents, timesteps: Timesteps) -> Latents:
         """z_t = s z + sigma noise, of the shape and type of ``clean``."""
         signal, sigma = self._coefficients(timesteps, clean)
@@ -189,19 +193,20 @@ class RectifiedFlow(Process):
         """One less, float64."""
         return network_time.to(torch.float64) - 1
 
-    def _to_noise_minus_clean(self, prediction: Latents) -> Latents:
+    def to_stock(self, prediction: Latents) -> Latents:
+        """noise - z, wherever the prediction points."""
         return prediction if self.towards == "noise" else -prediction
 
     def target(self, clean: Latents, noise: Latents, timesteps: Timesteps) -> Latents:
         """noise - z, or z - noise."""
-        return self._to_noise_minus_clean(noise - clean)
+        return self.to_stock(noise - clean)
 
     def to_clean(self, noisy: Latents, prediction: Latents, timesteps: Timesteps) -> Latents:
         """z_t - sigma (noise - z)."""
         _, sigma = self._coefficients(timesteps, noisy)
-        return noisy - sigma * self._to_noise_minus_clean(prediction)
+        return noisy - sigma * self.to_stock(prediction)
 
     def to_noise(self, noisy: Latents, prediction: Latents, timesteps: Timesteps) -> Latents:
         """z_t + (1 - sigma) (noise - z)."""
         signal, _ = self._coefficients(timesteps, noisy)
-        return noisy + signal * self._to_noise_minus_clean(prediction)
+        return noisy + signal * self.to_stock(prediction)

@@ -33,6 +33,36 @@ FLOW_SCHEDULERS: Final[Mapping[str, tuple[Any, Mapping[str, Any]]]] = {
 }
 
 
+_TO_DATA: Final = "flow_to_data"
+"""The prediction type, not known to diffusers, of flows whose velocity points at the data."""
+
+
+class _UniformEuler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc,unused-ignore]
+    """Euler's steps at 1, 1 - 1 / n, ... 1 / n, as RectifiedFlowPipeline takes them; the stock
+    schedule spends its last step at 1 / 1000."""
+
+    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+        """Of ``num_inference_steps`` equal steps."""
+        sigmas = [1 - i / num_inference_steps for i in range(num_inference_steps)]
+        super().set_timesteps(sigmas=sigmas, device=device)
+
+
+def scheduler_config(config: Mapping[str, Any], index: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The scheduler's configuration, put right by what model_index.json says of the pipeline.
+
+    The rectified flows of Liu et al. (XCLiu/2_rectified_flow_from_sd_1_5, InstaFlow) carry the
+    scheduler of Stable Diffusion, which their RectifiedFlowPipeline never asks: it takes Euler's
+    steps along z - noise.
+    """
+    if "RectifiedFlow" not in str(index.get("_class_name")):
+        return config
+    return {
+        "_class_name": "FlowMatchEulerDiscreteScheduler",
+        "num_train_timesteps": config.get("num_train_timesteps", 1000),
+        "prediction_type": _TO_DATA,
+    }
+
+
 def is_flow(config: Mapping[str, Any]) -> bool:
     """Whether the configuration belongs to a rectified-flow model."""
     return "FlowMatch" in str(config.get("_class_name")) or config.get("prediction_type") in (
@@ -48,7 +78,9 @@ def process_of(config: Mapping[str, Any]) -> Process:
     and for betas that diffusers does not know.
     """
     if is_flow(config):
-        return RectifiedFlow(steps=int(config.get("num_train_timesteps", 1000)))
+        to_data = config.get("prediction_type") == _TO_DATA
+        steps = int(config.get("num_train_timesteps", 1000))
+        return RectifiedFlow(steps, "data" if to_data else "noise")
     processes: Mapping[str, Callable[[Tensor], Process]]
     processes = {"epsilon": Epsilon, "v_prediction": Velocity}
     # Configurations older than v-prediction do not name the type.
@@ -75,4 +107,7 @@ def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
         kind = "a rectified-flow model" if is_flow(config) else "this model"
         raise UserError(f"unknown scheduler {name!r}; for {kind} choose one of: {', '.join(table)}")
     kind_of_scheduler, overrides = table[name]
-    return kind_of_scheduler.from_config(dict(config), **overrides)
+    known = {name: value for name, value in config.items() if value != _TO_DATA}
+    if known != config:
+        kind_of_scheduler = _UniformEuler
+    return kind_of_scheduler.from_config(known, **overrides)

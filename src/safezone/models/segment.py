@@ -11,7 +11,7 @@ from torch import Tensor
 
 from safezone.errors import UserError
 from safezone.models.frozen import freeze
-from safezone.models.loading import pick_device, quiet
+from safezone.models.parts import first_line, pick_device, quiet
 
 _MEAN: Final = (0.485, 0.456, 0.406)
 _STD: Final = (0.229, 0.224, 0.225)
@@ -51,13 +51,13 @@ class Segmenter:
         small = (small - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
         padded = F.pad(small, (0, self.side - fitted[1], 0, self.side - fitted[0]))
         at = [point[0] * fitted[1], point[1] * fitted[0]]
-        found = self.network(
+        output = self.network(
             pixel_values=padded.to(self.device),
             input_points=torch.tensor([[[at]]], device=self.device),
             input_labels=torch.ones(1, 1, 1, dtype=torch.int64, device=self.device),
         )
-        best = int(found.iou_scores.flatten().argmax())
-        logits: Tensor = found.pred_masks.flatten(0, 2)[best][None, None].float().cpu()
+        best = int(output.iou_scores.flatten().argmax())
+        logits: Tensor = output.pred_masks.flatten(0, 2)[best][None, None].float().cpu()
         square = F.interpolate(logits, (self.side,) * 2, mode="bilinear", align_corners=False)
         square = square[..., : fitted[0], : fitted[1]]
         full = F.interpolate(square, (height, width), mode="bilinear", align_corners=False)
@@ -89,10 +89,9 @@ def load_segmenter(name_or_folder: str, device: str | None = None) -> Segmenter:
     except UserError:
         raise
     except Exception as error:  # each library has its own family of errors for a damaged file
-        reason = (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
         raise UserError(
-            f"{name_or_folder} cannot be opened as SAM or SAM 2 ({reason}); give a folder with "
-            "config.json and model.safetensors, or a hub name"
+            f"{name_or_folder} cannot be opened as SAM or SAM 2 ({first_line(error)}); give a "
+            "folder with config.json and model.safetensors, or a hub name"
         ) from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(f"{name_or_folder} lacks {len(missing)} weights, the first is {missing[0]}")

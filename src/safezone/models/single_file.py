@@ -8,6 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from safezone.errors import UserError
 from safezone.models.base import Model
+from safezone.models.parts import first_line, quiet, read_config, vae_dtype
 
 _XL_KEY = "conditioner.embedders.1.model.ln_final.weight"
 
@@ -35,8 +36,7 @@ def load_single_file(path: Path, device: torch.device, dtype: torch.dtype) -> Mo
         raise UserError(f"{path} is a single file that is no safetensors checkpoint") from error
     from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 
-    from safezone.models.loading import quiet, vae_dtype
-    from safezone.models.schedulers import process_of
+    from safezone.models.schedulers import process_of, scheduler_config
     from safezone.models.stable import StableDiffusion
     from safezone.models.xl import StableDiffusionXL
 
@@ -49,12 +49,16 @@ def load_single_file(path: Path, device: torch.device, dtype: torch.dtype) -> Mo
         with quiet():
             pipeline = kind.from_single_file(str(path), torch_dtype=dtype, **options)
     except Exception as error:  # each library has its own family of errors for a damaged file
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(
-            f"{path} cannot be opened as a checkpoint ({reason}); put the configurations and the "
-            f"tokenizer of its diffusers folder into {beside}, or convert it to such a folder"
+            f"{path} cannot be opened as a checkpoint ({first_line(error)}); put the "
+            f"configurations and the tokenizer of its diffusers folder into {beside}, or convert "
+            "it to such a folder"
         ) from error
-    config = {**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__}
+    index = beside / "model_index.json"
+    config = scheduler_config(
+        {**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__},
+        read_config(index) if index.is_file() else {},
+    )
     parts = {
         "name": path.stem,
         "folder": path,

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor
 from safezone.arrays import Images
 from safezone.errors import UserError
 from safezone.models.fingerprint import fingerprint
-from safezone.models.loading import fetch_folder, pick_device, quiet
+from safezone.models.parts import find_folder, first_line, pick_device, quiet
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,11 +53,7 @@ def load_upscaler(name_or_folder: str, device: str | None = None) -> Upscaler:
 
     Raises UserError for what cannot be opened.
     """
-    path = Path(name_or_folder).expanduser()
-    if not path.is_dir():
-        if name_or_folder.count("/") != 1:
-            raise UserError(f"there is no upscaler's folder {name_or_folder}; give a diffusers one")
-        path = fetch_folder(name_or_folder)
+    path = find_folder(name_or_folder, "upscaler's folder", "give a diffusers one or a hub name")
     from diffusers import StableDiffusionUpscalePipeline
 
     try:
@@ -67,7 +62,7 @@ def load_upscaler(name_or_folder: str, device: str | None = None) -> Upscaler:
                 str(path), use_safetensors=True, local_files_only=True
             )
     except Exception as error:  # each library has its own family of errors for a damaged file
-        reason = (str(error).strip() or repr(error)).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{path} cannot be opened as a four-fold upscaler: {reason}") from error
     pipeline.set_progress_bar_config(disable=True)
     pipeline.to(pick_device(device))

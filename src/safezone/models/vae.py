@@ -9,7 +9,7 @@ from safezone.arrays import Images, Latents
 from safezone.errors import UserError
 from safezone.models.builtin import BUILTIN, builtin_folder
 from safezone.models.frozen import freeze
-from safezone.models.loading import fetch_folder, pick_device, quiet, read_config, read_part
+from safezone.models.parts import find_folder, pick_device, quiet, read_config, read_part
 
 _GIVE = "give mini, a diffusers folder, the folder of a VAE or a hub name owner/name"
 
@@ -42,13 +42,10 @@ def load_autoencoder(name_or_folder: str | Path, device: str | None = None) -> A
     """
     from diffusers import AutoencoderKL
 
-    path = Path(name_or_folder).expanduser()
     if isinstance(name_or_folder, str) and name_or_folder in BUILTIN:
         path = builtin_folder(name_or_folder)
-    elif not path.is_dir():
-        if isinstance(name_or_folder, Path) or name_or_folder.count("/") != 1:
-            raise UserError(f"there is no model folder {str(name_or_folder)!r}; {_GIVE}")
-        path = fetch_folder(name_or_folder)
+    else:
+        path = find_folder(name_or_folder, "model folder", _GIVE)
     folder = path if (path / "config.json").is_file() else path / "vae"
     if not (folder / "config.json").is_file():
         raise UserError(f"{path} holds neither config.json nor vae/config.json; {_GIVE}")

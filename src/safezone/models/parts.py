@@ -1,0 +1,138 @@
+"""What all loaders share: finding a folder, reading one part of it whole, choosing a device."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from safezone.errors import UserError
+
+WEIGHT_FILES: Final[Mapping[str, str]] = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
+"""The parts with weights, and how their files are called."""
+
+# Full-precision safetensors, whole or in shards, and the small text files beside them.
+HUB_FILES: Final = (
+    "model_index.json",
+    "scheduler/*.json",
+    # A pixel model of super-resolution and the four-fold upscaler.
+    "image_noising_scheduler/*.json",
+    "low_res_scheduler/*.json",
+    "tokenizer/*",
+    "tokenizer_2/*",
+    *(f"{part}/config.json" for part in WEIGHT_FILES),
+    *(f"{part}/{stem}.safetensors" for part, stem in WEIGHT_FILES.items()),
+    *(f"{part}/{stem}-?????-of-?????.safetensors" for part, stem in WEIGHT_FILES.items()),
+    *(f"{part}/{stem}.safetensors.index.json" for part, stem in WEIGHT_FILES.items()),
+)
+
+
+def find_folder(name_or_folder: str | Path, what: str, give: str) -> Path:
+    """An existing folder, or the hub's snapshot of a string owner/name.
+
+    Raises UserError, which calls it ``what`` and says to ``give`` something else, for any other.
+    """
+    path = Path(name_or_folder).expanduser()
+    if path.is_dir():
+        return path
+    if isinstance(name_or_folder, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name_or_folder):
+        return fetch_folder(name_or_folder)
+    raise UserError(f"there is no {what} {str(name_or_folder)!r}; {give}")
+
+
+def first_line(error: Exception) -> str:
+    """What a library says went wrong, on one line."""
+    return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
+
+
+def fetch_folder(name: str) -> Path:
+    """The hub's snapshot of ``name`` in the local cache, without pickled weights."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+    except GatedRepoError as error:
+        raise UserError(
+            f"the hub model {name} is gated; accept its licence on its page and log in to the hub"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise UserError(f"there is no folder and no hub model called {name}") from error
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"there is no folder {name}, and it can not be fetched from the hub as a model: "
+            "check the name and the connection, or download it to a folder first"
+        ) from error
+
+
+def read_config(file: Path) -> Mapping[str, Any]:
+    """The JSON object in a configuration file; UserError when it is none."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} is missing or not valid JSON") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{file} is not a JSON object")
+    return value
+
+
+def read_part(kind: Any, folder: Path, part: str, **options: Any) -> Any:
+    """One module with all its weights; from_pretrained alone would fill gaps with random values."""
+    try:
+        module, report = kind.from_pretrained(
+            str(folder),
+            subfolder=part,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    except Exception as error:  # each library has its own family of errors for a damaged file
+        raise UserError(
+            f"{folder / part} cannot be opened as {kind.__name__}: {first_line(error)}"
+        ) from error
+    gaps = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
+    if gaps:
+        raise UserError(f"{folder / part} lacks {len(gaps)} weights, the first is {gaps[0]}")
+    return module
+
+
+def vae_dtype(config: Mapping[str, Any], dtype: torch.dtype) -> torch.dtype:
+    """The autoencoder's type: SDXL's overflows in float16, as its configuration says."""
+    overflows = dtype == torch.float16 and config.get("force_upcast", True)
+    return torch.float32 if overflows else dtype
+
+
+def pick_device(device: str | torch.device | None) -> torch.device:
+    """The device of that name, by default CUDA where there is one; UserError if it is none."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"the device {str(device)!r} is not available here; try cpu") from error
+    return chosen
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No progress bars of the loading libraries, whose state is put back afterwards."""
+    from transformers.utils import logging as untyped
+
+    logging: Any = untyped
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
