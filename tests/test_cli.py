@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,13 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from safezone.cli import COMMANDS, main
+from safezone.commands import console
 from safezone.commands.opening import idle_cores
 from safezone.images import read_image
 
 SIDE = 64
+WITH_TORCH = ("opening",)
+"""What commands import when they run."""
 
 
 @pytest.fixture
@@ -125,3 +130,10 @@ def test_claim_on_a_tiny_model_goes_on_where_it_stopped(
     assert planned["stages"]["personalize"] == {"done": 8, "all": 8}  # type: ignore[index]
     _json(capsys, *arguments)
     assert (tmp_path / "claim" / "rows.csv").read_bytes() == rows
+
+
+def test_the_command_line_answers_before_torch_is_imported() -> None:
+    modules = [path.stem for path in Path(console.__file__).parent.glob("*.py")]
+    lines = [f"import safezone.commands.{name}" for name in modules if name not in WITH_TORCH]
+    code = "\n".join([*lines, "import sys", "assert 'torch' not in sys.modules"])
+    subprocess.run([sys.executable, "-c", code], check=True)

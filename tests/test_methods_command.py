@@ -22,15 +22,15 @@ from tiny import write_tiny_folder, write_tiny_xl_folder
 
 @pytest.mark.parametrize(("kind", "method"), TRAINING)
 def test_every_preset_is_one_that_the_trainer_takes(kind: str, method: str) -> None:
-    training = preset(kind, method).training  # type: ignore[arg-type]
-    assert training == TRAINING[kind, method]  # type: ignore[index]
+    training = preset(kind, method).training
+    assert training == TRAINING[kind, method]
     assert type(training.personalization()) is METHODS[method]
     assert {(k, m) for k in KINDS for m in METHODS} == set(TRAINING)
 
 
 def test_the_presets_are_the_papers() -> None:
     steps = {key: training.steps for key, training in TRAINING.items()}
-    assert (steps["sd15", "ti"], steps["sd21", "ti"], steps["sd15-rf", "ti"]) == (5000, 2500, 2500)
+    assert (steps["sd15", "ti"], steps["sd21", "ti"], steps["sd15rf", "ti"]) == (5000, 2500, 2500)
     assert (TRAINING["sdxl", "ti"].steps, TRAINING["sdxl", "ti"].accumulation) == (500, 5)
     assert steps["sd15", "lora"] == steps["sd15", "custom-diffusion"] == 1000
     assert TRAINING["sd15", "lora"].rank == 4
@@ -38,7 +38,7 @@ def test_the_presets_are_the_papers() -> None:
 
 def test_kinds_are_told_from_folders(tmp_path: Path) -> None:
     flow = write_tiny_folder(tmp_path / "flow", prediction_type="flow_prediction")
-    assert kind_of(str(flow)) == "sd15-rf"
+    assert kind_of(str(flow)) == "sd15rf"
     assert kind_of(str(write_tiny_xl_folder(tmp_path / "xl"))) == "sdxl"
     assert kind_of(str(write_tiny_folder(tmp_path / "plain"))) == "sd15"
     assert kind_of("stabilityai/stable-diffusion-2-1") == "sd21"
@@ -114,3 +114,21 @@ def test_from_pictures_to_another_programs_file(
         assert "relative error" in capsys.readouterr().out
     (lora,) = out.rglob("pytorch_lora_weights.safetensors")
     assert all(torch.isfinite(each).all() for each in load_file(lora).values())
+
+
+@pytest.mark.parametrize(
+    ("name", "right"), [("sd15-rf", "sd15rf"), ("sd21-v", "sd21v"), ("mini_v", "mini-v")]
+)
+def test_a_model_has_one_name_and_near_ones_are_refused(
+    name: str, right: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=f"{name}.*did you mean {right}"):
+        read_settings(None, name)
+    (tmp_path / name).mkdir()  # a folder may be called as one likes
+    assert read_settings(None, name).model == name
+
+
+def test_the_rectified_flow_model_has_its_steps() -> None:
+    assert preset("sd15rf").training.steps == 2500
+    assert preset("sd21v").training.steps == preset("sd21").training.steps == 2500

@@ -9,9 +9,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from safezone.errors import UserError
 from safezone.fields import reason
-from safezone.lab.kinds import kind_of
+from safezone.lab.kinds import kind_of, require_spelling
 from safezone.lab.settings import Settings, preset
-from safezone.lab.training import TRAINING
+from safezone.lab.training import training_preset
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
@@ -53,13 +53,14 @@ def read_settings(
     told = {} if path is None else _yaml(path)
     named = told.get("model")
     chosen = model or (named if isinstance(named, str) else None)
+    if chosen is not None:
+        require_spelling(chosen)
     start = base if base is not None else preset(chosen or "mini")
     training = told.get("training")
     named_method = method or (training.get("method") if isinstance(training, Mapping) else None)
     kind = kind_of(chosen or start.model)
-    for (of_kind, of_method), training_preset in TRAINING.items():
-        if (of_kind, of_method) == (kind, named_method) and of_method != start.training.method:
-            start = replace(start, training=training_preset)
+    if isinstance(named_method, str) and named_method != start.training.method:
+        start = replace(start, training=training_preset(kind, named_method))
     if chosen is not None:
         start = replace(start, model=chosen)
         told = {**told, "model": chosen}

@@ -13,7 +13,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from safezone.errors import UserError
 from safezone.fields import Checked, Count, Finite, Natural
 from safezone.lab.kinds import kind_of
-from safezone.lab.training import TRAINING, MethodName, Training
+from safezone.lab.training import TRAINING, Training, training_preset
 from safezone.scores.table import SLOTS
 
 if TYPE_CHECKING:
@@ -254,7 +254,9 @@ DEMO: Final = replace(
 """Three concepts in at most five minutes on two slow cores."""
 
 
-def preset(model: str, method: MethodName = "ti") -> Settings:
+def preset(model: str, method: str = "ti") -> Settings:
     """The preset for a model's name, folder or hub name and for a method."""
     kind = kind_of(model)
-    return replace(PRESETS.get(kind, PRESETS["sd15"]), model=model, training=TRAINING[kind, method])
+    return replace(
+        PRESETS.get(kind, PRESETS["sd15"]), model=model, training=training_preset(kind, method)
+    )

@@ -4,18 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
 
 import tyro
 
-from safezone.concepts.prompts import Templates
 from safezone.errors import UserError
 from safezone.fields import Checked, Count, Natural, Positive, Rate, Weight
 
 if TYPE_CHECKING:
     from safezone.personalize import Personalization
 
-MethodName: TypeAlias = Literal["ti", "lora", "custom-diffusion"]
 _LAYER_ENDS: Final = ("to_q", "to_k", "to_v", "to_out.0")
 _NOT_OF_A_METHOD: Final = ("method", "runs_per_pass", "tracker", "checkpointing", "compile")
 
@@ -26,8 +24,8 @@ class Training(Checked):
 
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
-    method: MethodName = "ti"
-    """Textual inversion, LoRA or Custom Diffusion; each has its own preset."""
+    method: Annotated[str, tyro.conf.arg(metavar="NAME")] = "ti"
+    """ti (textual inversion), lora or custom-diffusion; each has its own preset."""
     steps: Count = 5000
     """Optimiser steps of every run."""
     batch_size: Count = 1
@@ -50,7 +48,7 @@ class Training(Checked):
     """AdamW's."""
     norm_anchor: bool = False
     """Keep every vector at the length it started with."""
-    templates: Templates | None = None
+    templates: Annotated[str | None, tyro.conf.arg(metavar="object|style|captions")] = None
     """Training prompts: the 27 for objects, the 19 for styles, or each image's caption, a file
     NAME.txt beside it with {} for the concept. By default those of the method."""
     flip: bool = True
@@ -99,9 +97,7 @@ class Training(Checked):
 
         Raises UserError for values out of range and for settings that the method does not have.
         """
-        from safezone.personalize import METHODS
-
-        kind = METHODS[self.method]
+        kind = method_named(self.method)
         own = {each.name for each in fields(kind)}
         for each in fields(self):
             changed = getattr(self, each.name) != each.default
@@ -134,7 +130,7 @@ _MINI: Final = Training(
 )
 _MINI_LAYERS: Final = replace(_MINI, learning_rate=2e-3, schedule="cosine")
 
-TRAINING: Final[Mapping[tuple[str, MethodName], Training]] = MappingProxyType(
+TRAINING: Final[Mapping[tuple[str, str], Training]] = MappingProxyType(
     {
         ("mini", "ti"): _MINI,
         ("mini", "lora"): replace(_MINI_LAYERS, method="lora", vectors=1),
@@ -145,9 +141,9 @@ TRAINING: Final[Mapping[tuple[str, MethodName], Training]] = MappingProxyType(
         ("sd15", "lora"): _LORA,
         ("sd15", "custom-diffusion"): _CUSTOM,
         # Appendix O.
-        ("sd15-rf", "ti"): _SHORT,
-        ("sd15-rf", "lora"): _LORA,
-        ("sd15-rf", "custom-diffusion"): _CUSTOM,
+        ("sd15rf", "ti"): _SHORT,
+        ("sd15rf", "lora"): _LORA,
+        ("sd15rf", "custom-diffusion"): _CUSTOM,
         ("sd21", "ti"): _SHORT,
         ("sd21", "lora"): _LORA,
         ("sd21", "custom-diffusion"): _CUSTOM,
@@ -157,3 +153,24 @@ TRAINING: Final[Mapping[tuple[str, MethodName], Training]] = MappingProxyType(
     }
 )
 """By kind of model (``safezone.lab.kinds``) and method."""
+
+
+def training_preset(kind: str, method: str) -> Training:
+    """The preset for a kind of model; a method without one brings its own fields' defaults.
+
+    Raises UserError for an unknown method.
+    """
+    if (kind, method) in TRAINING:
+        return TRAINING[kind, method]
+    own: dict[str, Any] = {each.name: each.default for each in fields(method_named(method))}
+    shared = {each.name for each in fields(Training)} - {"method", "templates", "start"}
+    return Training(method, **{name: own[name] for name in shared & own.keys()})
+
+
+def method_named(name: str) -> "type[Personalization]":
+    """What the settings call ``ti``, ``lora`` and so on; UserError for an unknown name."""
+    from safezone.personalize import METHODS
+
+    if name not in METHODS:
+        raise UserError(f"there is no method {name!r}; choose from {', '.join(METHODS)}")
+    return METHODS[name]

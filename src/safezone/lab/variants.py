@@ -11,25 +11,20 @@ from itertools import product
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias, cast
 
+from safezone import personalize
 from safezone.errors import UserError
 from safezone.lab.kinds import kind_of
 from safezone.lab.run import TEXTUAL_INVERSION
-from safezone.lab.training import TRAINING, MethodName, Training
+from safezone.lab.training import Training, training_preset
 from safezone.scores.rows import NOMINAL, Row
 
-LORA: Final = "lora"
-CUSTOM_DIFFUSION: Final = "custom diffusion"
 CUSTOM_DIFFUSION_CROP: Final = "custom diffusion crop"
 
-METHODS: Final[Mapping[str, MethodName]] = MappingProxyType(
-    {
-        TEXTUAL_INVERSION: "ti",
-        LORA: "lora",
-        CUSTOM_DIFFUSION: "custom-diffusion",
-        CUSTOM_DIFFUSION_CROP: "custom-diffusion",
-    }
+METHODS: Final[Mapping[str, str]] = MappingProxyType(
+    {kind.name: key for key, kind in personalize.METHODS.items()}
+    | {CUSTOM_DIFFUSION_CROP: "custom-diffusion"}
 )
-"""The methods that the stages can train, and what the settings call them."""
+"""What rows and grids call each method, and what the settings call it."""
 
 PAPER_STEPS: Final = 5000
 PAPER_LEARNING_RATE: Final = 5e-4
@@ -87,7 +82,7 @@ def training_of(base: Training, method: str, model: str) -> Training:
     if name not in METHODS:
         raise UserError(f"There is no method {name!r}; choose from {', '.join(METHODS)}.")
     if base.method != METHODS[name]:
-        base = TRAINING[kind_of(model), METHODS[name]]
+        base = training_preset(kind_of(model), METHODS[name])
     result = replace(base, crop_rescale=True) if name == CUSTOM_DIFFUSION_CROP else base
     if "schedule" in settings:
         if settings["schedule"] not in _SCHEDULES:

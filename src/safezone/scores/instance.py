@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from safezone.files import digest
 from safezone.models.fingerprint import fingerprint
 from safezone.scores.metrics import frechet_distance, kernel_distance, similarity
+from safezone.scores.pictures import Pictures, Score
 from safezone.scores.preprocessing import Preprocessing
-from safezone.scores.slot import Pictures, Score
 
 _BATCH = 64
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from safezone.scores.slot import Pictures, Score
+from safezone.scores.pictures import Pictures, Score
 from safezone.scores.table import METRICS, SLOTS
 
 

@@ -1,47 +1,29 @@
 """What a kind of encoder is: how it is opened, what it measures, how its numbers are shown."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final
 
-import torch
-from jaxtyping import UInt8
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+
+    from safezone.scores.pictures import Pictures, Score
 
 NONE: Final = "none"
 """The name that leaves a slot empty."""
 
 
-class Score(NamedTuple):
-    """One number with how many generated and reference images it rests on (0: none used)."""
+def later(module: str, name: str) -> Callable[..., Any]:
+    """A function of a module that is imported when the function is first called.
 
-    metric: str
-    value: float
-    n_generated: int
-    n_reference: int
-
-
-@dataclass(frozen=True, eq=False)
-class Pictures:
-    """The generated images of one run, their prompts and the clean images of the object.
-
-    ``prompts``: one for each generated image, with ``placeholder`` in it; empty where they are not
-    known. ``class_word``: the object's noun. Raises ValueError for unequal counts or no images.
+    The table is read for every ``--help``; torch and what needs it takes seconds to import.
     """
 
-    generated: UInt8[Tensor, "n 3 h w"]
-    prompts: Sequence[str]
-    clean: UInt8[Tensor, "m 3 s s"]
-    class_word: str = ""
-    placeholder: str = ""
+    def call(*values: Any) -> Any:
+        return getattr(import_module(module), name)(*values)
 
-    def __post_init__(self) -> None:
-        n, m = len(self.generated), len(self.clean)
-        if not n or not m or len(self.prompts) not in (0, n):
-            raise ValueError(
-                f"{n} generated images, {len(self.prompts)} prompts, {m} references; give at least "
-                "one image on each side and as many prompts as generated images, or none"
-            )
+    return call
 
 
 @dataclass(frozen=True)
@@ -69,8 +51,8 @@ class Slot:
 
     name: str
     help: str
-    load: Callable[[str, torch.device | str], Any]
-    measure: Callable[[Any, Pictures], Iterable[Score]]
+    load: "Callable[[str, torch.device | str], Any]"
+    measure: "Callable[[Any, Pictures], Iterable[Score]]"
     metrics: tuple[Metric, ...]
     built_in: str = NONE
     default: str = NONE

@@ -6,17 +6,14 @@ docs/adding-an-encoder.md shows one.
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from safezone.scores.instance import measure_instance
-from safezone.scores.loading import load_encoder, load_text_image_encoder
-from safezone.scores.slot import Metric, Slot
-from safezone.scores.text_image import measure_prompts
+from safezone.scores.slot import Metric, Slot, later
 
 _ROWS = (
     Slot(
         "instance",
         "Tells objects apart: mini-instance, dinov2, or a folder.",
-        load_encoder,
-        measure_instance,
+        later("safezone.scores.loading", "load_encoder"),
+        later("safezone.scores.instance", "measure_instance"),
         (
             Metric("instance_similarity", "Instance similarity", True),
             Metric("frechet", "Fréchet distance", False),
@@ -30,8 +27,8 @@ _ROWS = (
     Slot(
         "text_image",
         "Compares images with their prompts: mini-clip, clip, a folder, or none.",
-        load_text_image_encoder,
-        measure_prompts,
+        later("safezone.scores.loading", "load_text_image_encoder"),
+        later("safezone.scores.text_image", "measure_prompts"),
         (
             Metric("clip_score", "CLIP score", True),
             Metric("clip_cosine", "CLIP cosine", True, 3),

@@ -11,8 +11,8 @@ from torch import Tensor
 from safezone.models.fingerprint import fingerprint
 from safezone.scores.instance import in_batches
 from safezone.scores.metrics import clip_score, cosine_similarity
+from safezone.scores.pictures import Pictures, Score
 from safezone.scores.preprocessing import Preprocessing
-from safezone.scores.slot import Pictures, Score
 
 
 class TextImageEncoder(Protocol):
