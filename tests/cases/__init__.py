@@ -1,0 +1,1 @@
+"""Small inputs that people have met, made by code."""
