@@ -79,6 +79,8 @@ class Options(Experiment):
     """Run this concept, poison, defense or method only; repeatedly."""
     name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """Folder of the results in OUT; by default the grid's name."""
+    reuse: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Copy what is wanted and lies below this folder, such as the --out of safezone personalize."""
     dry_run: bool = False
     """Say what is done and to do, how long and how much disk; write nothing."""
     workers: Flat[Workers] = field(default_factory=Workers)
@@ -191,7 +193,7 @@ def _settings(options: Options) -> Settings:
 def run(options: Options) -> Answer:
     """Measures the grid, or tells what there is to do."""
     from safezone.commands.opening import require_out_folder
-    from safezone.lab.store import WORK
+    from safezone.lab.store import WORK, artifacts_in
     from safezone.results.measurement import measure
 
     require_out_folder(options.out)
@@ -203,6 +205,8 @@ def run(options: Options) -> Answer:
     data = None if options.data is None else options.data.absolute()
     lab = open_lab(work, settings, data, options.machine)
     again = partial(open_lab, work, settings, data, _worker_machine(options))
+    if options.reuse is not None:
+        lab = replace(lab, reuse=artifacts_in(options.reuse))
     grid = make_grid(options, lab)
     if options.dry_run:
         return _dry(options, lab, grid)

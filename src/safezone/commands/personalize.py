@@ -21,7 +21,9 @@ Next:
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import tyro
 
 from safezone.commands.console import (
     Answer,
@@ -66,6 +68,8 @@ class Options(OnModel):
     """The first seed."""
     seeds: Count = 1
     """How many seeds, from the first."""
+    reuse: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Copy what is wanted and lies below this folder, such as the --out of a grid."""
     training: Flat[Training] = field(default_factory=Training)
 
 
@@ -155,7 +159,7 @@ def _jobs(
     from safezone.lab.run import Run
     from safezone.lab.settings import Settings
     from safezone.lab.stage import job
-    from safezone.lab.store import source_key
+    from safezone.lab.store import artifacts_in, source_key, take
     from safezone.lab.trainings import TrainingJob
     from safezone.personalize import TrainingRun
     from safezone.scores import CLEAN
@@ -165,7 +169,7 @@ def _jobs(
     loaded = {label: concept for label, (concept, _) in concepts.items()}
     sources = {label: source_key(folder, concept) for label, (concept, folder) in concepts.items()}
     lab = Lab(options.out, model, UNSCORED, settings, loaded, sources=sources)
-    jobs = []
+    jobs, again = [], {} if options.reuse is None else artifacts_in(options.reuse)
     for label, (concept, folder) in concepts.items():
         training = _copy(concept, options.out / label / "training")
         poison, source = poison_of(folder), clean_source(folder)
@@ -200,7 +204,9 @@ def _jobs(
                     "photographs": photographs,
                 }
                 run = TrainingRun(f"{label},{row.name},{seed}", concept, row, seed)
-                jobs.append(TrainingJob(run.prepare(model), artifact, record))
+                jobs.append(TrainingJob(run, artifact, record))
+                if artifact.key in again and not artifact.done:
+                    take(again[artifact.key], artifact, record)
     return jobs
 
 

@@ -1,7 +1,7 @@
 """What lies in a workspace: its index and what no result needs any more."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -30,8 +30,8 @@ def _bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
-def _folders(work: Path) -> Iterator[tuple[Stage, Path]]:
-    for stage in STAGES:
+def _folders(work: Path, stages: Sequence[Stage]) -> Iterator[tuple[Stage, Path]]:
+    for stage in stages:
         for folder in sorted((work / stage.name).glob("*")):
             if folder.is_dir():
                 yield stage, folder
@@ -45,13 +45,13 @@ def require_workspace(workspace: Path) -> Path:
     return work
 
 
-def catalogue(workspace: Path) -> list[Entry]:
+def catalogue(workspace: Path, stages: Sequence[Stage] = STAGES) -> list[Entry]:
     """Every finished artifact, from the index where it is right, else from the artifacts.
 
     The index is written anew when it was missing, damaged or older than what is there.
     """
     work = require_workspace(workspace)
-    found = {str(folder.relative_to(work)): stage for stage, folder in _folders(work)}
+    found = {str(folder.relative_to(work)): stage for stage, folder in _folders(work, stages)}
     known: dict[str, Entry] = {}
     try:
         known = {e["place"]: Entry(**e) for e in read_json(work / CATALOGUE)["artifacts"]}
@@ -72,10 +72,10 @@ def catalogue(workspace: Path) -> list[Entry]:
     return entries
 
 
-def by_stage(entries: list[Entry]) -> dict[str, tuple[int, int]]:
+def by_stage(entries: list[Entry], stages: Sequence[Stage] = STAGES) -> dict[str, tuple[int, int]]:
     """(artifacts, bytes) of every stage, in the order of the data."""
     counts = {}
-    for stage in STAGES:
+    for stage in stages:
         ours = [entry for entry in entries if entry.stage == stage.name]
         counts[stage.name] = (len(ours), sum(entry.size for entry in ours))
     return counts
@@ -89,7 +89,7 @@ def results(workspace: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def garbage(workspace: Path) -> list[Path]:
+def garbage(workspace: Path, stages: Sequence[Stage] = STAGES) -> list[Path]:
     """Artifacts that no grid of the workspace rests on, and what killed processes left.
 
     Raises UserError when no grid says what it needs: then everything would be garbage.
@@ -100,7 +100,9 @@ def garbage(workspace: Path) -> list[Path]:
         raise UserError(f"{workspace} has no grid with a {NEEDS}; run one there before gc")
     needed = {place for grid in grids.values() for place in grid["artifacts"]}
     unneeded = [
-        folder for _, folder in _folders(work) if str(folder.relative_to(work)) not in needed
+        folder
+        for _, folder in _folders(work, stages)
+        if str(folder.relative_to(work)) not in needed
     ]
     left = [*work.glob("*/.partial-*"), *(work / TRAINING).glob("*")]
     return sorted({*unneeded, *left})

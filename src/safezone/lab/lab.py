@@ -59,7 +59,8 @@ class Lab:
     ``folder``: the workspace. ``concepts``: the
     clean concepts by name, at the model's size. ``unreadable``: why other concepts of the data set
     could not be read; their runs fail with that reason. ``sources``: by concept, the key of the
-    stage that made its images, where they are not clean photographs. Random streams: a poison's
+    stage that made its images, where they are not clean photographs. ``reuse``: folders of
+    artifacts by key, which are copied instead of made again. Random streams: a poison's
     seed is the run's, or ``settings.cells.poison_seed`` for all seeds; training and generation
     have the run's.
     """
@@ -71,6 +72,7 @@ class Lab:
     concepts: Mapping[str, Concept]
     unreadable: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    reuse: Mapping[str, Path] = field(default_factory=dict)
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
     """What takes reading or hashing and is asked for often."""
 

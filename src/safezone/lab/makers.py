@@ -164,16 +164,18 @@ class Drawing:
     record: Mapping[str, Any]
 
 
+def about_images(job: Job) -> dict[str, Any]:
+    """What the record of a run's images says of it: its cell, the clean and the trained images."""
+    place = job.of["generate"].place
+    beside = {"clean": job.of["clean"].place, "training": job.of["poison"].place}
+    return asdict(job.run) | {name: os.path.relpath(at, place) for name, at in beside.items()}
+
+
 def generate(lab: Lab, job: Job) -> None:
     """Writes the images of the job's adapter, as many in a pass as fit into memory."""
     run, artifact = job.run, job.of["generate"]
-    record: dict[str, Any] = {
-        **asdict(run),
-        "clean": os.path.relpath(job.of["clean"].place, artifact.place),
-        "training": os.path.relpath(job.of["poison"].place, artifact.place),
-    }
     adapter = read_adapter(job.of["personalize"].place)
-    drawing = Drawing(artifact, adapter, run.concept, run.seed, record)
+    drawing = Drawing(artifact, adapter, run.concept, run.seed, about_images(job))
     sampling = lab.settings.sampling
 
     def attempt(size: int) -> None:

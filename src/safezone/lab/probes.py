@@ -16,10 +16,11 @@ from safezone.lab.settings import Sampling
 from safezone.lab.training import Training
 from safezone.models.base import Model
 from safezone.models.fingerprint import tensors
-from safezone.personalize import Adapter, PreparedRun, train
+from safezone.personalize import Adapter, PreparedRun, TrainingRun, train
 from safezone.poisons import Poison, poison_images
 
-ClassImages: TypeAlias = Callable[[Model, Sequence[PreparedRun], int], list[PreparedRun]]
+AnyRun: TypeAlias = TrainingRun | PreparedRun
+ClassImages: TypeAlias = Callable[[Model, Sequence[AnyRun], int], list[AnyRun]]
 
 BYTES: Final = 4
 KEPT: Final = 3
@@ -74,7 +75,7 @@ def poison_probe(model: Model, concept: Concept, poison: Poison, seed: int) -> P
 
 
 def training_probe(
-    model: Model, run: PreparedRun, training: Training, class_images: ClassImages
+    model: Model, run: TrainingRun | PreparedRun, training: Training, class_images: ClassImages
 ) -> Probe | None:
     """Of one run: a single step of its training."""
     meter = meter_of(model.device)

@@ -8,7 +8,7 @@ from safezone.lab.executors import Executor, InProcess, Task
 from safezone.lab.lab import TRAINING, Failures, Job, Lab, Note
 from safezone.lab.run import Grid, Run
 from safezone.lab.stage import STAGES, Stage, jobs, of_runs, own
-from safezone.lab.store import ROWS, Artifact
+from safezone.lab.store import ROWS, Artifact, take
 from safezone.lab.trainings import sweep
 from safezone.scores import Row, read_rows
 
@@ -48,7 +48,11 @@ def estimate(
     made, costs = jobs(lab, grid, stages), {}
     for stage in of_runs(stages):
         artifacts = own(stage, made)
-        todo = [job.run for artifact, job in artifacts.items() if not artifact.done]
+        todo = [
+            job.run
+            for artifact, job in artifacts.items()
+            if artifact.key not in lab.reuse and not artifact.done
+        ]
         operations = sum(stage.operations(lab, run, passes) for run in todo)
         size = sum(stage.size(lab, run) for run in todo)
         seconds = operations / passes.per_second / workers
@@ -90,6 +94,9 @@ def run_grid(
         left = [job for job in made if job.run not in failed]
         artifacts = {job.run: job.of[stage.name] for job in left}
         reasons: dict[Artifact, str] = {}
+        for artifact, job in own(stage, left).items():
+            if artifact.key in lab.reuse and not artifact.done:
+                take(lab.reuse[artifact.key], artifact, stage.about(job))
         tasks = split(lab, stage, left, executor.workers)
         for failures in executor.run(lab, tasks, progress=progress, note=note):
             reasons |= {artifacts[run]: reason for run, reason in failures.items()}

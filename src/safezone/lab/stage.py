@@ -38,6 +38,7 @@ class Stage:
     keys of their own. ``label``: the beginning of a folder's name. ``operations``: floating-point
     operations of one artifact. ``size``: its bytes. ``share``: artifacts of one task, where
     workers share the work. ``tasks``: jobs that are made together, where number does not decide.
+    ``about``: what the record says of the run, beside what the key covers.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Stage:
     operations: Callable[[Lab, Run, Passes], float] = _nothing
     size: Callable[[Lab, Run], float] = lambda lab, run: 4e3
     share: int = 1
+    about: Callable[[Job], Mapping[str, Any]] = lambda job: {}
     tasks: Callable[[Lab, Sequence[Job]], list[list[Job]]] | None = None
 
     def artifact(self, work: Path, label: str, *parts: Any) -> Artifact:
@@ -138,6 +140,7 @@ STAGES: Final[tuple[Stage, ...]] = (
         make=trainings.personalize,
         operations=cost.training_operations,
         size=lambda lab, run: 50e3,
+        about=trainings.about,
         tasks=trainings.in_passes,
     ),
     Stage(
@@ -149,6 +152,7 @@ STAGES: Final[tuple[Stage, ...]] = (
         make=partial(makers.one_by_one, "generate", makers.generate),
         operations=cost.image_operations,
         size=cost.image_size,
+        about=makers.about_images,
         share=8,
     ),
     Stage(

@@ -1,5 +1,6 @@
 """Artifacts, what a workspace holds, and the check of weights."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -8,7 +9,15 @@ from typing import Any, Final
 
 from safezone.concepts import Concept
 from safezone.errors import UserError, WorkspaceError
-from safezone.files import digest, move_file, read_json, require_new, whole_folder, write_json
+from safezone.files import (
+    PARTIAL,
+    digest,
+    move_file,
+    read_json,
+    require_new,
+    whole_folder,
+    write_json,
+)
 from safezone.models.fingerprint import tensors
 
 WORK: Final = "work"
@@ -20,6 +29,7 @@ RUN_RECORD: Final = "run.json"
 IMAGES_RECORD: Final = "images.json"
 ROWS: Final = "rows.jsonl"
 KEY_FILE: Final = "key.json"
+RECORDS: Final = (MANIFEST, RUN_RECORD, IMAGES_RECORD, KEY_FILE)
 
 
 def done(place: Path, record: str, key: str) -> bool:
@@ -82,6 +92,38 @@ class Artifact:
             if (self.place / self.record).is_file() and not self.done:
                 for name in files:
                     move_file(temporary / name, self.place / name)
+
+
+def artifacts_in(folder: Path) -> dict[str, Path]:
+    """The folders of all artifacts below a folder, by their keys; UserError where there is none."""
+    found = {}
+    for record in RECORDS:
+        for path in sorted(folder.rglob(record)):
+            key = read_json(path).get("key")
+            if isinstance(key, str) and PARTIAL not in str(path):
+                found.setdefault(key, path.parent)
+    if not found:
+        raise UserError(
+            f"{folder} holds nothing to use again; give the --out of an earlier command"
+        )
+    return found
+
+
+def take(source: Path, artifact: Artifact, about: Mapping[str, Any]) -> bool:
+    """Copies an artifact of the same key with another record; False where its files have changed.
+
+    ``about``: what the record says of the new place.
+    """
+    record = read_json(source / artifact.record)
+    files: Mapping[str, str] = record.get("files", {})
+    kept = [(source / n).is_file() and digest(source / n) == d for n, d in files.items()]
+    if not files or not all(kept):
+        return False
+    with artifact.written({**record, **about}) as folder:
+        for name in files:
+            (folder / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(source / name, folder / name)
+    return True
 
 
 def made_key(file: Path, record: str) -> str:

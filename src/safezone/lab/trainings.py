@@ -25,7 +25,7 @@ from safezone.lab.store import Artifact
 from safezone.lab.training import Training
 from safezone.lab.turns import MAKING, in_turn, turn
 from safezone.models.base import Model
-from safezone.personalize import PreparedRun, save_adapter, train
+from safezone.personalize import PreparedRun, TrainingRun, save_adapter, train
 from safezone.personalize.checkpoints import CHECKPOINT, log_path
 from safezone.personalize.personalization import captions_of
 from safezone.personalize.trackers import trackers_of
@@ -40,7 +40,7 @@ Item = TypeVar("Item")
 class TrainingJob:
     """One run to train, where it goes and what is recorded beside it."""
 
-    run: PreparedRun
+    run: TrainingRun | PreparedRun
     artifact: Artifact
     record: Mapping[str, Any]
 
@@ -231,7 +231,9 @@ def _train_pass(
                 shutil.copyfile(log, temporary / "log.jsonl")
 
 
-def with_class_images(model: Model, runs: Sequence[PreparedRun], count: int) -> list[PreparedRun]:
+def with_class_images(
+    model: Model, runs: Sequence[TrainingRun | PreparedRun], count: int
+) -> list[TrainingRun | PreparedRun]:
     """The runs with images of their class that the model draws, the same for one class word."""
     prior = {
         word: generate(
@@ -257,6 +259,11 @@ def _left(started: float, finished: int, todo: int) -> str:
     return f", about {max(1, round(minutes))} min left"
 
 
+def about(job: Job) -> dict[str, Any]:
+    """What an adapter's record says of its run."""
+    return {**asdict(job.run), "defense_parts": repr(defense(job.run.defense))}
+
+
 def _job(lab: Lab, job: Job, concept: Concept) -> TrainingJob:
     """The training of a run on prepared images.
 
@@ -270,11 +277,10 @@ def _job(lab: Lab, job: Job, concept: Concept) -> TrainingJob:
     mask.latent_weights(concept.masks, factor, concept=concept.name)
     if lab.training(run).templates == "captions":
         captions_of(concept, 1)
-    record = {**asdict(run), "defense_parts": repr(row)}
     prepared = PreparedRun(
         run.label, concept, row.timesteps, mask, run.seed, record={"defense": row.name}
     )
-    return TrainingJob(prepared, job.of["personalize"], record)
+    return TrainingJob(prepared, job.of["personalize"], about(job))
 
 
 def personalize(lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note) -> Failures:
