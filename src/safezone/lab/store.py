@@ -96,7 +96,7 @@ class Artifact:
 
 def artifacts_in(folder: Path) -> dict[str, Path]:
     """The folders of all artifacts below a folder, by their keys; UserError where there is none."""
-    found = {}
+    found: dict[str, Path] = {}
     for record in RECORDS:
         for path in sorted(folder.rglob(record)):
             key = read_json(path).get("key")
