@@ -12,11 +12,10 @@ from safezone.cli import main
 from safezone.commands.grid_run import COMMAND
 from safezone.commands.parsing import parse
 from safezone.errors import UserError
-from safezone.files import read_json
 from safezone.lab import trainings
 from safezone.lab.grid_file import file_grid, read_grid_file
 from safezone.lab.lab import Lab
-from safezone.lab.memory import MEMORY, Capacity, OutOfMemory
+from safezone.lab.memory import Capacity, OutOfMemory
 from safezone.lab.requirements import missing_names, require_names
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.schedule import run_grid
@@ -208,30 +207,6 @@ def test_a_wrong_line_is_named(before: str, after: str, line: int, tmp_path: Pat
 # Memory
 
 
-def test_a_pass_is_halved_until_it_fits_and_remembered(tmp_path: Path) -> None:
-    tried = []
-
-    def attempt(size: int) -> int:
-        tried.append(size)
-        if size > 5:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return size
-
-    assert Capacity(tmp_path).fit("poison", 16, attempt) == 4
-    assert tried == [16, 8, 4]
-    assert read_json(tmp_path / MEMORY) == {"poison": 4}
-    assert Capacity(tmp_path).fit("poison", 16, attempt) == 4
-    assert tried[3:] == [4]
-
-
-def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path: Path) -> None:
-    def attempt(size: int) -> None:
-        raise RuntimeError("shapes do not fit")
-
-    with pytest.raises(RuntimeError, match="shapes"):
-        Capacity(tmp_path).fit("poison", 16, attempt)
-
-
 def test_a_run_that_never_fits_is_a_row_with_its_reason(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -246,7 +221,7 @@ def test_a_run_that_never_fits_is_a_row_with_its_reason(
     assert all("out of memory" in reason for reason in results.failed.values())
     assert {r.concept: bool(r.reason) for r in results.rows} == {"One": False, "Two": True}
     with pytest.raises(OutOfMemory):
-        Capacity(lab.folder).fit("personalize", 1, lambda size: full(None, [1, 2]))
+        Capacity(lab.folder, lab.model).fit("train", 1, 1, lambda size: full(None, [1, 2]))
 
 
 def test_an_unreadable_concept_fails_its_runs_alone(lab: Lab) -> None:

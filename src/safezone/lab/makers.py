@@ -21,9 +21,8 @@ from safezone.files import read_json
 from safezone.generate import MadeNaN
 from safezone.generate import generate as draw
 from safezone.images import read_image, write_png
-from safezone.lab import probes
 from safezone.lab.lab import Failures, Job, Lab, Note
-from safezone.lab.memory import Capacity, OutOfMemory
+from safezone.lab.memory import Capacity, ItemBytes, OutOfMemory
 from safezone.lab.run import Run
 from safezone.lab.settings import Sampling
 from safezone.lab.store import IMAGES_RECORD, ROWS, Artifact
@@ -87,9 +86,9 @@ def poison(lab: Lab, job: Job) -> None:
             lab.model, concept, row, seed, job.of["poison"], batch_size=size, progress=False
         )
 
-    probe = probes.poison_probe(lab.model, concept, row, seed)
-    name = probes.pass_name(lab.model, "poison", run.poison)
-    Capacity(lab.folder).fit(name, min(16, len(concept.images)), attempt, probe)
+    item = ItemBytes.of(lab.model).poisoned
+    most = min(16, len(concept.images))
+    Capacity(lab.folder, lab.model).fit(f"poison {run.poison}", most, item, attempt)
 
 
 def _json_number(value: float) -> float | None:
@@ -181,8 +180,8 @@ def generate(lab: Lab, job: Job) -> None:
     def attempt(size: int) -> None:
         write_images(lab.model, drawing, sampling, size)
 
-    probe = probes.image_probe(lab.model, adapter, run.concept, run.seed, sampling)
-    Capacity(lab.folder).fit(probes.pass_name(lab.model, "generate"), 32, attempt, probe)
+    item = ItemBytes.of(lab.model).drawn
+    Capacity(lab.folder, lab.model).fit("generate", 32, item, attempt)
 
 
 def generate_all(

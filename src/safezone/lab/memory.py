@@ -1,115 +1,124 @@
-"""How many items a pass may hold: sized to the memory there, halved when it runs out, remembered.
+"""How many items a pass may hold: what the processor's memory takes, halved when memory runs out.
 
 The size changes how fast a stage is, never what comes out: an item in company equals it alone.
 """
 
-import gc
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+import psutil
 import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from safezone.files import read_json, write_json
-from safezone.lab.meters import Meter
+from safezone.models.base import Model
+from safezone.models.fingerprint import tensors
 
 MEMORY: Final = "memory.json"
-"""In a workspace: by stage the largest pass found to fit; under ``peaks`` the bytes of one item."""
-PEAKS: Final = "peaks"
+"""In a workspace: by kind of pass the largest size found to fit."""
 SHARE: Final = 0.8
 """Of the memory that is there, for one pass: the rest is for what others take meanwhile."""
+BYTES: Final = 4
+KEPT: Final = 3
+"""Tensors that a gradient keeps for each layer: its input, and that normalised and activated."""
+CHAIN: Final = 8
+"""Passes of the denoiser that one step of a poison's gradient goes through, at most."""
+WORDS: Final = 77
 
 Result = TypeVar("Result")
-
-_WORDS: Final = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class OutOfMemory(RuntimeError):
     """Memory ran out with a single item in the pass."""
 
 
-def is_out_of_memory(error: BaseException) -> bool:
+def is_out_of_memory(error: Exception) -> bool:
     """Whether the error says that a device or the machine has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _WORDS)
+    kinds = (torch.OutOfMemoryError, MemoryError)
+    return isinstance(error, kinds) or should_reduce_batch_size(error)
 
 
-@dataclass(frozen=True, eq=False)
-class Probe:
-    """How to find out what one item takes.
+@dataclass(frozen=True)
+class ItemBytes:
+    """The most bytes that one item of a pass takes, from the sizes of the model's layers.
 
-    ``most``: bytes that an item surely does not exceed, reckoned without any work. ``small``: a
-    short pass of a single item, whose results are thrown away.
+    Every layer counts as if it were as large as the first: a limit several times too high.
     """
 
-    meter: Meter
-    most: float
-    small: Callable[[], object]
+    poisoned: float
+    """Of an image that is poisoned."""
+    trained: float
+    """Of an image that a run trains on."""
+    drawn: float
+    """Of an image that is generated."""
+
+    @staticmethod
+    def of(model: Model) -> "ItemBytes":
+        """The autoencoder's layers are as large as the image, the others' as the latents or a
+        prompt."""
+        latent = pixel = 0.0
+        for path, weight in tensors(model):
+            width = BYTES * weight.shape[0] if weight.ndim >= 2 else 0
+            if path.split(".")[1].strip("_") == "vae":
+                pixel += width * model.image_size**2
+            else:
+                latent += width * max((model.image_size // model.factor) ** 2, WORDS)
+        return ItemBytes(KEPT * (CHAIN * latent + pixel), KEPT * latent, 2 * latent + pixel)
+
+
+def memory_left(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this process may still take: the machine's, or less where a container says so."""
+    left = psutil.virtual_memory().available
+    try:
+        most, used = ((cgroup / f"memory.{name}").read_text() for name in ("max", "current"))
+        lines = (cgroup / "memory.stat").read_text().splitlines()
+        files = next(
+            (int(line.split()[1]) for line in lines if line.startswith("inactive_file")), 0
+        )
+        return min(left, int(most) - int(used) + files)  # pages of files can be dropped
+    except (OSError, ValueError):  # no container, or no limit ("max")
+        return left
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """The pass sizes of one workspace, ``folder``/memory.json."""
+    """The pass sizes of one model in one workspace, kept in ``folder``/memory.json."""
 
     folder: Path
+    model: Model
 
-    def _told(self) -> Mapping[str, object]:
+    def _name(self, kind: str) -> str:
+        return f"{kind} {Path(self.model.name).name}"
+
+    def _known(self) -> Mapping[str, object]:
         file = self.folder / MEMORY
         return read_json(file) if file.is_file() else {}
 
-    def _remember(self, name: str, value: object) -> None:
-        write_json(self.folder / MEMORY, {**self._told(), name: value})
-
-    def known(self, stage: str) -> int | None:
+    def known(self, kind: str) -> int | None:
         """The size that was found to fit after larger ones were found not to."""
-        size = self._told().get(stage)
+        size = self._known().get(self._name(kind))
         return size if isinstance(size, int) and size >= 1 else None
 
-    def size(self, stage: str, wanted: int, probe: Probe | None = None) -> int:
-        """``wanted``, or less where less was found to fit or the probe says so; at least 1.
+    def size(self, kind: str, wanted: int, item: float) -> int:
+        """``wanted``, or less where less was found to fit; at least 1.
 
-        The probe's small pass is made once in a workspace, and not where ``wanted`` items of
-        ``probe.most`` bytes fit.
+        ``item``: the most bytes that one item takes. A GPU says when its memory runs out, so there
+        the wanted size is tried; on the processor the system would end the process, so there the
+        items surely fit.
         """
-        size = min(wanted, self.known(stage) or wanted)
-        there = None if probe is None or size == 1 else probe.meter.there()
-        if probe is None or there is None or size * probe.most <= SHARE * there:
+        size = min(wanted, self.known(kind) or wanted)
+        if self.model.device.type != "cpu":
             return size
-        item = self._item(stage, probe)
-        return size if item is None else max(1, min(size, int(SHARE * there / item)))
+        return max(1, min(size, int(SHARE * memory_left() / item)))
 
-    def _item(self, stage: str, probe: Probe) -> float | None:
-        """The bytes of one item, remembered or measured; None where the meter cannot tell."""
-        peaks = self._told().get(PEAKS)
-        known = dict(peaks) if isinstance(peaks, Mapping) else {}
-        if stage not in known:
-            try:
-                peak = probe.meter.peak(probe.small)
-            except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error):
-                    raise
-                _release()
-                return float("inf")
-            if peak is None:
-                return None
-            known[stage] = peak
-            self._remember(PEAKS, known)
-        return float(known[stage])
-
-    def fit(
-        self,
-        stage: str,
-        wanted: int,
-        attempt: Callable[[int], Result],
-        probe: Probe | None = None,
-    ) -> Result:
+    def fit(self, kind: str, wanted: int, item: float, attempt: Callable[[int], Result]) -> Result:
         """``attempt(size)`` with half the size after each time that memory ran out.
 
-        It starts with ``self.size(...)``. Raises OutOfMemory when a single item does not fit.
+        Raises OutOfMemory when a single item does not fit.
         """
-        size = self.size(stage, wanted, probe)
+        size = self.size(kind, wanted, item)
         while True:
             try:
                 return attempt(size)
@@ -118,13 +127,7 @@ class Capacity:
                     raise
                 if size == 1:
                     reason = "out of memory with a single item in the pass"
-                    raise OutOfMemory(f"{stage}: {reason}") from error
+                    raise OutOfMemory(f"{self._name(kind)}: {reason}") from error
             size //= 2
-            self._remember(stage, size)
-            _release()
-
-
-def _release() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+            write_json(self.folder / MEMORY, {**self._known(), self._name(kind): size})
+            clear_device_cache(garbage_collection=True)

@@ -16,10 +16,9 @@ from safezone.defenses import defense
 from safezone.errors import UserError
 from safezone.files import cannot_write, read_json, whole_folder, write_json
 from safezone.generate import generate, preview_writer
-from safezone.lab import probes
 from safezone.lab.lab import TRAINING, Failures, Job, Lab, Note
 from safezone.lab.makers import reason
-from safezone.lab.memory import Capacity, OutOfMemory
+from safezone.lab.memory import Capacity, ItemBytes, OutOfMemory
 from safezone.lab.run import Run, content_key
 from safezone.lab.store import Artifact
 from safezone.lab.training import Training
@@ -306,18 +305,19 @@ def personalize(lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note) ->
 def _train(
     lab: Lab, settings: Training, jobs: Mapping[Run, TrainingJob], progress: bool, note: Note
 ) -> Failures:
-    scratch, capacity = lab.folder / TRAINING, Capacity(lab.folder)
-    name = probes.pass_name(lab.model, settings.method, f"x {settings.batch_size}")
+    scratch, capacity = lab.folder / TRAINING, Capacity(lab.folder, lab.model)
+    kind = f"{settings.method} x {settings.batch_size}"
+    samples = settings.batch_size * (2 if settings.prior_weight else 1)
+    item = ItemBytes.of(lab.model).trained * samples
 
     def fit(chosen: Sequence[TrainingJob]) -> None:
         def attempt(size: int) -> None:
             if size < settings.runs_per_pass:  # what was begun has fitted before
-                begun = size == capacity.known(name)
+                begun = size == capacity.known(kind)
                 dissolve(scratch, [job.artifact for job in chosen], size, begun=begun)
             train_all(lab.model, chosen, settings, scratch, most=size, progress=progress, note=note)
 
-        probe = probes.training_probe(lab.model, chosen[0].run, settings, with_class_images)
-        capacity.fit(name, min(settings.runs_per_pass, len(chosen)), attempt, probe)
+        capacity.fit(kind, min(settings.runs_per_pass, len(chosen)), item, attempt)
 
     failed: Failures = {}
     try:
