@@ -23,8 +23,8 @@ from safezone.lab.settings import PRESETS, preset
 from safezone.lab.variants import METHODS, setting_of, training_of
 from safezone.paper.named import HUB, PAPER, command, model_for
 from safezone.personalize import train
-from safezone.results.behind import images_of_each
-from safezone.results.grid_results import sections
+from safezone.results.artifacts import images_of_each
+from safezone.results.folder import read_sections
 from safezone.results.published import AVERAGE, published
 from safezone.scores import read_rows
 from small_lab import grid
@@ -329,12 +329,12 @@ def test_every_method_has_its_own_tables_and_images_on_the_page(
     axes = {"poisons": ["clean"], "defenses": ["nominal"], "methods": list(methods), "seeds": [0]}
     file.write_text(json.dumps({"name": "two", "axes": axes}))
     assert main(["grid", "run", str(file), *_arguments(tiny_model_folder, out)]) == 0
-    lora, custom = sections(out / "two")
+    lora, custom = read_sections(out / "two")
     assert [part.method for part in (lora, custom)] == ["lora", "custom diffusion"]
     learned = []
     for part in (lora, custom):
         assert {row.method for row in part.rows} == {part.method}
-        ((cell, strips),) = part.strips.items()
+        ((cell, strips),) = part.evidence.strips.items()
         assert cell == ("clean", "steps=5")  # the same for both
         learned += [strip.learned for strip in strips.values()]
     assert "vector" not in learned[0]

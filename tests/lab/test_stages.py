@@ -33,9 +33,8 @@ from safezone.models import Model
 from safezone.models.pixel import MINI_PIXEL, load_pixel_model
 from safezone.personalize import Adapter, TrainingRun, save_adapter, train
 from safezone.personalize.files import EMBEDDING
-from safezone.results.outputs import MINI_LIMITS
-from safezone.results.summary import effects
-from safezone.scores import CLEAN, Row
+from safezone.results.notes import MINI_LIMITS
+from safezone.scores import CLEAN
 from small_lab import SETTINGS, concept, grid
 from tiny import write_tiny_pixel_folder
 
@@ -361,36 +360,6 @@ def test_a_wrong_file_is_told_with_its_key(text: str, hint: str, tmp_path: Path)
 @pytest.mark.parametrize(("text", "value"), [("16/255", 16 / 255), ("0.5", 0.5), (0.25, 0.25)])
 def test_a_budget_is_a_number_or_a_quotient(text: object, value: float) -> None:
     assert fraction(text) == pytest.approx(value)
-
-
-# Summary
-
-
-def test_effects_are_shares_of_the_clean_similarity() -> None:
-    means = {("clean", "nominal"): 0.8, ("adm+", "nominal"): 0.2, ("adm+", "szt"): 0.5}
-    rows = [
-        Row(f"c{c}", p, d, "ti", "m", s, "instance_similarity", mean + 0.001 * c, 1, 1)
-        for (p, d), mean in means.items()
-        for c in range(5)
-        for s in range(2)
-    ]
-    (effect,) = effects(rows)
-    assert effect.taken is not None
-    assert effect.taken.mean == pytest.approx(0.75, abs=0.01)
-    assert effect.taken.low <= effect.taken.mean <= effect.taken.high
-    returned = effect.returned["szt"]
-    assert returned is not None
-    assert returned.mean == pytest.approx(0.5, abs=0.01)
-
-
-def test_an_effect_within_noise_is_no_ratio() -> None:
-    rows = [
-        Row(f"c{c}", p, "nominal", "ti", "m", 0, "instance_similarity", value, 1, 1)
-        for p, values in {"clean": (0.1, -0.1, 0.2), "adm+": (-0.1, 0.1, 0.1)}.items()
-        for c, value in enumerate(values)
-    ]
-    (effect,) = effects(rows)
-    assert effect.taken is None
 
 
 # The command line's side

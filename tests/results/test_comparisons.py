@@ -2,18 +2,15 @@
 
 import csv
 import io
+import math
+from typing import Any
 
+import pandas as pd
 import pytest
 
-from safezone.results.comparisons import (
-    best_attacks,
-    compare,
-    comparisons_csv,
-    weakest_points,
-    with_average,
-    worst_cases_csv,
-)
+from safezone.results.comparisons import compare, effects, with_average, worst_cases
 from safezone.results.statistics import holm
+from safezone.results.tables import csv_of
 from safezone.scores import Row
 
 METRIC = "instance_similarity"
@@ -43,49 +40,58 @@ def rows() -> list[Row]:
     return found
 
 
+def lines_of(frame: pd.DataFrame) -> list[Any]:
+    return list(frame.itertuples())
+
+
 def test_differences_are_paired_and_adjusted_over_the_poisons() -> None:
-    found = {(c.poison, c.defense): c for c in compare(rows(), METRIC)}
+    found = {(c.poison, c.defense): c for c in lines_of(compare(rows(), METRIC))}
     assert set(found) == {key for key in MEANS if key[1] != "nominal"}
     szt = found["a", "szt"]
-    assert szt.difference.mean == pytest.approx(0.3, abs=0.02)
-    assert szt.difference.high - szt.difference.low < 0.04  # unpaired it would be above 0.06
+    assert szt.difference == pytest.approx(0.3, abs=0.02)
+    assert szt.high - szt.low < 0.04  # unpaired it would be above 0.06
     assert not szt.tied
     assert found["a", "jpeg"].tied
     assert not found["b", "jpeg"].tied
-    family = {p: found[p, "jpeg"].difference.p_value for p in ("clean", "a", "b")}
+    family = {p: found[p, "jpeg"].p for p in ("clean", "a", "b")}
     assert {p: found[p, "jpeg"].p_holm for p in family} == holm(family)
 
 
 def test_recovery_is_the_returned_share_of_what_was_taken() -> None:
-    found = {(c.poison, c.defense): c.recovery for c in compare(rows(), METRIC)}
+    found = {(c.poison, c.defense): c for c in lines_of(compare(rows(), METRIC))}
     returned = found["a", "szt"]
-    assert returned is not None
-    assert returned.mean == pytest.approx(0.5, abs=0.03)
-    assert returned.low < returned.mean < returned.high
-    assert found["clean", "szt"] is None
+    assert returned.recovery == pytest.approx(0.5, abs=0.03)
+    assert returned.recovery_low < returned.recovery < returned.recovery_high
+    assert math.isnan(found["clean", "szt"].recovery)
+
+
+def cases(rows: list[Row], higher: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Best attacks by poison and weakest points by defense."""
+    frame = worst_cases(rows, METRIC, higher)
+    return (
+        {case.of: case for case in lines_of(frame[frame.kind == "best attack"])},
+        {case.of: case for case in lines_of(frame[frame.kind == "weakest point"])},
+    )
 
 
 def test_the_worst_case_of_a_poison_is_over_all_defenses_and_of_a_defense_over_all_poisons() -> (
     None
 ):
-    attacks = {case.of: case for case in best_attacks(rows(), METRIC, True)}
-    assert {poison: case.chosen for poison, case in attacks.items()} == {"a": "szt", "b": "szt"}
-    assert attacks["a"].tied == ()
-    weakest = {case.of: case for case in weakest_points(rows(), METRIC, True)}
-    assert {name: case.chosen for name, case in weakest.items()} == {
+    attacks, weakest = cases(rows(), True)
+    assert {poison: case.at for poison, case in attacks.items()} == {"a": "szt", "b": "szt"}
+    assert attacks["a"].tied_with == ()
+    assert {name: case.at for name, case in weakest.items()} == {
         "nominal": "a",
         "szt": "a",
         "jpeg": "a",
     }
-    assert weakest["nominal"].recovery is None
-    lower = {case.of: case.chosen for case in best_attacks(rows(), METRIC, False)}
-    assert lower["b"] == "jpeg"
+    assert math.isnan(weakest["nominal"].recovery)
+    assert cases(rows(), False)[0]["b"].at == "jpeg"
 
 
 def test_what_is_not_shown_to_differ_is_tied_with_the_worst_case() -> None:
-    noisy = [r for r in rows() if r.defense != "szt"]
-    (a, _) = best_attacks(noisy, METRIC, True)
-    assert {a.chosen, *a.tied} == {"nominal", "jpeg"}
+    attacks, _ = cases([r for r in rows() if r.defense != "szt"], True)
+    assert {attacks["a"].at, *attacks["a"].tied_with} == {"nominal", "jpeg"}
 
 
 def test_the_average_needs_every_poison() -> None:
@@ -99,11 +105,39 @@ def test_the_average_needs_every_poison() -> None:
 
 
 def test_the_files_have_a_line_each() -> None:
-    compared = list(csv.DictReader(io.StringIO(comparisons_csv(compare(rows(), METRIC)))))
+    compared = list(csv.DictReader(io.StringIO(csv_of(compare(rows(), METRIC)))))
     assert len(compared) == 6
     assert float(compared[0]["low"]) <= float(compared[0]["difference"])
-    cases = worst_cases_csv(
-        best_attacks(rows(), METRIC, True), weakest_points(rows(), METRIC, True)
-    )
-    kinds = [line["kind"] for line in csv.DictReader(io.StringIO(cases))]
+    assert list(compared[0])[5:9] == ["p", "p_holm", "tied", "n_concepts"]
+    text = csv_of(worst_cases(rows(), METRIC, True))
+    kinds = [line["kind"] for line in csv.DictReader(io.StringIO(text))]
     assert kinds == ["best attack"] * 2 + ["weakest point"] * 3
+    for frame in (compare([], METRIC), worst_cases([], METRIC, True)):
+        assert len(frame) == 0 and csv_of(frame).count("\n") == 1
+
+
+def test_effects_are_shares_of_the_clean_similarity() -> None:
+    means = {("clean", "nominal"): 0.8, ("adm+", "nominal"): 0.2, ("adm+", "szt"): 0.5}
+    rows = [
+        Row(f"c{c}", p, d, "ti", "m", s, "instance_similarity", mean + 0.001 * c, 1, 1)
+        for (p, d), mean in means.items()
+        for c in range(5)
+        for s in range(2)
+    ]
+    (effect,) = effects(rows)
+    assert effect.taken is not None
+    assert effect.taken.mean == pytest.approx(0.75, abs=0.01)
+    assert effect.taken.low <= effect.taken.mean <= effect.taken.high
+    returned = effect.returned["szt"]
+    assert returned is not None
+    assert returned.mean == pytest.approx(0.5, abs=0.01)
+
+
+def test_an_effect_within_noise_is_no_ratio() -> None:
+    rows = [
+        Row(f"c{c}", p, "nominal", "ti", "m", 0, "instance_similarity", value, 1, 1)
+        for p, values in {"clean": (0.1, -0.1, 0.2), "adm+": (-0.1, 0.1, 0.1)}.items()
+        for c, value in enumerate(values)
+    ]
+    (effect,) = effects(rows)
+    assert effect.taken is None

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from safezone.errors import UserError
-from safezone.results.plane import interval_charts, nice_ticks
 from safezone.results.tables import (
     label,
     number,
@@ -125,37 +124,3 @@ def test_labels(name: str, text: str) -> None:
 )
 def test_numbers(value: float, text: str) -> None:
     assert number(value) == text
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "ticks"),
-    [
-        (0, 1, [0, 0.5, 1]),
-        (-0.03, 0.61, [0, 0.2, 0.4, 0.6]),
-        (-0.012, 0.013, [-0.01, 0, 0.01]),
-        (0, 90, [0, 20, 40, 60, 80]),
-        (2, 2, [2]),
-    ],
-)
-def test_ticks_are_round(low: float, high: float, ticks: list[float]) -> None:
-    assert nice_ticks(low, high) == ticks
-
-
-def test_charts_place_means_in_order_on_one_axis(rows: list[Row]) -> None:
-    table = score_table(rows, "instance_similarity")
-    charts = interval_charts(table)
-    assert [chart.poison for chart in charts] == ["clean", "adm+"]
-    places = {(chart.poison, mark.defense): mark.place for chart in charts for mark in chart.marks}
-    by_mean = sorted(places, key=lambda key: table.cells[key].interval.mean)
-    assert sorted(places.values()) == [places[key] for key in by_mean]
-    assert all(chart.reference == places["clean", "nominal"] for chart in charts)
-    assert all(0 <= m.low <= m.place <= m.high <= 100 for chart in charts for m in chart.marks)
-
-
-def test_a_very_wide_interval_is_cut_and_does_not_squeeze_the_means(rows: list[Row]) -> None:
-    two = [row for row in rows if row.concept in ("c0", "c1")]
-    wide = [replace(r, value=r.value + 0.3 * (r.concept == "c1")) for r in two]
-    charts = interval_charts(score_table(wide, "instance_similarity"))
-    marks = [mark for chart in charts for mark in chart.marks]
-    assert any(mark.cut_low or mark.cut_high for mark in marks)
-    assert max(m.place for m in marks) - min(m.place for m in marks) > 30

@@ -64,7 +64,7 @@ def measure(
     """Runs the claim with these settings; the demo is the same with fewer cells."""
     from safezone.commands.opening import open_encoders, open_model, require_out_folder
     from safezone.paper.claim import claim, claim_lab, claim_plan
-    from safezone.results import meaning_sentences
+    from safezone.results.meaning import meaning_sentences
     from safezone.results.summary import summary_json, summary_markdown
 
     started = time.monotonic()

@@ -56,7 +56,7 @@ def run(options: Options) -> Answer:
     """Makes the images that are missing."""
     from safezone.commands.opening import open_model, require_out_folder
     from safezone.lab.makers import generate_all
-    from safezone.results.outputs import MINI_LIMITS
+    from safezone.results.notes import MINI_LIMITS
 
     files = adapter_files(options.embeddings)
     prompts = options.sampling.texts()

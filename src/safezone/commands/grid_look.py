@@ -151,8 +151,7 @@ def run_export(options: ExportOptions) -> Answer:
     """Copies what readers need; artifacts stay."""
     from safezone.files import require_new, whole_folder
     from safezone.lab.archive import require_workspace, results
-    from safezone.results.grid_results import write_page_of
-    from safezone.results.outputs import PAGE
+    from safezone.results.folder import PAGE, page_of, write_page
 
     require_workspace(options.out)
     require_new(options.to)
@@ -168,7 +167,7 @@ def run_export(options: ExportOptions) -> Answer:
                 if file.suffix in (".csv", ".md", ".tex", ".html", ".yaml", ".jsonl"):
                     shutil.copyfile(file, temporary / name / file.name)
             if options.pictures is not None:
-                write_page_of(options.out / name, temporary / name / PAGE, options.pictures)
+                write_page(page_of(options.out / name, options.pictures), temporary / name / PAGE)
     return Answer({"grids": grids}, f"{len(grids)} grids written to {options.to}")
 
 

@@ -252,7 +252,7 @@ def _title(grid: "Grid", model: str) -> str:
 def _dry(options: Options, lab: "Lab", grid: "Grid") -> Answer:
     from safezone.lab.cost import count_passes
     from safezone.lab.schedule import estimate
-    from safezone.results.html import duration_text
+    from safezone.results.notes import duration_text
 
     workers = 1 if options.workers.executor == "here" else options.workers.workers
     costs = estimate(lab, grid, count_passes(lab.model), workers)

@@ -16,7 +16,7 @@ from safezone.lab.run import content_key
 from safezone.lab.settings import Scoring
 from safezone.lab.store import MANIFEST, require_finite
 from safezone.models import BUILTIN, Model, load_model
-from safezone.results.outputs import MINI_LIMITS
+from safezone.results.notes import MINI_LIMITS
 from safezone.scores import CLEAN, SLOTS, CachedEncoder, Encoders
 from safezone.scores.slot import NONE
 

@@ -37,7 +37,7 @@ class Options(OnModel):
     title: str | None = None
     """The page's heading."""
     pictures: Annotated[Natural | None, tyro.conf.arg(metavar="N")] = None
-    """About how many generated images a page of grids holds, 2 kB each; by default 4000."""
+    """About how many generated images the page holds, 2 kB each in grids; by default 4000."""
     model: str = "mini"
     """Whose preset of encoders is used; by default of the model that made the images."""
     scoring: Flat[Scoring] = field(default_factory=Scoring)
@@ -45,13 +45,14 @@ class Options(OnModel):
 
 def run(options: Options) -> Answer:
     """Writes the page from what is there; scores what has not been scored."""
-    from safezone.files import read_json
-    from safezone.lab.config import flat
-    from safezone.lab.store import IMAGES_RECORD, ROWS
-    from safezone.results.grid_page import PICTURES
-    from safezone.results.grid_results import grids_in, write_workspace_page
-    from safezone.results.measurement import write_page
-    from safezone.results.outputs import INDEX, image_folders, write_results
+    from safezone.lab.store import ROWS
+    from safezone.results.artifacts import INDEX, PICTURES, image_folders
+    from safezone.results.folder import (
+        grids_in,
+        rewrite_results,
+        write_results,
+        write_workspace_page,
+    )
     from safezone.scores import read_rows
 
     folder = options.folder
@@ -59,43 +60,47 @@ def run(options: Options) -> Answer:
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; give the folder of `safezone generate`")
     if (folder / INDEX).is_file():
-        rows = read_rows(folder / ROWS)
-        page = write_page(folder, options.title, pictures)
-        return Answer({"page": str(page), "rows": len(rows)}, f"report: {page}")
+        page = rewrite_results(folder, options.title, pictures)
+        return _answer(page, rows=len(read_rows(folder / ROWS)))
     if grids := grids_in(folder):
-        page = write_workspace_page(
-            folder, options.title or "The paper's tables, measured", pictures
-        )
-        return Answer({"page": str(page), "grids": [g.name for g in grids]}, f"report: {page}")
+        title = options.title or "The paper's tables, measured"
+        page = write_workspace_page(folder, title, pictures)
+        return _answer(page, grids=[grid.name for grid in grids])
     folders = image_folders(folder)
     if not folders:
         raise UserError(f"{folder} holds no generated images; make them with `safezone generate`")
     rows = _rows(options, folders)
+    index = {
+        "title": options.title or f"What was learned in {folder.resolve().name}",
+        **_recorded(folders),
+        "images": [str(place.relative_to(folder)) for place in folders],
+    }
+    return _answer(write_results(folder, index, rows, pictures), rows=len(rows))
+
+
+def _answer(page: Path, **more: object) -> Answer:
+    return Answer({"page": str(page), **more}, f"report: {page}")
+
+
+def _recorded(folders: Sequence[Path]) -> dict[str, object]:
+    """How the images were sampled, and whether photographs were learned from."""
+    from safezone.files import read_json
+    from safezone.lab.store import IMAGES_RECORD
+    from safezone.results.notes import MINI_LIMITS
+
     records = [read_json(each / IMAGES_RECORD) for each in folders]
     photographs = any(record.get("photographs") for record in records)
     if photographs:
-        from safezone.results.outputs import MINI_LIMITS
-
         note(f"note: {MINI_LIMITS}.")
-    page = write_results(
-        folder,
-        rows,
-        title=options.title or f"What was learned in {folder.resolve().name}",
-        folders=folders,
-        settings=flat({"sampling": records[0].get("settings", {})}),
-        photographs=photographs,
-    )
-    return Answer({"page": str(page), "rows": len(rows)}, f"report: {page}")
-
-
-COMMAND = Command(__doc__, Options, run, preset_of_images)
+    settings = {"sampling": records[0].get("settings", {})}
+    return {"settings": settings, "photographs": photographs}
 
 
 def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
     """Scores of the folders whose clean images are known; none where no encoder can be opened."""
     from safezone.commands.opening import open_encoders, set_threads
     from safezone.lab.makers import score_rows
-    from safezone.results.outputs import read_made
+    from safezone.results.artifacts import read_run_images
 
     set_threads(options.machine.threads)
     try:
@@ -105,10 +110,13 @@ def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
         return []
     rows: list[Row] = []
     for folder in folders:
-        made = read_made(folder)
-        clean = made.clean_concept()
+        drawn = read_run_images(folder)
+        clean = drawn.clean_concept()
         if clean is None:
             note(f"note: {folder} is not scored, since its clean images are not known")
             continue
-        rows += score_rows(encoders, clean, made.images, made.prompts, made.run)
+        rows += score_rows(encoders, clean, drawn.images, drawn.prompts, drawn.run)
     return rows
+
+
+COMMAND = Command(__doc__, Options, run, preset_of_images)

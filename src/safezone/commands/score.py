@@ -39,12 +39,12 @@ def run(options: Options) -> Answer:
     from safezone.concepts import image_files, load_concept
     from safezone.images import read_image
     from safezone.lab.store import IMAGES_RECORD
-    from safezone.results.outputs import read_made
+    from safezone.results.artifacts import read_run_images
     from safezone.scores import Pictures, metric_of, score_images
 
     set_threads(options.machine.threads)
     if (options.images / IMAGES_RECORD).is_file():
-        made = read_made(options.images)
+        made = read_run_images(options.images)
         images, prompts, words = made.images, made.prompts, (made.class_word, made.placeholder)
     else:
         files = image_files(options.images)

@@ -12,11 +12,10 @@ from safezone.results.statistics import (
     recovery,
     tied_best,
 )
-from safezone.results.tables import label, number, settings_of
+from safezone.results.tables import SIMILARITY, count, label, number, settings_of
 from safezone.scores.rows import CLEAN, NOMINAL, Row, summarise
 
 SZT = "szt"
-METRIC = "instance_similarity"
 _ALPHA = 0.05
 
 
@@ -189,7 +188,7 @@ def meaning_sentences(rows: Sequence[Row]) -> list[str]:
     """
     settings = settings_of(rows)
     ours = [row for row in rows if (row.model, row.method) in settings[:1]]
-    values: _Values = summarise(ours, METRIC)
+    values: _Values = summarise(ours, SIMILARITY)
     poisons = [poison for poison in dict.fromkeys(p for p, _ in values) if poison != CLEAN]
     effects = _changes(
         {
@@ -212,12 +211,12 @@ def meaning_sentences(rows: Sequence[Row]) -> list[str]:
     ]
     if not values:
         return [*sentences, "Nothing follows, because no similarity was measured."]
-    concepts = len({row.concept for row in ours if row.metric == METRIC})
-    seeds = len({row.seed for row in ours if row.metric == METRIC})
+    concepts = len({row.concept for row in ours if row.metric == SIMILARITY})
+    seeds = len({row.seed for row in ours if row.metric == SIMILARITY})
     model, method = settings[0]
     return [
         *sentences,
-        f"So here {_verdict(values, effects, gains, name)}; this rests on {concepts} "
-        f"concept{'s' * (concepts != 1)} and {seeds} seed{'s' * (seeds != 1)} of {method} on "
-        f"{model} and says nothing about other models, methods or objects.",
+        f"So here {_verdict(values, effects, gains, name)}; this rests on "
+        f"{count(concepts, 'concept')} and {count(seeds, 'seed')} of {method} on {model} and says "
+        "nothing about other models, methods or objects.",
     ]

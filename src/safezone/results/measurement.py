@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from safezone.files import cannot_write, locked, read_json, write_json, write_text
-from safezone.lab.config import flat, settings_yaml
+from safezone.files import cannot_write, locked, write_json, write_text
+from safezone.lab.config import settings_yaml
 from safezone.lab.executors import Executor
 from safezone.lab.lab import Lab
 from safezone.lab.run import Grid
@@ -16,13 +16,14 @@ from safezone.lab.schedule import plan, run_grid
 from safezone.lab.settings import Settings
 from safezone.lab.stage import job, jobs
 from safezone.lab.store import NEEDS, ROWS
-from safezone.results.grid_page import PICTURES
-from safezone.results.grid_results import write_grid_results
-from safezone.results.outputs import INDEX, PROMPTS_SHOWN, image_folders, write_results
-from safezone.scores import Row, read_rows, write_rows
+from safezone.results.artifacts import INDEX
+from safezone.results.folder import write_results
+from safezone.scores import Row, write_rows
 
 SETTINGS: Final = "settings.yaml"
 """With ``--config`` it repeats the measurement."""
+PROMPTS_SHOWN: Final = 6
+"""Of each run, on a page of more than three concepts."""
 RESULT_LOCK: Final = ".results.lock"
 """In a result's folder, while a process makes it."""
 
@@ -96,32 +97,8 @@ def measure(
             write_rows(folder / ROWS, results.rows)
         except OSError as error:
             raise cannot_write(folder, error) from error
-        page = write_page(folder)
+        page = write_results(folder, index, results.rows)
     return Measured(results.rows, failed, page)
-
-
-def write_page(folder: Path, title: str | None = None, pictures: int = PICTURES) -> Path:
-    """Files and page of what was measured in ``folder``, from its index, rows and artifacts.
-
-    ``pictures``: about how many images the page of a grid holds.
-    """
-    index = read_json(folder / INDEX)
-    if title is not None:
-        index["title"] = title
-        write_json(folder / INDEX, index)
-    if index.get("grid"):
-        return write_grid_results(folder, pictures)
-    return write_results(
-        folder,
-        read_rows(folder / ROWS),
-        title=str(index.get("title")),
-        folders=image_folders(folder),
-        settings=flat(index.get("settings", {})),
-        command=str(index.get("command", "")),
-        failed=index.get("failed"),
-        duration=index.get("duration"),
-        most_prompts=index.get("most_prompts"),
-    )
 
 
 def write_needs(lab: Lab, grid: Grid, folder: Path) -> None:

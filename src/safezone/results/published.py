@@ -16,7 +16,7 @@ from typing import Final
 from safezone.errors import UserError
 
 AVERAGE: Final = "psn avg"
-"""The paper's row of means over the poisons."""
+"""The paper's row of means over the poisons, and ours."""
 
 _CORRECTED: Final[Mapping[str, str]] = MappingProxyType(
     {"SDS+": "EA", "SDS-": "SDS+", "EA": "SDS-"}

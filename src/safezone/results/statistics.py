@@ -6,7 +6,7 @@ concept: more seeds make a concept's mean surer, they do not make more concepts.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,9 @@ from scipy import stats
 ByConcept: TypeAlias = Mapping[str, Sequence[float]]
 """{concept: values over seeds}; no concept without a value, all values finite."""
 
-LEVEL = 0.95
+Key = TypeVar("Key")
+
+CONFIDENCE = 0.95
 RESAMPLES = 4000
 SEED = 20250
 """The bootstrap's fixed seed: the same values always give the same interval."""
@@ -27,11 +29,6 @@ class Interval(NamedTuple):
     mean: float
     low: float
     high: float
-
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether zero is outside; False where there is no interval."""
-        return self.low > 0 or self.high < 0
 
 
 class Difference(NamedTuple):
@@ -82,7 +79,7 @@ def mean_over_concepts(values: ByConcept) -> float:
 
 
 def mean_interval(
-    values: ByConcept, *, level: float = LEVEL, resamples: int = RESAMPLES
+    values: ByConcept, *, level: float = CONFIDENCE, resamples: int = RESAMPLES
 ) -> Interval:
     """The mean over concepts of the means over seeds, with its bootstrap interval.
 
@@ -119,18 +116,24 @@ def _paired(values: ByConcept, reference: ByConcept) -> dict[str, Sequence[float
 
 
 def _student_p_value(means: NDArray[np.float64]) -> float:
-    """Two-sided, for a mean of zero; 1 for a single number."""
-    count = len(means)
-    if count < 2:
+    """Two-sided, for a mean of zero; 1 for a single number.
+
+    Not ``stats.ttest_1samp``, which warns where values differ by rounding alone.
+    """
+    if len(means) < 2:
         return 1.0
-    error = float(means.std(ddof=1)) / math.sqrt(count)
+    error = float(means.std(ddof=1)) / math.sqrt(len(means))
     if error == 0:
         return 0.0 if means[0] else 1.0
-    return float(2 * stats.t.sf(abs(float(means.mean())) / error, count - 1))
+    return float(2 * stats.t.sf(abs(float(means.mean())) / error, len(means) - 1))
 
 
 def paired_difference(
-    values: ByConcept, reference: ByConcept, *, level: float = LEVEL, resamples: int = RESAMPLES
+    values: ByConcept,
+    reference: ByConcept,
+    *,
+    level: float = CONFIDENCE,
+    resamples: int = RESAMPLES,
 ) -> Difference:
     """values - reference on the concepts of both, seed by seed where both have as many seeds.
 
@@ -145,7 +148,7 @@ def paired_difference(
 
 
 def recovery(
-    clean: ByConcept, poisoned: ByConcept, defended: ByConcept, *, level: float = LEVEL
+    clean: ByConcept, poisoned: ByConcept, defended: ByConcept, *, level: float = CONFIDENCE
 ) -> Interval | None:
     """(defended - poisoned) / (clean - poisoned), a ratio of means over the concepts of all three.
 
@@ -185,18 +188,18 @@ def recovery(
     return Interval(float(value), float(low), float(high))
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
     """p values adjusted for their number (Holm 1979), at most 1, in the order given."""
-    adjusted: dict[str, float] = {}
+    adjusted: dict[Key, float] = {}
     largest = 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+    for rank, name in enumerate(sorted(p_values, key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
         adjusted[name] = largest
     return {name: adjusted[name] for name in p_values}
 
 
 def tied_best(
-    candidates: Mapping[str, ByConcept], *, higher_is_better: bool = True, level: float = LEVEL
+    candidates: Mapping[str, ByConcept], *, higher_is_better: bool = True, level: float = CONFIDENCE
 ) -> frozenset[str]:
     """The candidate with the best mean and all those that are not shown to be worse.
 

@@ -1,85 +1,65 @@
-"""Two ratios of a table: what a poison takes from the similarity and what a defense returns."""
+"""The similarity table of every model and method and two ratios of it: taken and returned."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
-from safezone.results.statistics import ByConcept, Interval, recovery
-from safezone.results.tables import label, number, score_table, settings_of, to_markdown
-from safezone.scores.rows import CLEAN, NOMINAL, Row, summarise
+import pandas as pd
 
-METRIC = "instance_similarity"
+from safezone.results.comparisons import effects
+from safezone.results.statistics import Interval
+from safezone.results.tables import (
+    SIMILARITY,
+    label,
+    markdown_of,
+    number,
+    score_table,
+    settings_of,
+    to_markdown,
+)
+from safezone.scores.rows import Row
 
-
-@dataclass(frozen=True)
-class Effect:
-    """What one poison does. Intervals are 95%, over concepts; None where noise hides the ratio.
-
-    ``taken``: (clean - poisoned) / clean, of the similarity under nominal training.
-    ``returned``: by defense, (defended - poisoned) / (clean - poisoned).
-    """
-
-    poison: str
-    taken: Interval | None
-    returned: Mapping[str, Interval | None]
-
-
-def _share_taken(clean: ByConcept, poisoned: ByConcept) -> Interval | None:
-    """One minus poisoned / clean, which is the "recovery" from nothing at all."""
-    nothing = {concept: [0.0] * len(values) for concept, values in clean.items()}
-    kept = recovery(clean, nothing, poisoned)
-    return None if kept is None else Interval(1 - kept.mean, 1 - kept.high, 1 - kept.low)
+_CAPTION = (
+    "Taken: the share of the clean similarity that the poison takes away under nominal training. "
+    "Returned: the share of that loss that the defense gives back. 95% intervals over concepts."
+)
 
 
-def effects(rows: Sequence[Row]) -> list[Effect]:
-    """One effect for each poison that was measured beside clean images under nominal training."""
-    values = summarise(rows, METRIC)
-    clean = values.get((CLEAN, NOMINAL))
-    found = []
-    for poison in dict.fromkeys(poison for poison, _ in values if poison != CLEAN):
-        poisoned = values.get((poison, NOMINAL))
-        if clean is None or poisoned is None or not clean.keys() & poisoned.keys():
-            continue
-        returned = {
-            name: recovery(clean, poisoned, defended)
-            for (other, name), defended in values.items()
-            if other == poison and name != NOMINAL and clean.keys() & defended.keys()
-        }
-        found.append(Effect(poison, _share_taken(clean, poisoned), returned))
-    return found
-
-
-def _percent(interval: Interval | None) -> str:
-    if interval is None:
+def percent(interval: Interval | None) -> str:
+    """``41% [30%, 52%]``; a ratio that noise hides says so."""
+    if interval is None or math.isnan(interval.mean):
         return "within noise"
     mean, low, high = (f"{number(100 * value, 0)}%" for value in interval)
     return mean if math.isnan(interval.low) else f"{mean} [{low}, {high}]"
 
 
+def ratios_markdown(rows: Sequence[Row]) -> str:
+    """What each poison took and each defense gave back, of one model and method; or nothing."""
+    ratios = effects(rows)
+    if not ratios:
+        return ""
+    names = dict.fromkeys(name for effect in ratios for name in effect.returned)
+    frame = pd.DataFrame(
+        [[e.taken, *(e.returned.get(name) for name in names)] for e in ratios], dtype=object
+    ).map(lambda ratio: percent(ratio if isinstance(ratio, Interval) else None))
+    frame.columns = pd.Index(["taken under Nominal", *(f"returned by {label(n)}" for n in names)])
+    frame.index = pd.Index([label(effect.poison) for effect in ratios], name="Poison")
+    return f"{markdown_of(frame)}\n\n{_CAPTION}\n"
+
+
+def _by_setting(rows: Sequence[Row]) -> list[tuple[str, str, list[Row]]]:
+    return [
+        (model, method, [row for row in rows if (row.model, row.method) == (model, method)])
+        for model, method in settings_of(rows)
+    ]
+
+
 def summary_markdown(rows: Sequence[Row]) -> str:
     """The similarity table of every model and method, and the two ratios below it."""
     parts = []
-    for model, method in settings_of(rows):
-        ours = [row for row in rows if (row.model, row.method) == (model, method)]
-        parts.append(to_markdown(score_table(ours, METRIC)))
-        measured = effects(ours)
-        if not measured:
-            continue
-        names = list(dict.fromkeys(name for effect in measured for name in effect.returned))
-        head = ["Poison", "taken under Nominal", *(f"returned by {label(n)}" for n in names)]
-        lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
-        for effect in measured:
-            cells = [label(effect.poison), _percent(effect.taken)]
-            cells += [_percent(effect.returned.get(name)) for name in names]
-            lines.append("| " + " | ".join(cells) + " |")
-        caption = (
-            "Taken: the share of the clean similarity that the poison takes away under nominal "
-            "training. Returned: the share of that loss that the defense gives back. "
-            "95% intervals over concepts."
-        )
-        parts.append("\n".join([*lines, "", caption, ""]))
-    return "\n".join(parts)
+    for _, _, ours in _by_setting(rows):
+        parts += [to_markdown(score_table(ours, SIMILARITY)), ratios_markdown(ours)]
+    return "\n".join(filter(None, parts))
 
 
 def _plain(interval: Interval | None) -> dict[str, float | None] | None:
@@ -90,31 +70,23 @@ def _plain(interval: Interval | None) -> dict[str, float | None] | None:
 
 def summary_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The same numbers as JSON values, one object for each model and method."""
-    result = []
-    for model, method in settings_of(rows):
-        ours = [row for row in rows if (row.model, row.method) == (model, method)]
-        table = score_table(ours, METRIC)
+    result: list[dict[str, Any]] = []
+    for model, method, ours in _by_setting(rows):
         cells = [
             {
-                "poison": poison,
-                "defense": name,
-                **(_plain(cell.interval) or {}),
-                "best": cell.best,
-                "tied": cell.tied,
-                "n_concepts": cell.n_concepts,
-                "n_runs": cell.n_runs,
+                **{"poison": poison, "defense": name, **(_plain(cell.interval) or {})},
+                **{"best": cell.best, "tied": cell.tied},
+                **{"n_concepts": cell.n_concepts, "n_runs": cell.n_runs},
             }
-            for (poison, name), cell in table.cells.items()
+            for (poison, name), cell in score_table(ours, SIMILARITY).cells.items()
         ]
         ratios = [
             {
-                "poison": effect.poison,
-                "taken": _plain(effect.taken),
+                **{"poison": effect.poison, "taken": _plain(effect.taken)},
                 "returned": {name: _plain(value) for name, value in effect.returned.items()},
             }
             for effect in effects(ours)
         ]
-        result.append(
-            {"model": model, "method": method, "metric": METRIC, "cells": cells, "effects": ratios}
-        )
+        names = {"model": model, "method": method, "metric": SIMILARITY}
+        result.append({**names, "cells": cells, "effects": ratios})
     return result

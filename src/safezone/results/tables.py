@@ -1,26 +1,34 @@
 """Rows to a table of poisons by defenses, and that table to CSV, Markdown and LaTeX."""
 
-import csv
-import io
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
+
+import pandas as pd
 
 from safezone.errors import UserError
 from safezone.files import write_text
+from safezone.results.published import AVERAGE
 from safezone.results.statistics import Interval, mean_interval, tied_best
 from safezone.scores import metric_of
 from safezone.scores.rows import CLEAN, NOMINAL, Row, summarise
 
-_NAMES: Mapping[str, str] = {
+SIMILARITY: Final = "instance_similarity"
+"""The metric of the claim, and of every sentence about what a poison took."""
+
+CellKey = tuple[str, str]
+"""(poison, defense): where a cell stands in a table."""
+
+_NAMES: Final[Mapping[str, str]] = {
     CLEAN: "Clean",
     NOMINAL: "Nominal",
     "advclean": "AdvClean",
     "regen": "Regen",
     "pdmpure": "PDMPure",
-    "psn avg": "Poisons, mean",
+    AVERAGE: "Poisons, mean",
 }
 
 
@@ -42,8 +50,18 @@ def number(value: float, decimals: int = 2, sign: bool = False) -> str:
     return text.replace("-", "−")
 
 
+def paper_number(value: float) -> str:
+    """A number of the paper as it prints it: two decimals, distances none."""
+    return number(value, 0 if value > 2 else 2)
+
+
+def count(number: int | str, noun: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{number} {noun}{'' if str(number) == '1' else 's'}"
+
+
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One poison under one defense.
 
     ``interval``: mean over concepts with its 95% interval. ``best``: no candidate of the same
@@ -73,10 +91,10 @@ class ScoreTable:
     method: str
     poisons: tuple[str, ...]
     defenses: tuple[str, ...]
-    cells: Mapping[tuple[str, str], Cell]
-    paper: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    cells: Mapping[CellKey, TableCell]
+    paper: Mapping[CellKey, float] = field(default_factory=dict)
 
-    def text(self, cell: Cell) -> str:
+    def text(self, cell: TableCell) -> str:
         """``0.33 [0.28, 0.38]``; without an interval the mean alone."""
         decimals = metric_of(self.metric).decimals
         mean, low, high = (number(value, decimals) for value in cell.interval)
@@ -87,25 +105,60 @@ class ScoreTable:
         if not self.cells:
             return "no runs"
         cells = self.cells.values()
+        reference = _span(n for cell in cells for n in cell.n_reference)
+        images = f"{_span(n for cell in cells for n in cell.n_generated)} generated"
+        return ", ".join(
+            [
+                f"{count(_span(cell.n_concepts for cell in cells), 'concept')} and "
+                f"{count(_span(cell.n_runs for cell in cells), 'run')} a cell",
+                *([f"{images} images a run"] if reference == "0" else [images]),
+                *([f"{reference} reference images a run"] if reference != "0" else []),
+            ]
+        )
 
-        def span(pairs: Iterable[tuple[int, int]]) -> str:
-            numbers = [value for pair in pairs for value in pair]
-            low, high = min(numbers), max(numbers)
-            return str(low) if low == high else f"{low} to {high}"
-
-        concepts = span((cell.n_concepts, cell.n_concepts) for cell in cells)
-        runs = span((cell.n_runs, cell.n_runs) for cell in cells)
-        parts = [
-            f"{concepts} concept{'' if concepts == '1' else 's'} and {runs} "
-            f"run{'' if runs == '1' else 's'} a cell",
-            f"{span(cell.n_generated for cell in cells)} generated",
+    def frame(self) -> pd.DataFrame:
+        """One line a cell, numbers in full; NaN where there is no limit or no paper's number."""
+        lines = [
+            {
+                **{"model": self.model, "method": self.method, "metric": self.metric},
+                **{"poison": key[0], "defense": key[1], **cell.interval._asdict()},
+                **{"best": int(cell.best), "tied": int(cell.tied)},
+                **{"n_concepts": cell.n_concepts, "n_runs": cell.n_runs},
+                "n_generated": "-".join(map(str, dict.fromkeys(cell.n_generated))),
+                "n_reference": "-".join(map(str, dict.fromkeys(cell.n_reference))),
+                "paper": self.paper.get(key, math.nan),
+            }
+            for key, cell in self.cells.items()
         ]
-        reference = span(cell.n_reference for cell in cells)
-        if reference != "0":
-            parts.append(f"{reference} reference images a run")
-        else:
-            parts[-1] += " images a run"
-        return ", ".join(parts)
+        return pd.DataFrame(lines)
+
+    def texts(self, bold: Callable[[str], str]) -> pd.DataFrame:
+        """Poisons by defenses: a sole best bold, ties with =, the paper's number in parentheses."""
+
+        def text(key: CellKey) -> str:
+            cell, paper = self.cells.get(key), self.paper.get(key)
+            words = "" if cell is None else self.text(cell)
+            if cell is not None and cell.best:
+                words = f"{words} =" if cell.tied else bold(words)
+            return words if paper is None else f"{words} ({paper_number(paper)})".strip()
+
+        values = [[text((poison, name)) for name in self.defenses] for poison in self.poisons]
+        return pd.DataFrame(
+            values,
+            index=pd.Index([label(poison) for poison in self.poisons], name="Poison"),
+            columns=[label(name) for name in self.defenses],
+        )
+
+    def caption(self) -> str:
+        """What the table shows and how it is marked, without a full stop."""
+        metric = metric_of(self.metric)
+        better = {True: ", higher is better", False: ", lower is better", None: ""}
+        return (
+            f"{metric.label} of {self.method} on {self.model}{better[metric.higher_is_better]}: "
+            f"mean over concepts [95% interval], {self.counts()}; the best of a row is bold, "
+            "those not shown to be worse than the best are marked ="
+            + ("; the paper's number stands in parentheses" if self.paper else "")
+        )
 
 
 def settings_of(rows: Iterable[Row]) -> list[tuple[str, str]]:
@@ -113,30 +166,32 @@ def settings_of(rows: Iterable[Row]) -> list[tuple[str, str]]:
     return list(dict.fromkeys((row.model, row.method) for row in rows))
 
 
-def _front(first: str, names: Iterable[str]) -> tuple[str, ...]:
-    distinct = list(dict.fromkeys(names))
-    return tuple(sorted(distinct, key=lambda name: name != first))  # sorted is stable
-
-
-def _span(values: Iterable[int]) -> tuple[int, int]:
+def _span(values: Iterable[int]) -> str:
     numbers = list(values)
-    return min(numbers), max(numbers)
+    low, high = min(numbers), max(numbers)
+    return str(low) if low == high else f"{low} to {high}"
+
+
+def _front(first: str, names: Iterable[str]) -> tuple[str, ...]:
+    return tuple(sorted(dict.fromkeys(names), key=lambda name: name != first))  # sorted is stable
 
 
 def score_table(
-    rows: Sequence[Row], metric: str, paper: Mapping[tuple[str, str], float] | None = None
+    rows: Sequence[Row], metric: str, paper: Mapping[CellKey, float] | None = None
 ) -> ScoreTable:
     """The table of one metric, from rows of one model and one method.
 
-    ``paper``: the paper's numbers by (poison, defense), of this metric.
-
-    Raises ValueError when the rows mix models or methods.
+    ``paper``: the paper's numbers by (poison, defense), of this metric. Raises ValueError when the
+    rows mix models or methods.
     """
     settings = settings_of(rows)
     if len(settings) != 1:
         raise ValueError(f"rows of one model and method, not of {settings}")
     ours = [row for row in rows if row.metric == metric and math.isfinite(row.value)]
     groups = summarise(ours, metric)
+    runs: dict[CellKey, list[Row]] = {}
+    for row in ours:
+        runs.setdefault((row.poison, row.defense), []).append(row)
     higher = metric_of(metric).higher_is_better
     poisons = _front(CLEAN, (row.poison for row in ours))
     defenses = _front(NOMINAL, (row.defense for row in ours))
@@ -147,122 +202,76 @@ def score_table(
         if higher is not None and len(candidates) > 1:
             best = tied_best(candidates, higher_is_better=higher)
         for name, values in candidates.items():
-            runs = [row for row in ours if (row.poison, row.defense) == (poison, name)]
-            cells[poison, name] = Cell(
+            generated = [row.n_generated for row in runs[poison, name]]
+            reference = [row.n_reference for row in runs[poison, name]]
+            cells[poison, name] = TableCell(
                 mean_interval(values),
                 name in best,
                 name in best and len(best) > 1,
                 len(values),
-                len(runs),
-                _span(row.n_generated for row in runs),
-                _span(row.n_reference for row in runs),
+                len(generated),
+                (min(generated), max(generated)),
+                (min(reference), max(reference)),
             )
     return ScoreTable(metric, *settings[0], poisons, defenses, cells, dict(paper or {}))
 
 
-_CSV_COLUMNS = (
-    *("model", "method", "metric", "poison", "defense", "mean", "low", "high"),
-    *("best", "tied", "n_concepts", "n_runs", "n_generated", "n_reference", "paper"),
-)
+def csv_of(frame: pd.DataFrame) -> str:
+    """The table as CSV, numbers in full, nothing where a value is NaN."""
+    text: str = frame.to_csv(index=False, lineterminator="\n")
+    return text
+
+
+def markdown_of(frame: pd.DataFrame) -> str:
+    """The table, its index first, as a pipe table of Markdown."""
+
+    def line(cells: Iterable[object]) -> str:
+        return "| " + " | ".join(str(text).replace("|", "\\|") for text in cells) + " |"
+
+    head = [str(frame.index.name), *frame.columns]
+    lines = [line(head), "|---" * len(head) + "|", *map(line, frame.itertuples(name=None))]
+    return "\n".join(lines)
 
 
 def to_csv(table: ScoreTable) -> str:
     """One line a cell, numbers in full."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(_CSV_COLUMNS)
-    for (poison, defense), cell in table.cells.items():
-        limits = ["" if math.isnan(value) else value for value in cell.interval]
-        writer.writerow(
-            [table.model, table.method, table.metric, poison, defense, *limits]
-            + [int(cell.best), int(cell.tied), cell.n_concepts, cell.n_runs]
-            + ["-".join(map(str, dict.fromkeys(s))) for s in (cell.n_generated, cell.n_reference)]
-            + [table.paper.get((poison, defense), "")]
-        )
-    return buffer.getvalue()
-
-
-def _caption(table: ScoreTable) -> str:
-    higher = metric_of(table.metric).higher_is_better
-    direction = {True: ", higher is better", False: ", lower is better", None: ""}[higher]
-    return (
-        f"{metric_of(table.metric).label} of {table.method} on {table.model}{direction}: "
-        f"mean over concepts [95% interval], {table.counts()}; the best of a row is bold, "
-        "those not shown to be worse than the best are marked ="
-        + ("; the paper's number stands in parentheses" if table.paper else "")
-    )
-
-
-def _grid(table: ScoreTable, bold: Callable[[str], str], tied: str) -> list[list[str]]:
-    grid = []
-    for poison in table.poisons:
-        line = [label(poison)]
-        for defense in table.defenses:
-            cell = table.cells.get((poison, defense))
-            text = "" if cell is None else table.text(cell)
-            if cell is not None and cell.best:
-                text = f"{text} {tied}" if cell.tied else bold(text)
-            if (value := table.paper.get((poison, defense))) is not None:
-                text = f"{text} ({number(value, 0 if value > 2 else 2)})".strip()
-            line.append(text)
-        grid.append(line)
-    return grid
+    return csv_of(table.frame())
 
 
 def to_markdown(table: ScoreTable) -> str:
     """A pipe table with its caption; a sole best is bold, ties carry an equals sign."""
-
-    def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(text.replace("|", "\\|") for text in cells) + " |"
-
-    head = ["Poison", *map(label, table.defenses)]
-    lines = [line(head), "|---" * len(head) + "|"]
-    lines += [line(cells) for cells in _grid(table, "**{}**".format, "=")]
-    return "\n".join([*lines, "", _caption(table) + ".", ""])
+    return f"{markdown_of(table.texts('**{}**'.format))}\n\n{table.caption()}.\n"
 
 
-_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "−": "$-$",
-    "–": "--",
-}
-
-
-def _latex(text: str) -> str:
-    return "".join(_LATEX.get(character, character) for character in text)
+_LATEX: Final = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"−": "$-$", "–": "--", "\x01": r"\textbf{", "\x02": "}"}  # the last two are our own marks
+)
 
 
 def to_latex(table: ScoreTable) -> str:
     """A ``table`` with booktabs rules; a sole best is bold, ties carry an equals sign."""
-    mark, end = "\x01", "\x02"  # survive the escaping, then become commands
-    body = [
-        " & ".join(map(_latex, cells)) + r" \\"
-        for cells in _grid(table, f"{mark}{{}}{end}".format, "=")
+    frame = table.texts("\x01{}\x02".format)
+    head, *body = [
+        " & ".join(str(text).translate(_LATEX) for text in line) + r" \\"
+        for line in [["Poison", *frame.columns], *frame.itertuples(name=None)]
     ]
-    head = " & ".join(map(_latex, ["Poison", *map(label, table.defenses)])) + r" \\"
     lines = [
-        r"\begin{table}",
-        r"\centering",
+        *(r"\begin{table}", r"\centering"),
         rf"\begin{{tabular}}{{l{'c' * len(table.defenses)}}}",
-        r"\toprule",
-        head,
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}",
-        rf"\caption{{{_latex(_caption(table))}.}}",
-        r"\end{table}",
+        *(r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"),
+        *(rf"\caption{{{table.caption().translate(_LATEX)}.}}", r"\end{table}"),
     ]
-    return "\n".join(lines).replace(mark, r"\textbf{").replace(end, "}") + "\n"
+    return "\n".join(lines) + "\n"
 
 
-_WRITERS = {".csv": to_csv, ".md": to_markdown, ".tex": to_latex}
+WRITERS: Final = {".csv": to_csv, ".md": to_markdown, ".tex": to_latex}
+"""The forms of a table, by the suffix of its file."""
 
 
 def write_table(table: ScoreTable, path: Path) -> None:
     """Writes the table, atomically, in the form of the suffix; UserError for another suffix."""
-    if path.suffix not in _WRITERS:
-        raise UserError(f"{path}: tables are written as {', '.join(_WRITERS)}, choose one of these")
-    write_text(path, _WRITERS[path.suffix](table))
+    if path.suffix not in WRITERS:
+        raise UserError(f"{path}: tables are written as {', '.join(WRITERS)}, choose one of these")
+    write_text(path, WRITERS[path.suffix](table))

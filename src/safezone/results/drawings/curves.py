@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from safezone.analysis.spectra import levels
-from safezone.results.drawings.style import LOOKS, headline, label, legend, panels, stroke
+from safezone.results.drawings.style import LOOKS, headline, label_axes, legend, panels, stroke
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -85,7 +85,7 @@ def _curve(axes: "Axes", series: Series, look: int) -> None:
 
 
 def _frame(axes: "Axes", panel: Panel) -> None:
-    label(axes, panel.title, panel.xlabel, panel.ylabel)
+    label_axes(axes, panel.title, panel.xlabel, panel.ylabel)
     if panel.log_x:
         axes.set_xscale("log")
     if panel.log_y:
@@ -121,7 +121,7 @@ def draw_histograms(
             axes.axvline(side, color="#777777", linewidth=0.8, linestyle=":")
         axes.set_xlim(-3 * limit, 3 * limit)
         axes.set_ylim(bottom=0)
-        label(axes, poison, "difference to the clean image (1/255)", "share of values (%)")
+        label_axes(axes, poison, "difference to the clean image (1/255)", "share of values (%)")
         legend(axes, below=True)
     headline(figure, title)
     return figure
@@ -147,21 +147,30 @@ def draw_plane(
     *,
     xlabel: str,
     ylabel: str,
+    hollow: Mapping[str, tuple[float, float]] | None = None,
+    width: float = 4.6,
+    height: float = 3.6,
 ) -> "Figure":
-    """Named points in a plane (figure 17). ``intervals``: x low, x high, y low, y high."""
-    figure, ((axes,),) = panels(1, 1, width=4.6, height=3.6)
+    """Named points in a plane (figure 17). ``intervals``: x low, x high, y low, y high.
+
+    ``hollow``: what is drawn beside some points, the paper's numbers.
+    """
+    figure, ((axes,),) = panels(1, 1, width=width, height=height)
     for look, (name, (x, y)) in enumerate(points.items()):
         style = stroke(look)
         if name in intervals:
             left, right, low, high = intervals[name]
             axes.plot([left, right], [y, y], [x, x], [low, high], color=style.color, linewidth=0.6)
-        axes.plot([x], [y], color=style.color, marker=style.marker, linestyle="", markersize=6)
+        axes.plot([x], [y], style.marker, color=style.color, markersize=6, gid="dot")
+        if hollow and name in hollow:
+            axes.plot(*hollow[name], style.marker, mfc="none", mec=style.color, gid="hollow")
+    label_axes(axes, "", xlabel, ylabel)
+    headline(figure, title)
+    figure.draw_without_rendering()  # the axes stand where they will stand
     for name, offset in _places(axes, points).items():
         axes.annotate(
             name, points[name], xytext=offset, textcoords="offset points", fontsize=7, va="center"
         )
-    label(axes, "", xlabel, ylabel)
-    headline(figure, title)
     return figure
 
 
@@ -171,17 +180,22 @@ def _places(
     """Where each name stands beside its point, in typographic points: free of points and names."""
     to_points = 72 / axes.figure.dpi
     at = {name: axes.transData.transform(point) * to_points for name, point in points.items()}
+    edge = axes.bbox.x1 * to_points
     taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in at.values()]
-    found: dict[str, tuple[float, float]] = {}
+    places: dict[str, tuple[float, float]] = {}
     for name, (x, y) in at.items():
-        width = 4.2 * len(name)
+        width = 4.4 * len(name)
         offsets = [(side, up) for up in (0, 8, -8, 16, -16, 24, -24) for side in (6, -6 - width)]
         boxes = [(x + dx, y + dy - 4, x + dx + width, y + dy + 4) for dx, dy in offsets]
-        free = [i for i, box in enumerate(boxes) if not any(_overlap(box, t) for t in taken)]
-        chosen = free[0] if free else 0
-        found[name] = offsets[chosen]
-        taken.append(boxes[chosen])
-    return found
+        free = [
+            i
+            for i, box in enumerate(boxes)
+            if box[2] <= edge + 4 and not any(_overlap(box, other) for other in taken)
+        ]
+        best = free[0] if free else 0
+        places[name] = offsets[best]
+        taken.append(boxes[best])
+    return places
 
 
 def _overlap(one: Sequence[float], other: Sequence[float]) -> bool:

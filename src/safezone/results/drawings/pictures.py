@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from safezone.results.drawings.style import VALUES, headline, panels
+from safezone.results.drawings.style import COLOR_MAP, headline, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,7 +68,7 @@ def _tile(axes: "Axes", tile: Tile) -> None:
         axes.imshow(content.permute(1, 2, 0).numpy())
     else:
         top = float(content.flatten().float().quantile(0.98))
-        axes.imshow(content.numpy(), cmap=VALUES, vmin=0, vmax=max(top, 1e-12))
+        axes.imshow(content.numpy(), cmap=COLOR_MAP, vmin=0, vmax=max(top, 1e-12))
         if tile.outline is not None:
             axes.contour(tile.outline.numpy(), levels=[0.5], colors="#ffffff", linewidths=0.7)
     if tile.below:

@@ -7,9 +7,11 @@ matplotlib is imported when something is drawn, and its global state is never us
 
 import io
 import json
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,8 +21,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-VALUES: Final = "cividis"
-"""The colour map of sensitivity and attention: dark is little, light is much."""
+COLOR_MAP: Final = "cividis"
+"""Of sensitivity and attention: dark is little, light is much."""
+
+INK, LINE = "#000000", "#dddddd"
+ACCENT, DOT, BAR, WARN = "#0b7a6f", "#565d68", "#aeb4be", "#b4462f"
+_VARIABLES: Final[Mapping[str, str]] = {
+    INK: "--ink", LINE: "--line", ACCENT: "--accent", DOT: "--dot", BAR: "--bar", WARN: "--warn"
+}  # fmt: skip
+"""What stands for a colour in a page's style, where it is another one in the dark."""
 
 _RC: Final[dict[Any, Any]] = {
     "font.size": 8,
@@ -30,7 +39,7 @@ _RC: Final[dict[Any, Any]] = {
     "axes.spines.right": False,
     "axes.axisbelow": True,
     "axes.grid": True,
-    "grid.color": "#dddddd",
+    "grid.color": LINE,
     "grid.linewidth": 0.5,
     "legend.frameon": False,
     "legend.fontsize": 7,
@@ -52,7 +61,7 @@ class Stroke:
 
 
 _STROKES: Final = (
-    Stroke("#000000", "-", "o", ""),
+    Stroke(INK, "-", "o", ""),
     Stroke("#d55e00", (0, (5, 1.5)), "s", "////"),
     Stroke("#0072b2", (0, (1, 1)), "^", "...."),
     Stroke("#009e73", (0, (5, 1, 1, 1)), "D", "xxxx"),
@@ -96,12 +105,14 @@ def panels(
 
 
 def headline(figure: "Figure", text: str) -> None:
-    """The figure's title, in as many lines as its width asks for."""
+    """The figure's title, in as many lines as its width asks for; none for an empty one."""
+    if not text:
+        return
     width = max(30, int(15 * figure.get_figwidth()))
     figure.suptitle("\n".join(textwrap.wrap(text, width)), fontsize=9)
 
 
-def label(axes: "Axes", title: str, xlabel: str, ylabel: str) -> None:
+def label_axes(axes: "Axes", title: str, xlabel: str, ylabel: str) -> None:
     """The title of a panel and the names and units of its axes."""
     axes.set_title(title, fontsize=8)
     axes.set_xlabel(xlabel, fontsize=7.5)
@@ -114,14 +125,49 @@ def legend(axes: "Axes", *, below: bool = False) -> None:
     axes.legend(fontsize=7, frameon=False, handlelength=2.6, **place)
 
 
-def _bytes(figure: "Figure", kind: str) -> bytes:
+def _bytes(figure: "Figure", kind: str, salt: str = "safezone", clear: bool = False) -> bytes:
     import matplotlib
 
     buffer = io.BytesIO()
     metadata = {"Date": None} if kind == "svg" else {"Software": "safezone"}
-    with matplotlib.rc_context(_RC):
-        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata)
+    with matplotlib.rc_context({**_RC, "svg.hashsalt": salt}):
+        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata, transparent=clear)
     return buffer.getvalue()
+
+
+def inline_svg(figure: "Figure", title: str, name: str, kind: str = "plot") -> str:
+    """The drawing as an SVG element of a page: in its colours and font, with ids of its own.
+
+    ``title``: what it shows, for those who cannot see it; ``name``: another one for each drawing
+    of the page; ``kind``: the element's class. What has a gid has it as its class.
+    """
+    parts = figure.findobj()
+    for part in parts:
+        part.set_clip_on(False)  # a clip would need an address
+    text = _bytes(figure, "svg", name, clear=True).decode()
+    box = re.search(r'viewBox="[^"]*"', text)
+    body = text[text.index(">", text.index("<svg")) + 1 :]
+    body = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", body, flags=re.S)
+    body = re.sub(r"<defs>\s*</defs>|\n\s*", "", body)
+    classes = {part.get_gid() for part in parts}
+    body = re.sub(
+        r'<g id="([^"]*)"', lambda m: f'<g class="{m[1]}"' if m[1] in classes else "<g", body
+    )
+    body = body.replace("'DejaVu Sans'", "system-ui, sans-serif").replace("xlink:href", "href")
+    for color, variable in _VARIABLES.items():
+        body = body.replace(color, f"var({variable})")
+    head = f'<svg class="{kind}" role="img" aria-label="{escape(title)}"'
+    return f"{head} {box[0] if box else ''}>{body}"
+
+
+def legend_svg(place: int) -> str:
+    """A piece of the line of series ``place``, for a legend in a page."""
+    look, dash = stroke(place), ""
+    if look.dash != "-":
+        dash = f' stroke-dasharray="{" ".join(f"{1.8 * part:g}" for part in look.dash[1])}"'
+    color = f"var({_VARIABLES[look.color]})" if look.color in _VARIABLES else look.color
+    line = f'<line x2="28" y1="4" y2="4" stroke="{color}" stroke-width="1.8"{dash}/>'
+    return f'<svg width="28" height="8" aria-hidden="true">{line}</svg>'
 
 
 def save(drawing: Drawing, folder: Path, stem: str) -> list[Path]:

@@ -1,22 +1,23 @@
-"""The page of tables: numbers in the file, and its behaviour in a browser."""
+"""The page in a browser: cells, pictures, sorting, light and dark, a phone, no request."""
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
-from chromium import CHROMIUM, Page
-from safezone.results.grid_page import (
-    Section,
+from chromium import CHROMIUM
+from chromium import Page as Tab
+from safezone.results.artifacts import (
+    THUMBNAIL,
+    Evidence,
     Strip,
-    render_grid_page,
-    tables,
-    write_grid_page,
+    picture,
+    training_pictures,
 )
-from safezone.results.published import AVERAGE, published, same_runs
-from safezone.results.thumbnails import thumbnail, training_pictures
+from safezone.results.folder import write_page
+from safezone.results.page import Page, Section
+from safezone.results.published import same_runs
 from safezone.scores import Row
 
 POISONS = ("clean", "adm+", "ea")
@@ -24,14 +25,14 @@ DEFENSES = ("nominal", "jpeg", "szt")
 METRIC = "instance_similarity"
 
 
-def picture(shade: int) -> torch.Tensor:
+def square(shade: int) -> torch.Tensor:
     image = torch.full((3, 128, 128), shade, dtype=torch.uint8)
     image[0, 32:96, 32:96] = 255 - shade
     return image
 
 
 def section(number: int = 17) -> Section:
-    rows, strips, facts = [], {}, {}
+    rows, strips, facts, training = [], {}, {}, {}
     for p, poison in enumerate(POISONS):
         for d, defense in enumerate(DEFENSES):
             for c in range(6):
@@ -41,63 +42,40 @@ def section(number: int = 17) -> Section:
                     cell = (f"c{c}", poison, defense, "textual inversion", "mini", seed)
                     rows.append(Row(*cell, METRIC, value, 6, 5))
                     rows.append(Row(*cell, "clip_score", value / 2, 6, 5))
-            made = Strip(
-                (thumbnail(picture(40 * p + 9 * d)), thumbnail(picture(90 + 9 * d))),
-                ("a photo of a <c>", "a <c> on </script>grass"),
-                training_pictures(picture(30)[None], picture(30 + 8 * p)[None]),
+            drawn = Strip(
+                (
+                    picture(square(40 * p + 9 * d), "a photo of a <c>", THUMBNAIL),
+                    picture(square(90 + 9 * d), "a <c> on </script>grass", THUMBNAIL),
+                ),
                 "4 vectors of 128",
             )
-            strips[poison, defense] = {f"c{c}": made for c in range(6)}
+            strips[poison, defense] = {f"c{c}": drawn for c in range(6)}
             facts[poison, defense] = {"training": "steps 400"}
+        for c in range(6):
+            pictures = training_pictures(
+                square(30)[None], square(30 + 8 * p)[None], f"c{c}", THUMBNAIL
+            )
+            training[f"c{c}", poison] = pictures
     return Section(
         name=f"table{number}",
         title=f"Table {number}",
         rows=rows,
         metric=METRIC,
         papers=same_runs(number),
-        strips=strips,
-        facts=facts,
+        evidence=Evidence(strips, training, facts, {f"c{c}": "toy" for c in range(6)}),
         failed={"c0,da,szt,0": "the training became NaN at step 2"},
         notes=[paper.note for paper in same_runs(number).values() if paper.note],
         command=f"safezone grid run table{number} --model mini",
     )
 
 
-def test_the_papers_number_stands_beside_ours_and_of_sibling_tables_too() -> None:
-    text = render_grid_page("t", [section()], {"safezone": "1"})
-    shown = re.findall(r'class="paper">paper ([\d.]+)', text)
-    assert set(same_runs(17)) == {METRIC, "frechet", "clip_score"}
-    every = [*published(17).values.values(), *published(19).values.values()]
-    assert len(shown) == len(every)
-    assert f"paper {published(17).values['adm+', 'szt']:.2f}" in text
-
-
-def test_the_mean_over_poisons_has_ours_and_the_papers_number() -> None:
-    first = tables(section())[0]
-    ours = [first.cells[poison, "szt"].interval.mean for poison in ("adm+", "ea")]
-    assert first.cells[AVERAGE, "szt"].interval.mean == pytest.approx(sum(ours) / 2)
-    assert first.paper[AVERAGE, "szt"] == 0.45
-
-
-def test_corrected_labels_are_said_on_the_page() -> None:
-    assert "corrected labels" in render_grid_page("t", [section(12)], {})
-    assert "corrected labels" not in render_grid_page("t", [section(17)], {})
-
-
-def test_the_page_names_no_other_file() -> None:
-    text = render_grid_page("t", [section(), section(12)], {})
-    assert not re.findall(r"""(?:src|href)=["'](?!data:|#)""", text)
-    assert not re.findall(r"https?://|@import|url\(", text)
-    assert "</script>grass" not in text
-    assert "default-src 'none'" in text
-
-
 @pytest.fixture
-def page(tmp_path: Path) -> Iterator[Page]:
+def page(tmp_path: Path) -> Iterator[Tab]:
     if CHROMIUM is None:
         pytest.skip("no Chromium or Chrome on this machine; install chromium to run it")
-    write_grid_page("Two tables", [section(), section(12)], {"safezone": "1"}, tmp_path / "p.html")
-    with Page(tmp_path / "profile") as page:
+    two = Page("Two tables", [section(), section(12)], versions={"safezone": "1"})
+    write_page(two, tmp_path / "p.html")
+    with Tab(tmp_path / "profile") as page:
         page.screen(1280, 900)
         page.open(tmp_path / "p.html")
         yield page
@@ -107,7 +85,7 @@ CELL = "document.querySelector('.cell[data-cell=\"0.0|adm+|szt\"]')"
 
 
 @pytest.mark.slow
-def test_in_a_browser_a_click_opens_a_cell_and_nothing_is_asked_of_anyone(page: Page) -> None:
+def test_in_a_browser_a_click_opens_a_cell_and_nothing_is_asked_of_anyone(page: Tab) -> None:
     page.run(f"{CELL}.click()")
     page.until("document.getElementById('behind').open")
     page.until("[...document.querySelectorAll('#behind img')].every((i) => i.naturalWidth === 96)")
@@ -128,27 +106,27 @@ FIGURE = "document.querySelector('#table17 .plots')"
 
 
 @pytest.mark.slow
-def test_in_a_browser_figures_are_there_and_can_be_read_in_light_and_dark(page: Page) -> None:
+def test_in_a_browser_figures_are_there_and_can_be_read_in_light_and_dark(page: Tab) -> None:
     inks = set()
     for width, scheme in ((1280, "light"), (375, "dark")):
         page.screen(width, 900, scheme)
         assert page.run(f"{FIGURE}.querySelectorAll('svg.plot').length") == len(POISONS) + 1
-        texts = page.run(f"[...{FIGURE}.querySelectorAll('text')].map((t) => t.textContent)")
+        texts = page.run(f"[...{FIGURE}.querySelectorAll('text, b')].map((t) => t.textContent)")
         assert {"Clean", "ADM+", "EA", "Poisons, mean", "Nominal", "JPEG", "SZT"} <= set(texts)
         tall = (
             f"[...{FIGURE}.querySelectorAll('text')].map((t) => t.getBoundingClientRect().height)"
         )
         assert min(page.run(tall)) >= 9  # pixels
-        assert page.run(f"{FIGURE}.querySelectorAll('circle.hollow').length") == 4 * len(DEFENSES)
+        assert page.run(f"{FIGURE}.querySelectorAll('.hollow use').length") == 4 * len(DEFENSES)
         inks.add(page.run(f"getComputedStyle({FIGURE}.querySelector('text')).fill"))
     assert len(inks) == 2
-    plane = "[...document.querySelectorAll('#table17 svg.wide text')].map((t) => t.textContent)"
+    plane = "[...document.querySelectorAll('#table17 svg.plane text')].map((t) => t.textContent)"
     assert {"CLIP score", "Instance similarity", "SZT"} <= set(page.run(plane))
     assert page.errors == []
 
 
 @pytest.mark.slow
-def test_in_a_browser_tables_sort_filter_and_fit_a_phone_in_light_and_dark(page: Page) -> None:
+def test_in_a_browser_tables_sort_filter_and_fit_a_phone_in_light_and_dark(page: Tab) -> None:
     column = (
         "[...document.querySelector('.scores').tBodies[0].rows].map((r) => r.cells[0].innerText)"
     )

@@ -1,0 +1,284 @@
+"""What lies behind the cells of a table: images, settings and adapters, from a result's folders."""
+
+import base64
+import io
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import repeat
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import torch
+from jaxtyping import UInt8
+from PIL import Image
+from torch import Tensor
+
+from safezone.concepts import Concept, load_concept
+from safezone.errors import UserError
+from safezone.files import read_json
+from safezone.images import read_image
+from safezone.lab.run import Run
+from safezone.lab.store import IMAGES_RECORD, MANIFEST, RUN_RECORD
+from safezone.lab.variants import column_of
+from safezone.personalize import read_adapter
+from safezone.results.tables import CellKey, count
+from safezone.scores import CLEAN
+
+INDEX: Final = "index.json"
+"""Names the image folders that belong to a result, and what its page says beside them."""
+PICTURES: Final = 4000
+"""About how many generated images a page holds unless it is told: some 10 MB in a grid's size."""
+THUMBNAIL: Final = 96
+"""Side of the images on a grid's page, in pixels; a claim's are shown as they are."""
+GAIN: Final = 8
+"""How much perturbations are amplified."""
+_MOST: Final = 6
+"""Images of one run in a grid."""
+_POISON_FACTS: Final = ("kappa", "norm", "eta", "steps", "prompt", "start", "transform", "target")
+_TRAINING_FACTS: Final = ("steps", "batch_size", "learning_rate", "schedule", "vectors")
+
+
+@dataclass(frozen=True, eq=False)
+class RunImages:
+    """The images of one run, uint8 [n, 3, h, w], with the prompt of each and where they lie.
+
+    ``clean`` and ``training``: the folders of the clean and of the trained-on images, if known.
+    """
+
+    run: Run
+    class_word: str
+    placeholder: str
+    images: UInt8[Tensor, "n 3 h w"]
+    prompts: list[str]
+    place: Path
+    clean: Path | None
+    training: Path | None
+
+    def clean_concept(self) -> Concept | None:
+        """The clean images at the generated images' size, with the run's words."""
+        if self.clean is None or not self.clean.is_dir():
+            return None
+        size = self.images.shape[-1]
+        return load_concept(
+            self.clean, size, class_word=self.class_word or None, placeholder=self.placeholder
+        )
+
+
+def read_run_images(place: Path, most: int | None = None) -> RunImages:
+    """Reads what ``stages.generate_stage`` wrote, or the first ``most`` images of it.
+
+    Raises UserError when it is damaged.
+    """
+    record = read_json(place / IMAGES_RECORD)
+    try:
+        cell = [record[k] for k in ("concept", "poison", "defense", "method", "model", "seed")]
+        files = [place / image["file"] for image in record["images"][:most]]
+        prompts = [str(image["prompt"]) for image in record["images"][:most]]
+        words = str(record["class_word"]), str(record["placeholder"])
+    except (KeyError, TypeError) as error:
+        record_path = place / IMAGES_RECORD
+        raise UserError(f"{record_path} lacks {error}; generate the images again") from error
+    arrays = [torch.from_numpy(read_image(file)) for file in files]
+    images = torch.stack(arrays).permute(0, 3, 1, 2).contiguous() if arrays else torch.empty(0)
+    sides = [
+        Path(os.path.normpath(place / value)) if isinstance(value, str) and value else None
+        for value in (record.get("clean"), record.get("training"))
+    ]
+    return RunImages(Run(*cell), *words, images, prompts, place, sides[0], sides[1])
+
+
+def image_folders(folder: Path) -> list[Path]:
+    """The image folders below a folder that has no index, in order; hidden ones are left out."""
+    places = sorted(path.parent.relative_to(folder) for path in folder.rglob(IMAGES_RECORD))
+    return [
+        folder / place for place in places if not any(part.startswith(".") for part in place.parts)
+    ]
+
+
+class Picture(NamedTuple):
+    """An image as a data URI, and what it shows in words."""
+
+    source: str
+    text: str
+
+
+def picture(
+    image: UInt8[Tensor, "3 h w"], text: str, side: int | None = None, *, exact: bool = False
+) -> Picture:
+    """The image for a page: WebP, a tenth of a PNG's size, or the very pixels (``exact``).
+
+    ``side``: a larger image is made that small, about 2 kB of 96 pixels.
+    """
+    drawn = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    if side is not None and drawn.width > side:
+        drawn = drawn.resize((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if exact:
+        drawn.save(buffer, "PNG", optimize=True)
+    else:
+        drawn.save(buffer, "WEBP", quality=90 if side is None else 75, method=4)
+    kind = "png" if exact else "webp"
+    return Picture(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}", text)
+
+
+def amplified_difference(
+    clean: UInt8[Tensor, "n 3 h w"], poisoned: UInt8[Tensor, "n 3 h w"], gain: int = GAIN
+) -> UInt8[Tensor, "n 3 h w"]:
+    """Mid-grey plus ``gain`` times (poisoned - clean), clamped to uint8; shapes are equal."""
+    difference = poisoned.to(torch.int32) - clean.to(torch.int32)
+    return (128 + gain * difference).clamp(0, 255).to(torch.uint8)
+
+
+class TrainingPictures(NamedTuple):
+    """Images as given to the trainer and, if they are poisoned, their amplified perturbations."""
+
+    images: tuple[Picture, ...]
+    perturbations: tuple[Picture, ...]
+
+
+def training_pictures(
+    clean: UInt8[Tensor, "n 3 h w"],
+    trained_on: UInt8[Tensor, "n 3 h w"],
+    name: str = "",
+    side: int | None = None,
+) -> TrainingPictures:
+    """All images, pixel by pixel; with a ``side`` the first one alone, that small."""
+    shown = slice(None) if side is None else slice(1)
+    names = [f"{name}, image {i + 1}" for i in range(len(trained_on))][shown]
+    images = tuple(
+        picture(image, text, side, exact=side is None)
+        for image, text in zip(trained_on[shown], names, strict=True)
+    )
+    if clean.shape != trained_on.shape or bool((clean == trained_on).all()):
+        return TrainingPictures(images, ())
+    changes = amplified_difference(clean[shown], trained_on[shown])
+    return TrainingPictures(
+        images,
+        tuple(
+            picture(change, f"{text}, perturbation × {GAIN}", side)
+            for change, text in zip(changes, names, strict=True)
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One run's first images. ``learned``: what its adapter is, in words."""
+
+    pictures: tuple[Picture, ...]
+    learned: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """What lies behind the cells of one model and method, of the lowest seed.
+
+    ``strips``: by cell and concept. ``training``: by concept and poison. ``facts``: settings behind
+    a cell. ``class_words``: by concept.
+    """
+
+    strips: dict[CellKey, dict[str, Strip]] = field(default_factory=dict)
+    training: dict[tuple[str, str], TrainingPictures] = field(default_factory=dict)
+    facts: dict[CellKey, dict[str, str]] = field(default_factory=dict)
+    class_words: dict[str, str] = field(default_factory=dict)
+
+
+def _learned(place: Path) -> str:
+    """What lies in the adapter's folder, in words; nothing where it has been removed."""
+    try:
+        adapter = read_adapter(place)
+    except UserError:
+        return ""
+    parts = []
+    vectors, width = adapter.vectors.shape
+    if vectors:
+        norms = ", ".join(f"{norm:.2f}" for norm in adapter.vectors.norm(dim=1).tolist())
+        parts.append(
+            f"{count(vectors, 'vector')} of {width} for {adapter.placeholder}, norms {norms}"
+        )
+    if adapter.deltas:
+        parts.append(f"changes of {len(adapter.deltas)} layers")
+    return "; ".join(parts)
+
+
+def _level(value: Any) -> str:
+    """Budgets as the field writes them: 16/255."""
+    if isinstance(value, float) and abs(255 * value - round(255 * value)) < 1e-6:
+        return f"{255 * value:.0f}/255"
+    return str(value)
+
+
+def _facts(images: RunImages, adapter: Path) -> dict[str, str]:
+    """The settings behind a cell, of the first concept's run."""
+    facts = {}
+    if (adapter / RUN_RECORD).is_file():
+        record = read_json(adapter / RUN_RECORD)
+        settings = record.get("settings", {})
+        facts["defense"] = str(record.get("defense_parts", ""))
+        facts["training"] = ", ".join(
+            f"{k} {settings[k]}" for k in _TRAINING_FACTS if k in settings
+        )
+    if images.run.poison != CLEAN and images.training is not None:
+        manifest = images.training / MANIFEST
+        record = read_json(manifest) if manifest.is_file() else {}
+        facts["poison"] = ", ".join(
+            f"{k} {_level(record[k])}" for k in _POISON_FACTS if record.get(k)
+        )
+    return {name: text for name, text in facts.items() if text}
+
+
+def images_of_each(runs: Sequence[Run], pictures: int, most: int = _MOST) -> dict[str, int]:
+    """How many images the page shows of a run of each concept, {concept: count}.
+
+    ``pictures``: about how many in all; ``most``: of a run. Where there are fewer than runs, the
+    first concepts have one in every cell and the others none, so that a cell can be compared with
+    its neighbours.
+    """
+    concepts = list(dict.fromkeys(run.concept for run in runs))
+    if pictures >= len(runs):
+        return dict.fromkeys(concepts, min(most, pictures // max(1, len(runs))))
+    cells = len({(run.model, run.method, run.poison, run.defense) for run in runs})
+    return {name: int(place < pictures // cells) for place, name in enumerate(concepts)}
+
+
+def evidence(
+    folder: Path, index: Mapping[str, Any], pictures: int
+) -> Mapping[tuple[str, str], Evidence]:
+    """By (model, method), from the artifacts that the index names; about so many images.
+
+    A grid's are small and at most six of a run, a claim's are as they are. Runs whose artifacts
+    have been removed since have nothing behind them.
+    """
+    names = [name for name in index.get("images", []) if (folder / name).is_dir()]
+    lowest: dict[Run, tuple[str, Run]] = {}  # by the run without its seed
+    for name in names:
+        run = read_run_images(folder / name, most=0).run
+        other = lowest.setdefault(replace(run, seed=0), (name, run))
+        if run.seed < other[1].seed:
+            lowest[replace(run, seed=0)] = (name, run)
+    side, most = (THUMBNAIL, _MOST) if index.get("grid") else (None, index.get("most_prompts"))
+    counts = images_of_each([run for _, run in lowest.values()], pictures, most or pictures)
+    result: dict[tuple[str, str], Evidence] = {}
+    known: dict[Path, TrainingPictures] = {}
+    for name, run in lowest.values():
+        images = read_run_images(folder / name, most=counts[run.concept])
+        adapter = folder / index.get("adapters", {}).get(name, Path(name).parent)
+        method, column = column_of(run.method, run.defense)
+        behind = result.setdefault((run.model, method), Evidence())
+        drawn = tuple(map(picture, images.images, images.prompts, repeat(side)))
+        cell = behind.strips.setdefault((run.poison, column), {})
+        cell[run.concept] = Strip(drawn, _learned(adapter))
+        behind.class_words.setdefault(run.concept, images.class_word)
+        if (run.poison, column) not in behind.facts:
+            behind.facts[run.poison, column] = _facts(images, adapter)
+        place = images.clean if images.training is None and run.poison == CLEAN else images.training
+        if drawn and place is not None and place.is_dir():
+            if place not in known:
+                own = load_concept(place, images.images.shape[-1]).images
+                clean = images.clean_concept()
+                known[place] = training_pictures(
+                    own if clean is None else clean.images, own, run.concept, side
+                )
+            behind.training.setdefault((run.concept, run.poison), known[place])
+    return result

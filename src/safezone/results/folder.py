@@ -1,0 +1,167 @@
+"""A result's folder: from its index, rows and artifacts to its tables, summary and page."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
+
+from safezone.files import cannot_write, read_json, write_json, write_text
+from safezone.lab.config import flat
+from safezone.lab.store import ROWS
+from safezone.lab.variants import columns_of
+from safezone.results.artifacts import INDEX, PICTURES, Evidence, evidence
+from safezone.results.comparisons import compare
+from safezone.results.meaning import meaning_sentences
+from safezone.results.notes import caveats, paper_notes, versions
+from safezone.results.page import Page, Section, render
+from safezone.results.published import same_runs
+from safezone.results.summary import ratios_markdown, summary_json
+from safezone.results.tables import SIMILARITY, csv_of, settings_of, to_markdown, write_table
+from safezone.scores.rows import Row, read_rows, write_rows
+
+PAGE: Final = "report.html"
+
+
+def sections(
+    folder: Path, index: Mapping[str, Any], rows: Sequence[Row], pictures: int = PICTURES
+) -> list[Section]:
+    """What the page shows of a result, one section for each model and method.
+
+    ``index``: what ``index.json`` holds; its artifacts are relative to ``folder``. ``pictures``:
+    see ``artifacts.evidence``.
+    """
+    rows = columns_of(rows)
+    table, pairs = index.get("table"), settings_of(rows)
+    behind = evidence(folder, index, pictures)
+    papers = same_runs(table) if isinstance(table, int) else {}
+    name, title = _slug(folder.resolve().name), str(index.get("title"))
+    notes = caveats([row for row in rows if not row.reason], bool(index.get("photographs")))
+    whole = Section(
+        name=name,
+        title=title,
+        rows=rows,
+        metric=str(index.get("metric", SIMILARITY)),
+        papers=papers,
+        failed=dict(index.get("failed") or {}),
+        notes=[*notes, *paper_notes(papers)],
+        command=str(index.get("command", "")),
+        settings=flat(index.get("settings", {})),
+        duration=index.get("duration"),
+        open=not index.get("grid"),
+    )
+    result: list[Section] = []
+    for model, method in pairs or list(behind):
+        part = replace(
+            whole,
+            rows=[row for row in rows if (row.model, row.method) == (model, method)],
+            evidence=behind.get((model, method), Evidence()),
+        )
+        if len(pairs) > 1:
+            own = method if len({model for model, _ in pairs}) == 1 else f"{method} on {model}"
+            part = replace(
+                part, name=f"{name}-{_slug(own)}", title=f"{title}: {own}", method=method
+            )
+        result.append(replace(part, failed={}, notes=()) if result else part)
+    return result or [whole]
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text)
+
+
+def read_sections(folder: Path, pictures: int = PICTURES) -> list[Section]:
+    """``sections`` of a folder that has an index; UserError when it holds no results."""
+    return sections(folder, read_json(folder / INDEX), read_rows(folder / ROWS), pictures)
+
+
+def write_page(page: Page, path: Path) -> Path:
+    """Writes the page, atomically, as one self-contained file; UserError when it cannot."""
+    try:
+        write_text(path, render(page))
+    except OSError as error:
+        raise cannot_write(path.parent, error) from error
+    return path
+
+
+def page_of(folder: Path, pictures: int = PICTURES) -> Page:
+    """The page of a folder that has an index."""
+    index, rows = read_json(folder / INDEX), read_rows(folder / ROWS)
+    return Page(str(index.get("title")), sections(folder, index, rows, pictures), rows, versions())
+
+
+def write_results(
+    folder: Path, index: Mapping[str, Any], rows: Sequence[Row], pictures: int = PICTURES
+) -> Path:
+    """Writes rows, tables (CSV, Markdown, LaTeX), comparisons, worst cases, summary and page.
+
+    Nothing is measured. Returns the page's path. Raises UserError when the folder cannot be
+    written.
+    """
+    parts = sections(folder, index, rows, pictures)
+    scored = [row for part in parts for row in part.scored]
+    summary = {
+        "command": parts[0].command,
+        "settings": dict(parts[0].settings),
+        "versions": versions(),
+        "results": summary_json(scored) if scored else [],
+        "meaning": meaning_sentences(scored) if scored else [],
+        "failed": dict(parts[0].failed),
+        "duration_seconds": parts[0].duration,
+    }
+    try:
+        if rows:
+            write_rows(folder / ROWS, rows)
+            write_rows(folder / "rows.csv", rows)
+        for place, part in enumerate(parts):
+            _write_tables(folder, part, f"-{place + 1}" if place else "")
+        write_json(folder / "summary.json", summary)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    return write_page(Page(str(index.get("title")), parts, rows, versions()), folder / PAGE)
+
+
+def rewrite_results(folder: Path, title: str | None = None, pictures: int = PICTURES) -> Path:
+    """Files and page of what was measured in ``folder``, from its index, rows and artifacts.
+
+    ``pictures``: about how many images the page holds.
+    """
+    index = read_json(folder / INDEX)
+    if title is not None:
+        index["title"] = title
+        write_json(folder / INDEX, index)
+    return write_results(folder, index, read_rows(folder / ROWS), pictures)
+
+
+def _write_tables(folder: Path, part: Section, suffix: str) -> None:
+    for table in part.tables():
+        name = "table" if table.metric == part.metric else f"table-{table.metric}"
+        for form in ("csv", "tex"):
+            write_table(table, folder / f"{name}{suffix}.{form}")
+        text = to_markdown(table)
+        if table.metric == part.metric == SIMILARITY and (ratios := ratios_markdown(part.scored)):
+            text += f"\n{ratios}"
+        write_text(folder / f"{name}{suffix}.md", text)
+    if part.scored:
+        cases = part.worst_cases(part.metric)
+        cases["tied_with"] = cases["tied_with"].map(" ".join)
+        write_text(folder / f"comparisons{suffix}.csv", csv_of(compare(part.scored, part.metric)))
+        write_text(folder / f"worst_cases{suffix}.csv", csv_of(cases))
+
+
+def grids_in(workspace: Path) -> list[Path]:
+    """The folders of the grids that were run in a workspace, tables in the paper's order."""
+
+    def order(folder: Path) -> tuple[float, str]:
+        number = read_json(folder / INDEX).get("table")
+        return (number if isinstance(number, int) else float("inf"), folder.name)
+
+    folders = [path.parent for path in workspace.glob(f"*/{INDEX}")]
+    return sorted((each for each in folders if read_json(each / INDEX).get("grid")), key=order)
+
+
+def write_workspace_page(workspace: Path, title: str, pictures: int = PICTURES) -> Path:
+    """One page of all grids in a workspace; returns its path."""
+    folders = grids_in(workspace)
+    parts = [part for each in folders for part in read_sections(each, pictures // len(folders))]
+    return write_page(Page(title, parts, versions=versions()), workspace / PAGE)

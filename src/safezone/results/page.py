@@ -1,0 +1,279 @@
+"""One HTML page of rows and pictures; it needs no network and no other file."""
+
+import base64
+import json
+import math
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import pandas as pd
+from markupsafe import Markup
+
+from safezone.results.artifacts import GAIN, Evidence
+from safezone.results.comparisons import compare, with_average, worst_cases
+from safezone.results.drawings.charts import WIDEST, Charts, charts
+from safezone.results.drawings.style import inline_svg, legend_svg
+from safezone.results.meaning import meaning_sentences
+from safezone.results.notes import duration_text
+from safezone.results.published import AVERAGE, Published
+from safezone.results.statistics import Interval
+from safezone.results.summary import percent
+from safezone.results.tables import (
+    SIMILARITY,
+    WRITERS,
+    CellKey,
+    ScoreTable,
+    label,
+    number,
+    paper_number,
+    score_table,
+)
+from safezone.scores import METRICS, metric_of
+from safezone.scores.rows import CLEAN, NOMINAL, Row, csv_text, summarise
+
+
+@dataclass(frozen=True, eq=False)
+class Section:
+    """One method on one model: its rows, and what lies behind its cells.
+
+    ``name``: its address on the page. ``metric``: of its first table. ``method``: of the rows,
+    where the grid has others. ``papers``: the paper's tables of the same runs, by our metric.
+    ``failed``: reasons by run. ``open``: whether its pictures are shown at once.
+    """
+
+    name: str
+    title: str
+    rows: Sequence[Row]
+    metric: str = SIMILARITY
+    method: str = ""
+    papers: Mapping[str, Published] = field(default_factory=dict)
+    evidence: Evidence = field(default_factory=Evidence)
+    failed: Mapping[str, str] = field(default_factory=dict)
+    notes: Sequence[str] = ()
+    command: str = ""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    duration: float | None = None
+    open: bool = False
+
+    @property
+    def scored(self) -> list[Row]:
+        """The rows with a value."""
+        return [row for row in self.rows if not row.reason]
+
+    def tables(self) -> list[ScoreTable]:
+        """All metrics, the section's own first, with means over poisons."""
+        whole, metrics = with_average(self.rows, AVERAGE), {row.metric for row in self.scored}
+        order = dict.fromkeys([self.metric, *METRICS, *(row.metric for row in self.rows)])
+        papers = {metric: paper.values for metric, paper in self.papers.items()}
+        return [
+            score_table(whole, metric, papers.get(metric)) for metric in order if metric in metrics
+        ]
+
+    def worst_cases(self, metric: str) -> pd.DataFrame:
+        """Of its rows; without lines where the metric has no good direction."""
+        higher = metric_of(metric).higher_is_better
+        rows = [] if higher is None else self.rows
+        return worst_cases(rows, metric, bool(higher))
+
+
+@dataclass(frozen=True, eq=False)
+class Page:
+    """All that the page shows. ``rows``: to be taken along; ``versions``: of what made them."""
+
+    title: str
+    sections: Sequence[Section]
+    rows: Sequence[Row] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class _View:
+    """A table as it is shown: what the paper has and we have not is there as well."""
+
+    table: ScoreTable
+    section: Section
+    prefix: str
+    charts: Charts | None
+
+    @property
+    def wide(self) -> bool:
+        return len(self._defenses) > WIDEST
+
+    @property
+    def _defenses(self) -> list[str]:
+        return list(dict.fromkeys([*self.table.defenses, *(name for _, name in self.table.paper)]))
+
+    @property
+    def heading(self) -> str:
+        paper = self.section.papers.get(self.table.metric)
+        text = metric_of(self.table.metric).label
+        if paper is None:
+            return text
+        return f"{text} beside the paper's {paper.printed_metric} (table {paper.number})"
+
+    @property
+    def head(self) -> list[str]:
+        return [label(name) for name in (self._poisons if self.wide else self._defenses)]
+
+    @property
+    def _poisons(self) -> list[str]:
+        return list(
+            dict.fromkeys([*self.table.poisons, *(poison for poison, _ in self.table.paper)])
+        )
+
+    @property
+    def lines(self) -> list[tuple[str, list[CellKey]]]:
+        if self.wide:
+            return [(name, [(poison, name) for poison in self._poisons]) for name in self._defenses]
+        return [(poison, [(poison, name) for name in self._defenses]) for poison in self._poisons]
+
+    @property
+    def files(self) -> dict[str, str]:
+        return {suffix: _uri(write(self.table)) for suffix, write in WRITERS.items()}
+
+    @property
+    def cases(self) -> pd.DataFrame:
+        cases = self.section.worst_cases(self.table.metric)
+        return cases if len(self.table.defenses) > 1 else cases[:0]
+
+    def shade(self, mean: float) -> int:
+        """How strongly a cell is tinted, 0 to 100, by how good its mean is among the table's."""
+        means = [cell.interval.mean for cell in self.table.cells.values()]
+        low, high = min(means), max(means)
+        higher = metric_of(self.table.metric).higher_is_better
+        if higher is None or low == high:
+            return 0
+        share = (mean - low) / (high - low)
+        return round(100 * (share if higher else 1 - share))
+
+
+def _uri(text: str) -> str:
+    return f"data:text/plain;charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
+
+
+def _command(section: Section, poison: str, defense: str) -> str:
+    """The command of one cell; of a column that is a variant of the training, the whole grid's."""
+    if "safezone grid run" not in section.command or "=" in defense:
+        return section.command
+    names = [poison, defense, *([section.method] if section.method else [])]
+    parts = [part for name in names for part in ("--only", name)]
+    return f"{section.command} {shlex.join([*parts, '--name', ','.join(names).replace(' ', '-')])}"
+
+
+def _difference(line: Any, decimals: int) -> str:
+    mean, low, high = (
+        number(v, decimals, sign=True) for v in (line.difference, line.low, line.high)
+    )
+    spread = "" if math.isnan(line.low) else f" [{low}, {high}]"
+    verdict = "tied with Nominal" if line.tied else "differs from Nominal"
+    return f"{mean}{spread}, Holm p {line.p_holm:.2g}: {verdict}"
+
+
+def _behind(view: _View) -> dict[str, dict[str, Any]]:
+    """What a click on each cell of the table shows, as JSON values."""
+    metric, section = view.table.metric, view.section
+    decimals = metric_of(metric).decimals
+    lines: Iterable[Any] = compare(section.rows, metric).itertuples()
+    compared = {(line.poison, line.defense): line for line in lines}
+    result = {}
+    for (poison, defense), concepts in summarise(section.rows, metric).items():
+        cell = view.table.cells[poison, defense]
+        facts = {"rests on": f"{cell.n_concepts} concepts, {cell.n_runs} runs"}
+        if (line := compared.get((poison, defense))) is not None:
+            facts["minus Nominal"] = _difference(line, decimals)
+            if not math.isnan(line.recovery):
+                share = Interval(line.recovery, line.recovery_low, line.recovery_high)
+                facts["recovery"] = f"{percent(share)} of what the poison took"
+        result[f"{view.prefix}|{poison}|{defense}"] = {
+            "facts": [*facts.items(), *section.evidence.facts.get((poison, defense), {}).items()],
+            "concepts": [
+                (concept, ", ".join(number(value, decimals + 1) for value in seeds))
+                for concept, seeds in concepts.items()
+            ],
+            "command": _command(section, poison, defense),
+        }
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class _Matrices:
+    """A section's pictures: a block a concept, a line a poison, a column a defense."""
+
+    section: Section
+    table: ScoreTable | None
+
+    def names(self, axis: int) -> list[str]:
+        """The poisons (0) or defenses (1) that have pictures, in the table's order."""
+        keys = [
+            *self.section.evidence.strips,
+            *((p, "") for _, p in self.section.evidence.training),
+        ]
+        present = dict.fromkeys(key[axis] for key in keys if key[axis])
+        table = self.table
+        front = (CLEAN, NOMINAL)[axis]
+        order = [front, *((table.poisons, table.defenses)[axis] if table else ())]
+        return list(dict.fromkeys([*(name for name in order if name in present), *present]))
+
+    def scores(self, concept: str) -> dict[CellKey, float]:
+        """The mean over seeds of the similarity."""
+        values = summarise(self.section.rows, SIMILARITY)
+        return {
+            (poison, name): sum(seeds) / len(seeds)
+            for (poison, name), concepts in values.items()
+            if (seeds := concepts.get(concept))
+        }
+
+    def prompts(self, concept: str) -> list[str]:
+        """What its pictures were asked for."""
+        strips = [s[concept] for s in self.section.evidence.strips.values() if concept in s]
+        return list(dict.fromkeys(each.text for strip in strips for each in strip.pictures))
+
+
+def _meaning(section: Section, tables: Sequence[ScoreTable]) -> list[str]:
+    """The three sentences, where the columns are defenses."""
+    columns = {name for table in tables if table.metric == SIMILARITY for name in table.defenses}
+    return meaning_sentences(section.scored) if 0 < len(columns) <= WIDEST else []
+
+
+def render(page: Page) -> str:
+    """The page as text."""
+    sections, cells = [], dict[str, Any]()
+    for index, section in enumerate(page.sections):
+        tables, views = section.tables(), []
+        prompts = next((table for table in tables if table.metric == "clip_score"), None)
+        for place, table in enumerate(tables):
+            drawn = charts(table, prompts) if place == 0 else None
+            views.append(_View(table, section, f"{index}.{place}", drawn))
+            cells |= _behind(views[-1])
+        matrices = _Matrices(section, tables[0] if tables else None)
+        sections.append((section, _meaning(section, tables), views, matrices))
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("safezone.results", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"label": label, "number": number, "duration": duration_text}
+    environment.globals |= {
+        **{"metric_of": metric_of, "paper_number": paper_number, "nan": math.isnan, "gain": GAIN},
+        **{"percent": lambda *limits: percent(Interval(*limits)), "average": AVERAGE},
+        "svg": lambda *arguments: Markup(inline_svg(*arguments)),
+        "look": lambda place: Markup(legend_svg(place)),
+    }
+    room = files("safezone.results")
+    data = json.dumps({"cells": cells}, ensure_ascii=False).replace("<", "\\u003c")
+    text = environment.get_template("page.html.j2").render(
+        page=page,
+        sections=sections,
+        data=Markup(data),
+        rows_uri=_uri(csv_text(page.rows)),
+        style=Markup(room.joinpath("page.css").read_text(encoding="utf-8")),
+        script=Markup(room.joinpath("page.js").read_text(encoding="utf-8")),
+    )
+    return text.encode("utf-8", "replace").decode()  # a folder's name may hold any bytes

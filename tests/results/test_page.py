@@ -1,0 +1,305 @@
+"""The page is whole: every picture and number, well-formed, nothing from outside."""
+
+import base64
+import io
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from result_pages import CLEAN_PICTURES, KEYS, POISONED_PICTURES, PROMPTS, generated
+from safezone.errors import UserError
+from safezone.results.artifacts import (
+    Evidence,
+    Strip,
+    amplified_difference,
+    image_folders,
+    picture,
+    read_run_images,
+)
+from safezone.results.folder import sections, write_page
+from safezone.results.meaning import meaning_sentences
+from safezone.results.notes import duration_text, paper_notes
+from safezone.results.page import Page, Section, render
+from safezone.results.published import AVERAGE, published, same_runs
+from safezone.results.tables import to_csv, to_latex, to_markdown
+from safezone.scores.rows import Row, csv_text
+
+VOID = {"meta", "link", "img", "br", "hr", "input"}
+
+
+class Parsed(HTMLParser):
+    """Collects what a page holds and checks that every tag is closed in turn."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        assert len(attributes) == len(attrs), f"repeated attribute in {tag}"
+        if tag not in VOID:
+            self.open.append(tag)
+        if tag == "img":
+            self.images.append(attributes)
+        self.links += [attributes[name] or "" for name in ("src", "href") if name in attributes]
+        self.ids += [attributes["id"] or ""] if "id" in attributes else []
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def decode(uri: str) -> np.ndarray:
+    picture = Image.open(io.BytesIO(base64.b64decode(uri.split(",", 1)[1]))).convert("RGB")
+    return np.asarray(picture).transpose(2, 0, 1)
+
+
+def test_tags_are_closed_and_ids_are_unique(page: Page) -> None:
+    parsed = Parsed(render(page))
+    assert parsed.open == []
+    assert len(set(parsed.ids)) == len(parsed.ids)
+
+
+def test_nothing_is_fetched(page: Page) -> None:
+    text = render(page)
+    assert not re.search(r"https?:|@import|url\(|[\"'(]//", text)
+    assert all(link.startswith(("data:", "#")) for link in Parsed(text).links)
+
+
+def test_every_picture_is_there_once(page: Page) -> None:
+    images = Parsed(render(page)).images
+    shown = [decode(image["src"] or "") for image in images if "src" in image]
+    for image in [*CLEAN_PICTURES, *POISONED_PICTURES]:
+        assert sum(np.array_equal(image.numpy(), other) for other in shown) == 1
+    drawn = [image for place in range(len(KEYS)) for image in generated(place)]
+    assert len(shown) == 3 + 3 + 3 + len(drawn)
+    for image in drawn:  # lossy: nearest picture is this one's
+        errors = [np.abs(image.numpy().astype(int) - other).mean() for other in shown]
+        assert min(errors) < 4 and sorted(errors)[1] > 8
+
+
+def test_every_generated_picture_carries_its_prompt(page: Page) -> None:
+    alts = [image["alt"] for image in Parsed(render(page)).images]
+    assert [alts.count(prompt) for prompt in PROMPTS] == [4, 4]
+
+
+def test_text_is_escaped_and_there(page: Page) -> None:
+    parsed = Parsed(render(page))
+    for text in (
+        page.title,
+        *meaning_sentences(page.rows),
+        "Small <b>models</b> only.",
+        page.sections[0].command,
+        "21 min 7 s",
+        "6 concepts and 12 runs a cell, 12 generated, 5 reference images a run",
+        "400",
+        "2.13.0",
+    ):
+        assert text in parsed.text
+
+
+def test_ties_are_shown_as_ties(page: Page) -> None:
+    text = render(page)
+    assert 'class="badge tied"' in text
+    assert text.count("not shown to be worse than the best of this poison") >= 4
+
+
+def test_rows_and_tables_can_be_taken_along(page: Page) -> None:
+    links = [link for link in Parsed(render(page)).links if link.startswith("data:text/plain")]
+    texts = [base64.b64decode(uri.split(",", 1)[1]).decode() for uri in links]
+    assert texts[-1] == csv_text(page.rows)
+    table = page.sections[0].tables()[0]
+    assert texts[:3] == [to_csv(table), to_markdown(table), to_latex(table)]
+    assert len(texts) == 3 * len({row.metric for row in page.rows}) + 1
+
+
+def with_rows(page: Page, rows: Sequence[Row]) -> Page:
+    return replace(page, rows=rows, sections=[replace(page.sections[0], rows=rows)])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": []},
+        {"evidence": Evidence()},
+        {"rows": [], "evidence": Evidence(), "notes": [], "settings": {}, "duration": None},
+    ],
+)
+def test_a_page_may_lack_parts(page: Page, change: dict[str, Any]) -> None:
+    parsed = Parsed(render(Page("t", [replace(page.sections[0], **change)])))
+    assert parsed.open == []
+    assert ("No scores were measured." in parsed.text) == ("rows" in change)
+
+
+def test_one_concept_and_seed_has_no_interval(page: Page) -> None:
+    single = [row for row in page.rows if (row.concept, row.seed) == ("c0", 0)]
+    parsed = Parsed(render(with_rows(page, single)))
+    assert "1 concept and 1 run a cell" in parsed.text
+    assert "nan" not in parsed.text.lower()
+
+
+def test_models_and_methods_get_their_own_results(rows: list[Row], tmp_path: Path) -> None:
+    stable = [replace(row, model="stable") for row in rows]
+    lora = [replace(row, method="lora", value=9.0) for row in rows]
+    parts = sections(tmp_path, {"title": "t"}, [*rows, *stable, *lora])
+    text = render(Page("t", parts))
+    parsed = Parsed(text)
+    assert parsed.open == []
+    assert len(set(parsed.ids)) == len(parsed.ids)
+    assert parsed.text.count("What it means") == 3
+    assert "textual-inversion on stable" in parsed.text
+    assert [len(part.rows) for part in parts] == [len(rows)] * 3
+    assert {row.value for row in parts[2].rows} == {9.0}
+
+
+def test_a_metric_without_a_direction_is_shown_without_ranks(page: Page) -> None:
+    mine = [replace(row, metric="my_metric") for row in page.rows if row.metric == "frechet"]
+    text = render(with_rows(page, mine))
+    assert "my_metric" in text and 'title="not shown to be worse' not in text
+
+
+def test_the_file_is_replaced_whole(
+    page: Page, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "report.html"
+    path.write_text("old")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.replace", full)
+        with pytest.raises(UserError, match="No space left"):
+            write_page(page, path)
+    assert path.read_text() == "old"
+    write_page(page, path)
+    assert path.read_text(encoding="utf-8").endswith("</html>")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_names_that_are_no_utf_8_are_shown_as_far_as_they_can_be(
+    page: Page, tmp_path: Path
+) -> None:
+    odd = replace(page, title="toy \udcff", sections=[])
+    text = write_page(odd, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<h1>toy ?</h1>" in text
+
+
+def test_prompts_belong_to_images(tmp_path: Path) -> None:
+    names = ["00-0.png", "00-1.png", "01-0.png"]
+    for i, name in enumerate(names):
+        Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8)).save(tmp_path / name)
+    cell = {"concept": "c", "poison": "ea", "defense": "szt", "method": "m", "model": "mini"}
+    record = {
+        **{**cell, "seed": 1, "class_word": "toy", "placeholder": "<c>"},
+        "images": [{"file": name, "prompt": f"a {name}"} for name in names],
+    }
+    (tmp_path / "images.json").write_text(json.dumps(record))
+    for most in (None, 0, 2):
+        drawn = read_run_images(tmp_path, most)
+        assert drawn.prompts == [f"a {name}" for name in names[:most]]
+        assert [int(image[0, 0, 0]) for image in drawn.images] == [0, 10, 20][:most]
+    del record["images"]
+    (tmp_path / "images.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"lacks 'images'; generate"):
+        read_run_images(tmp_path)
+
+
+def test_perturbations_are_amplified_around_grey() -> None:
+    clean = torch.tensor([10, 10, 10, 200], dtype=torch.uint8).view(1, 1, 1, 4).expand(1, 3, 1, 4)
+    poisoned = clean + torch.tensor([0, 2, 250 - 256, 16], dtype=torch.int16).view(1, 1, 1, 4)
+    result = amplified_difference(clean, poisoned.to(torch.uint8))
+    assert result[0, 0, 0].tolist() == [128, 144, 80, 255]
+
+
+def test_png_pictures_are_exact() -> None:
+    image = torch.randint(0, 256, (3, 9, 7), dtype=torch.uint8)
+    exact = picture(image, "noise", exact=True)
+    np.testing.assert_array_equal(decode(exact.source), image.numpy())
+    assert picture(image, "noise").source.startswith("data:image/webp;base64,")
+    assert (
+        decode(picture(torch.zeros(3, 200, 200, dtype=torch.uint8), "", 96).source).shape[1] == 96
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (59.6, "1 min 0 s"), (754, "12 min 34 s"), (7325, "2 h 2 min")],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert duration_text(seconds) == text
+
+
+def test_pictures_of_a_poison_without_images_are_shown(page: Page) -> None:
+    strip = Strip((picture(torch.zeros(3, 8, 8, dtype=torch.uint8), "a"),))
+    behind = Evidence({("ea", "nominal"): {"c0": strip}}, class_words={"c0": "vase"})
+    part = replace(page.sections[0], evidence=behind)
+    parsed = Parsed(render(Page("t", [part])))
+    assert [image.get("alt") for image in parsed.images if "src" in image] == ["a"]
+    assert "EA" in parsed.text
+
+
+def paper_section(number: int) -> Section:
+    rows = [
+        Row(f"c{c}", poison, defense, "textual inversion", "mini", 0, metric, value + c / 50, 6, 5)
+        for poison, value in (("clean", 0.5), ("adm+", 0.1), ("ea", 0.2))
+        for defense in ("nominal", "jpeg", "szt")
+        for c in range(3)
+        for metric in ("instance_similarity", "clip_score")
+    ]
+    papers = same_runs(number)
+    notes = paper_notes(papers)
+    return Section(f"table{number}", f"Table {number}", rows, papers=papers, notes=notes)
+
+
+def test_the_papers_number_stands_beside_ours_and_of_sibling_tables_too() -> None:
+    text = render(Page("t", [paper_section(17)]))
+    shown = re.findall(r'class="paper">paper ([\d.]+)', text)
+    assert set(same_runs(17)) == {"instance_similarity", "frechet", "clip_score"}
+    every = [*published(17).values.values(), *published(19).values.values()]
+    assert len(shown) == len(every)
+    assert f"paper {published(17).values['adm+', 'szt']:.2f}" in text
+
+
+def test_the_mean_over_poisons_has_ours_and_the_papers_number() -> None:
+    first = paper_section(17).tables()[0]
+    ours = [first.cells[poison, "szt"].interval.mean for poison in ("adm+", "ea")]
+    assert first.cells[AVERAGE, "szt"].interval.mean == pytest.approx(sum(ours) / 2)
+    assert first.paper[AVERAGE, "szt"] == 0.45
+
+
+def test_corrected_labels_are_said_on_the_page() -> None:
+    assert "corrected labels" in render(Page("t", [paper_section(12)]))
+    assert "corrected labels" not in render(Page("t", [paper_section(17)]))
+
+
+def test_a_hidden_parent_hides_nothing_and_a_hidden_folder_is_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / ".cache" / "runs"
+    for name in ("b", "a/deep", ".partial-1"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "images.json").write_text("{}")
+    assert image_folders(folder) == [folder / "a/deep", folder / "b"]
+    roundabout = folder / "b" / ".."
+    assert image_folders(roundabout) == [roundabout / "a/deep", roundabout / "b"]
