@@ -33,9 +33,9 @@ BACKWARD = 2.0
 """Forward and backward of a frozen network, in forwards."""
 WEIGHTS = 0.5
 """More for the gradients of some layers' weights."""
-KINDS = {"sd15": "sd15", "sd15rf": "sd15rf", "sd21": "sd21", "sd21v": "sd21", "sdxl": "sdxl"}
+KINDS = {"sd15": "sd15", "sd15-rf": "sd15-rf", "sd21": "sd21", "sd21-v": "sd21", "sdxl": "sdxl"}
 """Whose preset trains it."""
-SIDES = {"sd15": 512, "sd15rf": 512, "sd21": 512, "sd21v": 768, "sdxl": 1024}
+SIDES = {"sd15": 512, "sd15-rf": 512, "sd21": 512, "sd21-v": 512, "sdxl": 1024}
 PURIFY = {"regen": 60, "pdmpure": 100}
 """Passes of a network for one image; PDMPure's own network counts as one of this size."""
 

@@ -30,7 +30,7 @@ def test_every_preset_is_one_that_the_trainer_takes(kind: str, method: str) -> N
 
 def test_the_presets_are_the_papers() -> None:
     steps = {key: training.steps for key, training in TRAINING.items()}
-    assert (steps["sd15", "ti"], steps["sd21", "ti"], steps["sd15rf", "ti"]) == (5000, 2500, 2500)
+    assert (steps["sd15", "ti"], steps["sd21", "ti"], steps["sd15-rf", "ti"]) == (5000, 2500, 2500)
     assert (TRAINING["sdxl", "ti"].steps, TRAINING["sdxl", "ti"].accumulation) == (500, 5)
     assert steps["sd15", "lora"] == steps["sd15", "custom-diffusion"] == 1000
     assert TRAINING["sd15", "lora"].rank == 4
@@ -38,7 +38,7 @@ def test_the_presets_are_the_papers() -> None:
 
 def test_kinds_are_told_from_folders(tmp_path: Path) -> None:
     flow = write_tiny_folder(tmp_path / "flow", prediction_type="flow_prediction")
-    assert kind_of(str(flow)) == "sd15rf"
+    assert kind_of(str(flow)) == "sd15-rf"
     assert kind_of(str(write_tiny_xl_folder(tmp_path / "xl"))) == "sdxl"
     assert kind_of(str(write_tiny_folder(tmp_path / "plain"))) == "sd15"
     assert kind_of("stabilityai/stable-diffusion-2-1") == "sd21"
@@ -117,7 +117,7 @@ def test_from_pictures_to_another_programs_file(
 
 
 @pytest.mark.parametrize(
-    ("name", "right"), [("sd15-rf", "sd15rf"), ("sd21-v", "sd21v"), ("mini_v", "mini-v")]
+    ("name", "right"), [("sd15-fr", "sd15-rf"), ("sd21-w", "sd21-v"), ("mini_v", "mini-v")]
 )
 def test_a_model_has_one_name_and_near_ones_are_refused(
     name: str, right: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -21,7 +21,8 @@ from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.schedule import run_grid
 from safezone.lab.settings import PRESETS, preset
 from safezone.lab.variants import METHODS, setting_of, training_of
-from safezone.paper.named import HUB, PAPER, command, model_for
+from safezone.models.known import KNOWN
+from safezone.paper.named import PAPER, command, model_for
 from safezone.personalize import train
 from safezone.results.artifacts import images_of_each
 from safezone.results.folder import read_sections
@@ -129,10 +130,9 @@ def test_what_is_missing_is_named_at_once() -> None:
 
 
 def test_a_family_stands_for_the_tables_own_model() -> None:
-    assert model_for("table17", "sd15") == HUB["sd15"]
-    assert model_for("table28", "sd15") == HUB["sd21v"]
-    with pytest.raises(UserError, match="no known place"):
-        model_for("table23", "sd15")
+    assert model_for("table17", "sd15") == KNOWN["sd15"].hub
+    assert model_for("table23", "sd15") == "XCLiu/2_rectified_flow_from_sd_1_5"
+    assert model_for("table28", "sd15") == "ByteDance/sd2.1-base-zsnr-laionaes5"
     assert model_for("table23", "mini") == "mini-rf"
     assert model_for("table23", "my/folder") == "my/folder"
     with pytest.raises(UserError, match="no built-in twin"):
@@ -141,7 +141,7 @@ def test_a_family_stands_for_the_tables_own_model() -> None:
 
 def test_the_preset_is_that_of_the_tables_own_model() -> None:
     options = parse(COMMAND, ["table30", "--model", "sd15", "--seeds", "1"])
-    assert options.training == preset(HUB["sdxl"]).training
+    assert options.training == preset(KNOWN["sdxl"].hub).training
     assert options.training != preset("sd15").training
     given = parse(COMMAND, ["table30", "--model", "sd15", "--steps", "7"]).training
     assert given == replace(options.training, steps=7)

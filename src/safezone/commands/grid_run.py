@@ -182,7 +182,8 @@ def _executor(options: Options, open_again: Any) -> "Executor":
 
 
 def _settings(options: Options) -> Settings:
-    from safezone.paper.named import hub_name, model_for
+    from safezone.models.known import hub_name
+    from safezone.paper.named import model_for
 
     yours = options.grid.endswith((".yaml", ".yml"))
     model = hub_name(options.model) if yours else model_for(options.grid, options.model)

@@ -74,11 +74,13 @@ def _methods() -> Mapping[str, str]:
 
 
 def _models() -> Mapping[str, str]:
-    from safezone.lab.kinds import NAMES
     from safezone.models import BUILTIN
+    from safezone.models.known import KNOWN
 
     return {name: "built in" for name in BUILTIN} | {
-        name: f"on the hub, trained as {kind}" for name, kind in NAMES.items() if "/" in name
+        name: f"{row.hub} on the hub, {row.image_size} px, predicts {row.predicts}, trained as "
+        + "; ".join([row.preset, *([row.note] if row.note else [])])
+        for name, row in KNOWN.items()
     }
 
 

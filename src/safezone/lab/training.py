@@ -141,9 +141,9 @@ TRAINING: Final[Mapping[tuple[str, str], Training]] = MappingProxyType(
         ("sd15", "lora"): _LORA,
         ("sd15", "custom-diffusion"): _CUSTOM,
         # Appendix O.
-        ("sd15rf", "ti"): _SHORT,
-        ("sd15rf", "lora"): _LORA,
-        ("sd15rf", "custom-diffusion"): _CUSTOM,
+        ("sd15-rf", "ti"): _SHORT,
+        ("sd15-rf", "lora"): _LORA,
+        ("sd15-rf", "custom-diffusion"): _CUSTOM,
         ("sd21", "ti"): _SHORT,
         ("sd21", "lora"): _LORA,
         ("sd21", "custom-diffusion"): _CUSTOM,

@@ -9,6 +9,7 @@ import torch
 from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.models.builtin import BUILTIN, builtin_folder
+from safezone.models.known import KNOWN, hub_name
 from safezone.models.parts import (
     WEIGHT_FILES,
     find_folder,
@@ -32,12 +33,12 @@ def load_model(
     """Opens a Stable Diffusion 1.x, 2.x or XL like model: built-in name, folder, file or hub name.
 
     A built-in name (``"mini"``) comes first, then an existing diffusers folder or single-file
-    checkpoint (``safezone.models.single_file``), and only a string "owner/name" that is neither is
-    asked of the hub (through its cache). ``device``: CUDA where
-    there is one, else the CPU. ``dtype``: of the weights in memory, whatever is on the disk;
-    float16 is not valid on the CPU nor for poisons (sign gradients underflow). Only safetensors
-    are read, and an autoencoder that overflows in half precision stays in single. Raises
-    UserError for a folder, name or file that cannot be opened.
+    checkpoint (``safezone.models.single_file``), then a short name of ``models.known`` ("sd15-rf"),
+    and only a string "owner/name" that is none of them is asked of the hub (through its cache).
+    ``device``: CUDA where there is one, else the CPU. ``dtype``: of the weights in memory, whatever
+    is on the disk; float16 is not valid on the CPU nor for poisons (sign gradients underflow).
+    Only safetensors are read, and an autoencoder that overflows in half precision stays in single.
+    Raises UserError for a folder, name or file that cannot be opened.
     """
     chosen = pick_device(device)
     path = Path(name_or_folder).expanduser()
@@ -88,16 +89,15 @@ def _find(name_or_folder: str | Path) -> tuple[str, Path | str, Path]:
     if isinstance(name_or_folder, str) and name_or_folder in BUILTIN:
         folder = builtin_folder(name_or_folder)
         return name_or_folder, folder, folder
-    folder = find_folder(
-        name_or_folder,
-        "model folder",
-        "give a diffusers folder, a checkpoint file, a hub name owner/name, or a built-in model "
-        f"({', '.join(BUILTIN)})",
-    )
     path = Path(name_or_folder).expanduser()
     if path.is_dir():
         return path.resolve().name, path, path
-    return str(name_or_folder), str(name_or_folder), folder
+    name = hub_name(name_or_folder) if isinstance(name_or_folder, str) else name_or_folder
+    give = (
+        "give a diffusers folder, a checkpoint file, a hub name owner/name, a built-in model "
+        f"({', '.join(BUILTIN)}) or a known one ({', '.join(KNOWN)})"
+    )
+    return str(name), str(name), find_folder(name, "model folder", give)
 
 
 def _check_parts(folder: Path) -> Mapping[str, Any]:

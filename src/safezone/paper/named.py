@@ -8,6 +8,7 @@ from typing import Final
 from safezone.errors import UserError
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Scope
 from safezone.lab.variants import PAPER_STEPS, split_method
+from safezone.models.known import hub_name
 from safezone.paper.row import CANDIDATES, PaperRow
 from safezone.paper.rows import ROWS
 from safezone.results.published import AVERAGE, Published
@@ -18,25 +19,15 @@ PAPER: Final[Mapping[str, PaperRow]] = MappingProxyType({row.name: row for row i
 """Every table and figure with runs, by name."""
 
 _MINI: Final[Mapping[str, str]] = MappingProxyType(
-    {"sd15": "mini", "sd15rf": "mini-rf", "sd21": "mini", "sd21v": "mini-v"}
+    {"sd15": "mini", "sd15-rf": "mini-rf", "sd21": "mini", "sd21-v": "mini-v"}
 )
 """The built-in twin of each of the paper's models; of SDXL there is none."""
 
-HUB: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5",
-        "sd21": "stabilityai/stable-diffusion-2-1-base",
-        "sd21v": "stabilityai/stable-diffusion-2-1",
-        "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
-    }
-)
-"""Where the paper's models are on the hub; of SD 1.5 as rectified flow it names no place."""
-
 _MODELS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "sd15rf": "SD 1.5 as rectified flow",
+        "sd15-rf": "SD 1.5 as rectified flow",
         "sd21": "SD 2.1",
-        "sd21v": "SD 2.1, velocity",
+        "sd21-v": "SD 2.1, velocity",
         "sdxl": "SDXL",
     }
 )
@@ -178,13 +169,3 @@ def model_for(name: str, family: str) -> str:
             f"{name} is of {wanted}, which has no built-in twin; give --model a folder of it"
         )
     return _MINI[wanted]
-
-
-def hub_name(model: str) -> str:
-    """The hub name of one of the paper's models, others as given; UserError where it has none."""
-    if model == "sd15rf":
-        raise UserError(
-            "the rectified-flow model of SD 1.5 has no known place on the hub; give --model its "
-            "diffusers folder"
-        )
-    return HUB.get(model, model)
