@@ -1,6 +1,8 @@
 """LoRA and Custom Diffusion from the command line, from training to another program's file."""
 
 import json
+import os
+import stat
 from dataclasses import fields
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from safezone.cli import main
 from safezone.errors import UserError
@@ -16,7 +18,8 @@ from safezone.lab.config import read_settings
 from safezone.lab.kinds import KINDS, kind_of
 from safezone.lab.settings import preset
 from safezone.lab.training import TRAINING, Training
-from safezone.personalize import METHODS
+from safezone.models import Model
+from safezone.personalize import METHODS, Adapter, save_embedding
 from tiny import write_tiny_folder, write_tiny_xl_folder
 
 
@@ -132,3 +135,108 @@ def test_a_model_has_one_name_and_near_ones_are_refused(
 def test_the_rectified_flow_model_has_its_steps() -> None:
     assert preset("sd15rf").training.steps == 2500
     assert preset("sd21v").training.steps == preset("sd21").training.steps == 2500
+
+
+@pytest.fixture
+def others_lora(tiny_model: Model, tmp_path: Path) -> Path:
+    """In kohya's names, without a word of ours."""
+    layer = next(name for name in tiny_model.layers if name.endswith("attn2.to_k"))
+    outputs, inputs = tiny_model.layers[layer]
+    stem = f"lora_unet_{layer.removeprefix('unet.').replace('.', '_')}"
+    tensors = {
+        f"{stem}.lora_down.weight": torch.ones(2, inputs),
+        f"{stem}.lora_up.weight": torch.ones(outputs, 2),
+        f"{stem}.alpha": torch.tensor(1.0),
+    }
+    save_file(tensors, tmp_path / "others.safetensors")
+    return tmp_path / "others.safetensors"
+
+
+@pytest.mark.parametrize("way", ["prompt", "file", "yaml"])
+def test_a_lora_of_others_draws_complete_prompts(
+    others_lora: Path,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    way: str,
+) -> None:
+    (tmp_path / "mine.txt").write_text("a photo of a dog\n", encoding="utf-8")
+    (tmp_path / "mine.yaml").write_text("sampling: {prompts: [a photo of a dog]}", encoding="utf-8")
+    given = {
+        "prompt": ["--prompts", "a photo of a dog"],
+        "file": ["--prompts", str(tmp_path / "mine.txt")],
+        "yaml": ["--config", str(tmp_path / "mine.yaml")],
+    }[way]
+    out = tmp_path / "out"
+    draw = ["generate", str(others_lora), "--model", str(tiny_model_folder), "--out", str(out)]
+    assert main([*draw, "--steps", "2", *given]) == 0, capsys.readouterr().err
+    (record,) = out.rglob("images.json")
+    assert [image["prompt"] for image in json.loads(record.read_text())["images"]] == [
+        "a photo of a dog"
+    ]
+    with_braces = [*draw[:-1], str(tmp_path / "no"), "--prompts", "a {}"]
+    assert main(with_braces) == 2
+    assert "write the prompt in full" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_prompt_that_leaves_the_learned_word_out_is_refused(
+    tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"<toy>": torch.ones(1, 32)}, tmp_path / "e.safetensors")
+    draw = ["generate", str(tmp_path / "e.safetensors"), "--model", str(tiny_model_folder)]
+    out = ["--out", str(tmp_path / "out"), "--steps", "2"]
+    assert main([*draw, *out, "--prompts", "a photo of a dog"]) == 2
+    assert "put {} or <toy> where it belongs" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*draw, *out, "--prompts", "a photo of <toy>"]) == 0
+
+
+def test_images_that_all_became_nan_leave_no_folder(
+    tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"<toy>": torch.full((1, 32), 3e38)}, tmp_path / "e.safetensors")
+    draw = ["generate", str(tmp_path / "e.safetensors"), "--model", str(tiny_model_folder)]
+    out = tmp_path / "deep" / "out"
+    assert main([*draw, "--out", str(out), "--steps", "2", "--prompts", "a {}"]) == 1
+    assert "NaN" in capsys.readouterr().out
+    assert not out.exists()
+
+
+def test_export_takes_the_model_that_explains_the_names(
+    others_lora: Path, tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    export = ["export", str(others_lora), "--out", str(out), "--form", "diffusers"]
+    assert main(export) == 2
+    assert "give the model" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*export, "--model", str(tiny_model_folder)]) == 0, capsys.readouterr().err
+    (path,) = out.rglob("*.safetensors")
+    assert sorted(name.rsplit(".", 2)[1] for name in load_file(path)) == ["lora_A", "lora_B"]
+
+
+def test_adapters_of_one_name_are_not_written_over_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in "ab":
+        (tmp_path / folder).mkdir()
+        save_file({"<toy>": torch.ones(1, 32)}, tmp_path / folder / "my toy.safetensors")
+    files = [str(tmp_path / folder / "my toy.safetensors") for folder in "ab"]
+    assert main(["export", *files, "--out", str(tmp_path / "out")]) == 2
+    assert "both be written as my-toy" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["export", files[0], "--out", str(tmp_path / "out")]) == 0
+    assert "in prompts: my-toy" in capsys.readouterr().out
+
+
+def test_what_is_learned_can_be_read_by_others(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        save_embedding(Adapter(torch.ones(1, 8), "<x>", "x"), tmp_path / "e.safetensors")
+        os.umask(0o002)
+        save_embedding(Adapter(torch.ones(1, 8), "<x>", "x"), tmp_path / "g.safetensors")
+    finally:
+        os.umask(before)
+    modes = [stat.S_IMODE((tmp_path / f"{n}.safetensors").stat().st_mode) for n in "eg"]
+    assert modes == [0o644, 0o664]

@@ -25,7 +25,8 @@ class MadeNaN(UserError):
     """One adapter's images became NaN; those of others may not."""
 
 
-def _fill(prompt: str, adapter: Adapter | None) -> str:
+def with_words(prompt: str, adapter: Adapter | None) -> str:
+    """The prompt with the adapter's words for ``{}``; UserError where it has none."""
     if "{}" not in prompt:
         return prompt
     if adapter is None or not adapter.words:
@@ -50,7 +51,7 @@ def _embed(
     vectors = torch.zeros(len(pairs), most, model.embedding_width, device=model.device)
     for row, (adapter, _, prompt) in enumerate(pairs):
         count = 0 if adapter is None else len(adapter.vectors)
-        text = _fill(prompt, adapter)
+        text = with_words(prompt, adapter)
         if adapter is None or not count:
             parts.append(model.tokenize([text]))
             continue
@@ -154,7 +155,7 @@ def generate(
         raise ValueError(f"{len(keys)} noise keys for {len(adapters)} adapters")
     for adapter in adapters:
         for prompt in prompts:
-            _fill(prompt, adapter)
+            with_words(prompt, adapter)
         if adapter is not None:
             check_fits(adapter, model)
     shape = (model.latent_channels, side // model.factor, side // model.factor)

@@ -8,6 +8,7 @@ import pytest
 
 from safezone.concepts.prompts import DREAMBOOTH_OBJECT_PROMPTS, PROMPT_LISTS, fill, prompt_list
 from safezone.errors import UserError
+from safezone.lab.settings import Sampling
 from safezone.miniworld import BACKGROUND_PHRASES, VOCABULARY
 
 PHOTOS = Path(
@@ -75,7 +76,6 @@ def test_a_text_file_is_a_list(tmp_path: Path) -> None:
 
 
 BAD_FILES = [
-    (b"a {}\na photo\n", r"line 2 of .*mine\.txt has no \{\}; put"),
     (b"# nothing\n\n", r"mine\.txt holds no prompts; write one a line"),
     (b"a {} \xff\xfe\n", r"mine\.txt cannot be read as text .*UTF-8"),
 ]
@@ -87,6 +87,18 @@ def test_bad_files_get_one_sentence(content: bytes, sentence: str, tmp_path: Pat
     path.write_bytes(content)
     with pytest.raises(UserError, match=sentence):
         prompt_list(str(path))
+
+
+def test_a_complete_prompt_is_taken_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "my prompts.txt"
+    path.write_text("a photo of a dog\na {}\n", encoding="utf-8")
+    assert prompt_list(str(path)) == ("a photo of a dog", "a {}")
+    assert prompt_list("a photo of a dog") == ("a photo of a dog",)
+    assert Sampling(("a dog on grass", str(path))).texts() == (
+        *("a dog on grass", "a photo of a dog", "a {}"),
+    )
+    with pytest.raises(UserError, match=r"'a dog on grass' has no \{\}; put"):
+        Sampling(("a {}", "a dog on grass")).templates()
 
 
 def test_an_unknown_name_gets_the_near_one_and_all() -> None:

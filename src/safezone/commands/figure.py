@@ -127,7 +127,7 @@ def _bench(options: Options, *, scores: bool) -> "Bench":
         settings.poisoning.poison(name)
     for name in options.defense:
         defense(name)
-    settings.training.personalization(), settings.sampling.texts()
+    settings.training.personalization(), settings.sampling.templates()
     model = open_model(options.model, options.machine)
     timestep_grid(model.process.steps, options.timesteps)  # refused before anything is made
     work = options.out / "work" if options.work is None else options.work

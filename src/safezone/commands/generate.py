@@ -12,6 +12,7 @@ Next:
 """
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -55,6 +56,7 @@ class Options(OnModel):
 def run(options: Options) -> Answer:
     """Makes the images that are missing."""
     from safezone.commands.opening import open_model, require_out_folder
+    from safezone.generate import with_words
     from safezone.lab.makers import generate_all
     from safezone.results.notes import MINI_LIMITS
 
@@ -64,9 +66,20 @@ def run(options: Options) -> Answer:
         require_out_folder(options.out)
     model = open_model(options.model, options.machine, options.precision)
     jobs = _jobs(options, files, model)
+    for job in jobs:  # refused before anything is made
+        for prompt in prompts:
+            filled, word = with_words(prompt, job.adapter), job.adapter.placeholder
+            if not job.adapter.deltas and word not in filled:
+                raise UserError(
+                    f"the prompt {prompt!r} does not name the learned word; put {{}} or {word} "
+                    "where it belongs"
+                )
+    new = options.out is not None and not options.out.exists()
     if any(job.record["photographs"] for job in jobs):
         note(f"note: {MINI_LIMITS}.")
     reasons = generate_all(model, jobs, options.sampling, progress=progress())
+    if new and options.out is not None and len(reasons) == len(jobs):
+        shutil.rmtree(options.out)  # locks have made folders in it
     failed = {str(place): reason for place, reason in reasons.items()}
     made = [job for job in jobs if job.artifact.place not in reasons]
     count = len(prompts) * options.sampling.images_per_prompt

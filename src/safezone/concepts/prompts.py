@@ -135,34 +135,29 @@ def _read_prompts(path: Path) -> tuple[str, ...]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as text ({error}); save it as UTF-8") from error
-    prompts = []
-    for number, line in enumerate(map(str.strip, lines), 1):
-        if not line or line.startswith("#"):
-            continue
-        if "{}" not in line:
-            raise UserError(
-                f"line {number} of {path} has no {{}}; put {{}} where the learned word belongs"
-            )
-        prompts.append(line)
+    stripped = map(str.strip, lines)
+    prompts = tuple(line for line in stripped if line and not line.startswith("#"))
     if not prompts:
         raise UserError(f"{path} holds no prompts; write one a line, with {{}} for the word")
-    return tuple(prompts)
+    return prompts
 
 
 def prompt_list(name: str) -> tuple[str, ...]:
-    """The prompts of a list of ``PROMPT_LISTS``, or of a text file with one prompt a line.
+    """The prompts of a list of ``PROMPT_LISTS``, of a text file with one a line, or one itself.
 
-    In a file, ``{}`` stands for the learned word; blank lines and lines that start with # are
-    passed over. Raises UserError for an unknown name, an unreadable file and a line without
-    ``{}``.
+    ``{}`` stands for the learned word; a prompt without it is complete, for adapters that have no
+    word. In a file blank lines and lines that start with # are passed over. Text is what has ``{}``
+    or white space. Raises UserError for an unknown name and an unreadable file.
     """
     if name in PROMPT_LISTS:
         return PROMPT_LISTS[name]
     if Path(name).is_file():
         return _read_prompts(Path(name))
+    if "{}" in name or (len(name.split()) > 1 and not name.endswith(".txt")):
+        return (name,)
     near = difflib.get_close_matches(name, PROMPT_LISTS, n=1)
     hint = f"did you mean {near[0]}? " if near else ""
     raise UserError(
         f"prompts {name!r} are neither a list nor a text file; {hint}"
-        f"give one of {', '.join(PROMPT_LISTS)} or a file"
+        f"give one of {', '.join(PROMPT_LISTS)}, a file, or a prompt of several words"
     )

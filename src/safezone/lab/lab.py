@@ -62,7 +62,7 @@ class Lab:
     stage that made its images, where they are not clean photographs. ``reuse``: folders of
     artifacts by key, which are copied instead of made again. Random streams: a poison's
     seed is the run's, or ``settings.cells.poison_seed`` for all seeds; training and generation
-    have the run's.
+    have the run's. Raises UserError for prompts that do not name what was learned.
     """
 
     folder: Path
@@ -75,6 +75,9 @@ class Lab:
     reuse: Mapping[str, Path] = field(default_factory=dict)
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
     """What takes reading or hashing and is asked for often."""
+
+    def __post_init__(self) -> None:
+        self.settings.sampling.templates()
 
     @property
     def model_key(self) -> str:

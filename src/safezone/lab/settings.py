@@ -123,8 +123,8 @@ class Sampling(Checked):
     __pydantic_config__: ClassVar[Any] = _FORBID
 
     prompts: Names = ("all25",)
-    """Prompt list, text file or a prompt with {} for the learned word; may be given repeatedly.
-    By default the model's own list (mini, all25) or the demo's six."""
+    """Prompt list, text file or a prompt, with {} for the learned word or (generate) in full; may
+    be given repeatedly. By default the model's own list (mini, all25) or the demo's six."""
     images_per_prompt: Count = 1
     """Images for every prompt."""
     steps: Count = 25
@@ -135,13 +135,20 @@ class Sampling(Checked):
     """The sampler."""
 
     def texts(self) -> tuple[str, ...]:
-        """All prompts, each with ``{}``, without repeats; UserError for an unknown list."""
+        """All prompts without repeats; UserError for an unknown list."""
         from safezone.concepts.prompts import prompt_list
 
-        found: list[str] = []
-        for name in self.prompts:
-            found += [name] if "{}" in name else prompt_list(name)
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(text for name in self.prompts for text in prompt_list(name)))
+
+    def templates(self) -> tuple[str, ...]:
+        """All prompts, of which each must have ``{}``, or the learned words would not be seen."""
+        texts = self.texts()
+        complete = next((text for text in texts if "{}" not in text), None)
+        if complete is not None:
+            raise UserError(
+                f"the prompt {complete!r} has no {{}}; put {{}} where the learned word belongs"
+            )
+        return texts
 
 
 _ENCODERS: Any = make_dataclass(

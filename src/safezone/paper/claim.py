@@ -57,7 +57,7 @@ def claim_lab(folder: Path, model: Model, encoders: Encoders, settings: Settings
     for name in cells.poisons:
         if name != CLEAN:
             settings.poisoning.poison(name)
-    settings.training.personalization(), settings.sampling.texts()
+    settings.training.personalization(), settings.sampling.templates()
     concepts = {concept.name: concept for concept in available[: cells.concepts]}
     return Lab(folder / WORK, model, encoders, settings, concepts)
 
