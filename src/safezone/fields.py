@@ -39,6 +39,7 @@ _WHAT_TO_GIVE: Final[Mapping[str, str]] = {
     "greater_than_equal": "at least {ge:g}",
     "greater_than": "a number above {gt:g}",
     "less_than_equal": "at most {le:g}",
+    "less_than": "a number below {lt:g}",
     "finite_number": "a finite number",
     **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
     **dict.fromkeys(("float_type", "float_parsing"), "a number"),

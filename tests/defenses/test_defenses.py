@@ -332,15 +332,15 @@ def test_parts_that_contradict_each_other_are_refused(name: str, what: str) -> N
         ("zzzz", "choose from nominal"),
         ("jpeg+", "no defense ''"),
         ("", "no defense ''"),
-        ("t1000", "threshold"),
+        ("t1000", "no defense t1000: fraction is 1.0; give a number below 1"),
         ("t600.5", "not whole"),
         ("tanhh3", "did you mean.*tanh"),
         ("power101", "rho"),
         ("median4", "odd"),
-        ("bits9", "depth"),
+        ("bits9", "bits is 9; give at most 8"),
         ("noise0", "noise"),
         ("jpeg0", "quality"),
-        ("jpeg101", "quality"),
+        ("jpeg101", "quality is 101; give at most 100"),
     ],
 )
 def test_an_unknown_name_lists_near_ones(name: str, suggestion: str) -> None:
@@ -368,7 +368,7 @@ def test_a_bare_defense_is_nominal() -> None:
 
 @pytest.mark.parametrize("settings", [{"quality": 0}, {"subsampling": "4:1:1"}])
 def test_jpeg_settings_out_of_range_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(UserError, match="JPEG"):
+    with pytest.raises(UserError, match=r"(quality|subsampling) is .*; give"):
         Jpeg(**settings)  # type: ignore[arg-type]
 
 

@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from safezone.defenses.preprocess import Pixels
-from safezone.errors import UserError
+from safezone.fields import Checked, Natural
 
 Levels = Float[Tensor, "batch 3 height width"]
 Plane = NDArray[np.float64]
@@ -47,8 +47,8 @@ def bilateral(
 
 def _box(plane: Plane, radius: int) -> Plane:
     """The mean over a square window; outside the image lies its mirror image with the rim."""
-    found: Plane = ndimage.uniform_filter(plane, 2 * radius + 1, mode="reflect")
-    return found
+    mean: Plane = ndimage.uniform_filter(plane, 2 * radius + 1, mode="reflect")
+    return mean
 
 
 def _inverse(matrix: list[list[Plane]]) -> list[list[Plane]]:
@@ -101,21 +101,19 @@ class Guide:
 
 
 @dataclass(frozen=True)
-class AdvClean:
+class AdvClean(Checked):
     """64 bilateral filters (d = 5, both sigmas 8), then 4 guided ones (radius 4, eps 16).
 
     The guide is the image as it came, so that its edges come back. The result is clipped and
-    truncated to 8 bits, as the original does. At least 45 dB PSNR to the same filters of OpenCV.
+    truncated to 8 bits, as the original does. The same filters of OpenCV give another level for 2
+    values of 100,000 (95 dB PSNR) in a sixth of the time: they are not used where OpenCV happens to
+    be installed, since a run must give the same bytes with and without it.
     Not scaled with the image's size: at 128 pixels the same windows cover four times as much of
     the picture's side as at 512. Ignores the seed.
     """
 
-    bilateral_passes: int = 64
-    guided_passes: int = 4
-
-    def __post_init__(self) -> None:
-        if min(self.bilateral_passes, self.guided_passes) < 0:
-            raise UserError("AdvClean's passes are negative; give 0 or more.")
+    bilateral_passes: Natural = 64
+    guided_passes: Natural = 4
 
     def __call__(self, images: Pixels, seed: int) -> Pixels:
         result = torch.empty_like(images)

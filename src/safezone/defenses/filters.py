@@ -1,32 +1,40 @@
-"""Plain image filters: random compression, blurs, noise, bit depth, rescaling, cropping."""
+"""Plain image filters: random compression, blurs, noise, bit depth, rescaling, cropping.
+
+Each is a ``Preprocess``: uint8 images and a seed to uint8 images. Raises FieldError for settings
+out of range.
+"""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from scipy import ndimage
 from torch import Tensor
 
 from safezone.arrays import Masks, randn, stream
-from safezone.defenses.preprocess import Jpeg, Pixels, to_levels
+from safezone.defenses.preprocess import Pixels, Subsampling, to_levels
 from safezone.errors import UserError
+from safezone.fields import Checked, Quality
 from safezone.images import jpeg
+
+PartOfSide: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 
 
 @dataclass(frozen=True)
-class RandomJpeg:
+class RandomJpeg(Checked):
     """Compression as JPEG at a quality drawn for every image alone, so that none can expect it.
 
     ``lowest`` and ``highest``: the range of the whole-number quality, both included.
     """
 
-    lowest: int = 20
-    highest: int = 60
-    subsampling: Literal["4:2:0", "4:2:2", "4:4:4"] = "4:2:0"
+    lowest: Quality = 20
+    highest: Quality = 60
+    subsampling: Subsampling = "4:2:0"
 
     def __post_init__(self) -> None:
-        Jpeg(self.lowest, self.subsampling), Jpeg(self.highest, self.subsampling)
+        super().__post_init__()
         if self.lowest > self.highest:
             raise UserError(
                 f"The JPEG quality is drawn from {self.lowest} to {self.highest}; "
@@ -36,22 +44,17 @@ class RandomJpeg:
     def __call__(self, images: Pixels, seed: int) -> Pixels:
         result = torch.empty_like(images)
         for i, image in enumerate(images):
-            drawn = torch.randint(
-                self.lowest, self.highest + 1, (), generator=stream(seed, "quality", i)
-            )
-            result[i] = jpeg(image[None], int(drawn), self.subsampling)[0]
+            ends = self.lowest, self.highest + 1
+            quality = torch.randint(*ends, (), generator=stream(seed, "quality", i))
+            result[i] = jpeg(image[None], int(quality), self.subsampling)[0]
         return result
 
 
 @dataclass(frozen=True)
-class GaussianBlur:
+class GaussianBlur(Checked):
     """A Gaussian blur of ``sigma`` pixels at 512, scaled with the image's side."""
 
-    sigma: float = 3.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sigma <= 100:
-            raise UserError(f"The blur's sigma is {self.sigma}; give above 0 to 100 pixels at 512.")
+    sigma: Annotated[float, Field(gt=0, le=100)] = 3.0
 
     def __call__(self, images: Pixels, seed: int) -> Pixels:
         sigma = self.sigma * images.shape[-1] / 512
@@ -69,22 +72,18 @@ class MedianBlur:
 
     def __post_init__(self) -> None:
         if not (self.size % 2 == 1 and 3 <= self.size <= 31):
-            raise UserError(f"The median's window is {self.size}; give an odd number from 3 to 31.")
+            raise UserError(f"size is {self.size}; give an odd number from 3 to 31")
 
     def __call__(self, images: Pixels, seed: int) -> Pixels:
-        found = ndimage.median_filter(images.cpu().numpy(), (1, 1, self.size, self.size))
-        return torch.from_numpy(found).to(images.device)
+        levels = ndimage.median_filter(images.cpu().numpy(), (1, 1, self.size, self.size))
+        return torch.from_numpy(levels).to(images.device)
 
 
 @dataclass(frozen=True)
-class GaussianNoise:
+class GaussianNoise(Checked):
     """Added normal noise of ``sigma`` levels of 255, drawn for every image alone."""
 
-    sigma: float = 8.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.sigma <= 255:
-            raise UserError(f"The noise's sigma is {self.sigma}; give above 0 to 255 levels.")
+    sigma: Annotated[float, Field(gt=0, le=255)] = 8.0
 
     def __call__(self, images: Pixels, seed: int) -> Pixels:
         streams = [stream(seed, "noise", i) for i in range(len(images))]
@@ -93,14 +92,10 @@ class GaussianNoise:
 
 
 @dataclass(frozen=True)
-class BitDepth:
+class BitDepth(Checked):
     """Values rounded to 2^bits levels that reach from 0 to 255 (feature squeezing)."""
 
-    bits: int = 4
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.bits <= 8:
-            raise UserError(f"The bit depth is {self.bits}; give 1 to 8.")
+    bits: Annotated[int, Field(ge=1, le=8)] = 4
 
     def __call__(self, images: Pixels, seed: int) -> Pixels:
         most = 2**self.bits - 1
@@ -108,14 +103,10 @@ class BitDepth:
 
 
 @dataclass(frozen=True)
-class Rescale:
+class Rescale(Checked):
     """Shrunk to ``share`` of the side (by area) and enlarged again (bicubic)."""
 
-    share: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise UserError(f"The rescaling share is {self.share}; give above 0 to below 1.")
+    share: PartOfSide = 0.5
 
     def __call__(self, images: Pixels, seed: int) -> Pixels:
         side = images.shape[-1]
@@ -124,17 +115,13 @@ class Rescale:
 
 
 @dataclass(frozen=True)
-class CentreCrop:
+class CentreCrop(Checked):
     """The centre, ``share`` of the side, enlarged to the old size: masks are cropped alike.
 
     Poisons that depend on where a pixel lies lose their grid.
     """
 
-    share: float = 0.9
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise UserError(f"The crop's share is {self.share}; give above 0 to below 1.")
+    share: PartOfSide = 0.9
 
     def _middle(self, values: Tensor) -> Tensor:
         side = values.shape[-1]
@@ -148,7 +135,7 @@ class CentreCrop:
         return to_levels(F.interpolate(middle, size=side, mode="bicubic", align_corners=False))
 
     def move_masks(self, masks: Masks, seed: int) -> Masks:
-        """The masks of the images that this makes."""
+        """The masks of the images that this makes, bool [batch, side, side]."""
         middle = self._middle(masks)[:, None].float()
         grown = F.interpolate(middle, size=masks.shape[-1], mode="bilinear", align_corners=False)
         return grown[:, 0] >= 0.5

@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, TypeAlias
 
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 from safezone.arrays import Latents, Masks, PerExample
 from safezone.concepts.masks import LatentMaskMode, dilate, latent_mask, scaled_radius
 from safezone.errors import UserError
+from safezone.fields import Checked, Weight
 
 Weights = Float[Tensor, "batch 1 latent_height latent_width"]
 Pixels = UInt8[Tensor, "batch 3 height width"]
@@ -18,67 +19,43 @@ GREY = 128
 """What stands outside an input mask: 0 in the encoder's [-1, 1], to the nearest of 256 levels."""
 
 
-class ObjectMask(Protocol):
-    """What a defense does with the object's masks; each of its three places may be left alone.
+@dataclass(frozen=True)
+class NoMask:
+    """What a defense does with the object's masks, in three places: here nothing in any of them.
 
-    ``concept`` names the concept in errors. Every method raises UserError when masks are needed
-    and there are none, or one is empty at latent size.
+    The base of all others. ``concept`` names the concept in errors; ``factor`` is the number of
+    pixels to a latent cell along one side. ``normalise``: whether the loss is divided by the mask's
+    area (``masked_loss``). Every method raises UserError when masks are needed and there are none,
+    or one is empty at latent size.
     """
 
-    @property
-    def normalise(self) -> bool:
-        """Whether the loss is divided by the mask's area (``masked_loss``)."""
-        ...
+    normalise = False
 
     def weights(
         self, masks: Masks | None, factor: int, *, concept: str = "the concept"
     ) -> Weights | None:
-        """What the error is multiplied with; None stands for 1 everywhere."""
-        ...
+        """What the error is multiplied with, in [0, 1]; None stands for 1 everywhere."""
+        return None
 
     def latent_weights(
         self, masks: Masks | None, factor: int, *, concept: str = "the concept"
     ) -> Weights | None:
-        """What the noisy latents are multiplied with; None stands for 1 everywhere."""
-        ...
+        """What the noisy latents are multiplied with, in [0, 1]; None stands for 1 everywhere."""
+        return None
 
     def mask_images(
         self, images: Pixels, masks: Masks | None, factor: int, *, concept: str = "the concept"
     ) -> Pixels:
         """What the encoder sees."""
-        ...
-
-
-class _Untouched:
-    """All three places left alone."""
-
-    def weights(
-        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Weights | None:
-        return None
-
-    def latent_weights(
-        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Weights | None:
-        return None
-
-    def mask_images(
-        self, images: Pixels, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Pixels:
         return images
 
 
-@dataclass(frozen=True)
-class NoMask(_Untouched):
-    """The loss counts everywhere; masks are not needed."""
-
-    @property
-    def normalise(self) -> bool:
-        return False
+ObjectMask: TypeAlias = NoMask
+"""Any of the masks here, each of which extends the one that does nothing."""
 
 
 @dataclass(frozen=True)
-class LossMask(_Untouched):
+class LossMask(Checked, NoMask):
     """The loss counts inside the concept's mask, dilated (LM, LM-D; Eq. 12, Appendices I and J).
 
     ``dilation_px_at_512``: pixels on each side for images of side 512, scaled with the side (the
@@ -88,20 +65,23 @@ class LossMask(_Untouched):
     count. ``normalise``: see ``masked_loss``. Warns of a mask that covers its whole image.
     """
 
-    dilation_px_at_512: float = 0.0
-    dilation_cells: float | None = None
+    dilation_px_at_512: Weight = 0.0
+    dilation_cells: Weight | None = None
     mode: LatentMaskMode = "area"
     threshold: float = 0.5
     normalise: bool = False
 
+    in_loss: ClassVar[bool] = True
+    in_input: ClassVar[bool] = False
+    in_latents: ClassVar[bool] = False
+
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.dilation_px_at_512 and self.dilation_cells is not None:
             raise UserError(
                 "The mask has its dilation both in pixels at 512 and in latent cells; "
                 "give one of them."
             )
-        if not (self.dilation_px_at_512 >= 0 and (self.dilation_cells or 0) >= 0):
-            raise UserError("The mask's dilation is negative; give 0 or more.")
 
     def radius(self, side: int, factor: int) -> int:
         """Dilation in pixels for images of this side."""
@@ -137,16 +117,19 @@ class LossMask(_Untouched):
     def weights(
         self, masks: Masks | None, factor: int, *, concept: str = "the concept"
     ) -> Weights | None:
-        return self.cells(masks, factor, concept)
+        cells = self.cells(masks, factor, concept)  # refuses a mask that is missing or empty, too
+        return cells if self.in_loss else None
 
-
-@dataclass(frozen=True)
-class LossInputMask(LossMask):
-    """The loss counts inside the mask, and the encoder sees grey outside it (LIM; Eq. 14)."""
+    def latent_weights(
+        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
+    ) -> Weights | None:
+        return self.cells(masks, factor, concept) if self.in_latents else None
 
     def mask_images(
         self, images: Pixels, masks: Masks | None, factor: int, *, concept: str = "the concept"
     ) -> Pixels:
+        if not self.in_input:
+            return images
         grown = self.grown(masks, factor, concept)
         if grown.shape[-2:] != images.shape[-2:] or len(grown) != len(images):
             raise UserError(
@@ -157,33 +140,29 @@ class LossInputMask(LossMask):
 
 
 @dataclass(frozen=True)
-class InputMask(LossInputMask):
+class LossInputMask(LossMask):
+    """The loss counts inside the mask, and the encoder sees grey outside it (LIM; Eq. 14)."""
+
+    in_input = True
+
+
+@dataclass(frozen=True)
+class InputMask(LossMask):
     """The encoder sees grey outside the mask; the loss counts everywhere (IM; Eq. 13).
 
     An input x in [-1, 1] times the mask is 0 outside: the grey between black and white.
     """
 
-    def weights(
-        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Weights | None:
-        self.cells(masks, factor, concept)  # a mask that is missing or empty is told here too
-        return None
+    in_loss = False
+    in_input = True
 
 
 @dataclass(frozen=True)
 class LatentMask(LossMask):
     """The noisy latents are 0 outside the mask; the loss counts everywhere (ZM; Eq. 15)."""
 
-    def weights(
-        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Weights | None:
-        self.cells(masks, factor, concept)  # as above
-        return None
-
-    def latent_weights(
-        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Weights | None:
-        return self.cells(masks, factor, concept)
+    in_loss = False
+    in_latents = True
 
 
 def masked_loss(error: Latents, weights: Weights | None, normalise: bool = False) -> PerExample:

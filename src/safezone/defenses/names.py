@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 from safezone.defenses.defense import NOMINAL, Defense
 from safezone.defenses.filters import (
@@ -22,67 +23,33 @@ from safezone.defenses.table import DEFENSES
 from safezone.defenses.timesteps import AtLeast, Below, Power, Tanh
 from safezone.errors import UserError
 
-
-def _whole(name: str, number: float) -> int:
-    if number != int(number):
-        raise UserError(
-            f"{name}{number:g} has a number that is not whole; write {name}{number:.0f}."
-        )
-    return int(number)
-
-
-def _thousandths(number: float) -> int:
-    """The paper's 0.1 of the timesteps as 100 of 1000."""
-    return round(number * 1000)
-
-
-def _at_least(number: float) -> Defense:
-    return Defense(f"t{_whole('t', number)}", timesteps=AtLeast(number / 1000))
-
-
-def _below(number: float) -> Defense:
-    return Defense(f"below{_whole('below', number)}", timesteps=Below(number / 1000))
-
-
-def _jpeg(number: float) -> Defense:
-    quality = _whole("jpeg", number)
-    return Defense(f"jpeg{quality}", preprocess=Jpeg(quality))
-
-
-def _masked(stem: str, kind: type[LossMask]) -> Callable[[float], Defense]:
-    def dilated(number: float) -> Defense:
-        pixels = _whole(stem, number)
-        return Defense(f"{stem}{pixels:02d}", loss_mask=kind(dilation_px_at_512=pixels))
-
-    return dilated
-
-
-_NUMBERED: Mapping[str, Callable[[float], Defense]] = MappingProxyType(
+_NUMBERED: Mapping[str, tuple[str, Callable[[Any], Any], type[float]]] = MappingProxyType(
     {
-        "t": _at_least,
-        "below": _below,
-        "high": lambda rho: _at_least(_thousandths(rho)),
-        "low": lambda rho: _below(_thousandths(rho)),
-        "power": lambda rho: Defense(f"power{rho:g}", timesteps=Power(rho)),
-        "tanh": lambda rho: Defense(f"tanh{rho:g}", timesteps=Tanh(rho)),
-        "lm-d": _masked("lm-d", LossMask),
-        "im-d": _masked("im-d", InputMask),
-        "lim-d": _masked("lim-d", LossInputMask),
-        "zm-d": _masked("zm-d", LatentMask),
-        "jpeg": _jpeg,
-        "blur": lambda sigma: Defense(f"blur{sigma:g}", preprocess=GaussianBlur(sigma)),
-        "median": lambda n: Defense(f"median{n:g}", preprocess=MedianBlur(_whole("median", n))),
-        "noise": lambda n: Defense(f"noise{n:g}", preprocess=GaussianNoise(n)),
-        "bits": lambda n: Defense(f"bits{n:g}", preprocess=BitDepth(_whole("bits", n))),
-        "regen": lambda n: Defense(f"regen{n:g}", preprocess=Regen(_whole("regen", n))),
-        "diffpure": lambda n: Defense(f"diffpure{n:g}", preprocess=DiffPure(_whole("diffpure", n))),
-        "gridpure": lambda n: Defense(f"gridpure{n:g}", preprocess=GridPure(_whole("gridpure", n))),
-        "pdmpure": lambda n: Defense(f"pdmpure{n:g}", preprocess=PDMPure(_whole("pdmpure", n))),
-        "rescale": lambda n: Defense(f"rescale{n:g}", preprocess=Rescale(n)),
-        "crop": lambda n: Defense(f"crop{n:g}", preprocess=CentreCrop(n)),
+        "t": ("timesteps", lambda n: AtLeast(n / 1000), int),
+        "below": ("timesteps", lambda n: Below(n / 1000), int),
+        "power": ("timesteps", Power, float),
+        "tanh": ("timesteps", Tanh, float),
+        "lm-d": ("loss_mask", LossMask, int),
+        "im-d": ("loss_mask", InputMask, int),
+        "lim-d": ("loss_mask", LossInputMask, int),
+        "zm-d": ("loss_mask", LatentMask, int),
+        "jpeg": ("preprocess", Jpeg, int),
+        "blur": ("preprocess", GaussianBlur, float),
+        "median": ("preprocess", MedianBlur, int),
+        "noise": ("preprocess", GaussianNoise, float),
+        "bits": ("preprocess", BitDepth, int),
+        "regen": ("preprocess", Regen, int),
+        "diffpure": ("preprocess", DiffPure, int),
+        "gridpure": ("preprocess", GridPure, int),
+        "pdmpure": ("preprocess", PDMPure, int),
+        "rescale": ("preprocess", Rescale, float),
+        "crop": ("preprocess", CentreCrop, float),
     }
 )
-"""Parts with a number. ``high>=0.6``, ``low<=0.1``, ``power=2`` and ``tanh=5`` are table 6's."""
+"""What a name with a number is: the part of the defense, what makes it, the kind of number."""
+
+_OF_ONE: Mapping[str, str] = MappingProxyType({"high": "t", "low": "below"})
+"""The names of the paper's table 6, ``high>=0.6`` and ``low<=0.1``, whose numbers are shares."""
 
 _EXAMPLES = (
     "t<number of 1000>, below<number of 1000>, tanh<rho>, power<rho>, jpeg<quality> and "
@@ -90,13 +57,28 @@ _EXAMPLES = (
 )
 
 
+def _numbered(stem: str, number: float) -> Defense:
+    """The defense of a part and its number, under the name that it always has."""
+    if stem in _OF_ONE:
+        stem, number = _OF_ONE[stem], round(number * 1000)
+    part, make, unit = _NUMBERED[stem]
+    value = unit(number)
+    name = f"{stem}{value:02d}" if stem.endswith("-d") else f"{stem}{value:g}"
+    if value != number:
+        raise UserError(f"{stem}{number:g} has a number that is not whole; write {name}.")
+    try:
+        return Defense(name, **{part: make(value)})
+    except UserError as error:
+        raise UserError(f"There is no defense {name}: {error}") from error
+
+
 def _part(name: str) -> Defense:
     if name in DEFENSES:
         return DEFENSES[name]
     match = re.fullmatch(r"([a-z-]+?)(?:=|>=|<=)?(\d{1,4}(?:\.\d{1,4})?)", name)
-    if match and match[1] in _NUMBERED:
-        return _NUMBERED[match[1]](float(match[2]))
-    near = difflib.get_close_matches(name, list({**DEFENSES, **_NUMBERED}), n=3, cutoff=0.4)
+    if match and match[1] in {*_NUMBERED, *_OF_ONE}:
+        return _numbered(match[1], float(match[2]))
+    near = difflib.get_close_matches(name, [*DEFENSES, *_NUMBERED, *_OF_ONE], n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(DEFENSES)},"
     raise UserError(f"There is no defense {name!r}; {hint} Parts are joined by +, and {_EXAMPLES}.")
 

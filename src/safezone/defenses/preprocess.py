@@ -1,17 +1,19 @@
 """What is done to the images before training on them."""
 
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias, runtime_checkable
+from typing import Annotated, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from jaxtyping import UInt8
+from pydantic import Field
 from torch import Tensor
 
 from safezone.arrays import Masks, stream_seed
-from safezone.errors import UserError
+from safezone.fields import Checked, Quality
 from safezone.images import jpeg
 
 Pixels: TypeAlias = UInt8[Tensor, "batch 3 height width"]
+Subsampling: TypeAlias = Annotated[Literal["4:2:0", "4:2:2", "4:4:4"], Field()]
 
 
 def to_levels(values: Tensor) -> Tensor:
@@ -25,14 +27,18 @@ class Preprocess(Protocol):
     Runs once, after the resize to training size and before any flip.
     """
 
-    def __call__(self, images: Pixels, seed: int) -> Pixels: ...
+    def __call__(self, images: Pixels, seed: int) -> Pixels:
+        """uint8 [batch, 3, height, width] to the same; image i draws from its own stream."""
+        ...
 
 
 @runtime_checkable
 class MovesMasks(Protocol):
     """A preprocess after which the object lies elsewhere, and with it its mask."""
 
-    def move_masks(self, masks: Masks, seed: int) -> Masks: ...
+    def move_masks(self, masks: Masks, seed: int) -> Masks:
+        """bool [batch, height, width] to the same, moved as the images of this seed are."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,24 +50,16 @@ class Identity:
 
 
 @dataclass(frozen=True)
-class Jpeg:
+class Jpeg(Checked):
     """Compression as JPEG and back (Pillow): the paper's quality is 25.
 
     ``quality``: 1 to 100. ``subsampling`` of the colour planes: "4:2:0" (half the resolution on
-    both axes), "4:2:2" (on one) or "4:4:4" (none), never left to the library's
-    default. Ignores the seed.
+    both axes), "4:2:2" (on one) or "4:4:4" (none), never left to the library's default. Ignores the
+    seed. Raises FieldError for other values.
     """
 
-    quality: int = 25
-    subsampling: Literal["4:2:0", "4:2:2", "4:4:4"] = "4:2:0"
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.quality <= 100:
-            raise UserError(f"The JPEG quality is {self.quality}; give 1 to 100.")
-        if self.subsampling not in ("4:2:0", "4:2:2", "4:4:4"):
-            raise UserError(
-                f"The JPEG subsampling is {self.subsampling!r}; choose '4:2:0', '4:2:2' or '4:4:4'."
-            )
+    quality: Quality = 25
+    subsampling: Subsampling = "4:2:0"
 
     def __call__(self, images: Pixels, seed: int) -> Pixels:
         return jpeg(images, quality=self.quality, subsampling=self.subsampling)

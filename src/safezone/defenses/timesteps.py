@@ -7,26 +7,40 @@ with another number of steps.
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Annotated, TypeAlias
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from safezone.arrays import Timesteps
 from safezone.errors import UserError
+from safezone.fields import Checked, Share
+
+Rho: TypeAlias = Annotated[float, Field(ge=0, le=100)]
+"""How steep a curve is; 0 is uniform."""
 
 
-class TimestepDistribution(ABC):
-    """Probabilities over timesteps and their inverse distribution function."""
+class TimestepDistribution(Checked, ABC):
+    """Probabilities over timesteps and their inverse distribution function.
+
+    A frozen dataclass; raises FieldError for settings out of range.
+    """
 
     @abstractmethod
     def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
-        """float64 [steps], non-negative, of sum 1; raises UserError where no timestep is left."""
+        """Of each timestep 0 .. ``steps`` - 1: float64 [steps], not negative, of sum 1.
+
+        Raises UserError where no timestep is left.
+        """
 
     def sample(self, uniforms: Float[Tensor, " batch"], steps: int) -> Timesteps:
-        """int64 [batch]: the t with F(t - 1) <= u < F(t), for ``uniforms`` in [0, 1).
+        """int64 [batch]: the t with F(t - 1) <= u < F(t), for each u of ``uniforms`` in [0, 1).
 
-        The caller owns the random stream; a timestep of probability zero is never returned.
+        F is the distribution function of ``probabilities(steps)``. The caller owns the random
+        stream; a timestep of probability zero is never returned. On the device of ``uniforms``.
+        Raises UserError as ``probabilities``.
         """
         cumulative = self.probabilities(steps).cumsum(0)
         cumulative = cumulative / cumulative[-1]
@@ -58,13 +72,7 @@ class Uniform(TimestepDistribution):
 class AtLeast(TimestepDistribution):
     """Uniform over ceil(fraction * steps) .. steps - 1: the paper's T500 is 0.5, T600 is 0.6."""
 
-    fraction: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.fraction < 1:
-            raise UserError(
-                f"The timestep threshold is {self.fraction} of all steps; give 0 to below 1."
-            )
+    fraction: Annotated[float, Field(ge=0, lt=1)] = 0.5
 
     def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
         first = _first(self.fraction, steps)
@@ -80,13 +88,7 @@ class AtLeast(TimestepDistribution):
 class Below(TimestepDistribution):
     """Uniform over 0 .. ceil(fraction * steps) - 1: what ``AtLeast(fraction)`` leaves out."""
 
-    fraction: float = 0.5
-
-    def __post_init__(self) -> None:
-        if not 0 < self.fraction <= 1:
-            raise UserError(
-                f"The timestep threshold is {self.fraction} of all steps; give above 0 to 1."
-            )
+    fraction: Share = 0.5
 
     def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
         return _uniform_between(0, max(1, _first(self.fraction, steps)), steps)
@@ -106,11 +108,7 @@ def _middles(steps: int) -> Tensor:
 class Power(TimestepDistribution):
     """p(t) proportional to t^rho for t in [0, 1] (Appendix H; the paper's rho: 0.25 to 4)."""
 
-    rho: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rho <= 100:
-            raise UserError(f"The power curve's rho is {self.rho}; give 0 (uniform) to 100.")
+    rho: Rho = 1.0
 
     def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
         return _curve(_middles(steps) ** self.rho)
@@ -120,11 +118,7 @@ class Power(TimestepDistribution):
 class Tanh(TimestepDistribution):
     """p(t) proportional to tanh(rho (t - 0.5)) / 2 + 0.5, t in [0, 1] (Appendix H; rho 1 to 10)."""
 
-    rho: float = 3.0
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rho <= 100:
-            raise UserError(f"The tanh curve's rho is {self.rho}; give 0 (uniform) to 100.")
+    rho: Rho = 3.0
 
     def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
         return _curve(torch.tanh(self.rho * (_middles(steps) - 0.5)) / 2 + 0.5)
