@@ -8,18 +8,20 @@ import pytest
 import torch
 
 from safezone.concepts import Concept
-from safezone.defenses import AtLeast, Defense, defend
+from safezone.defenses import AtLeast, Defense, defend, defense
 from safezone.errors import UserError
 
 PAGE = Path(__file__).parents[2] / "docs" / "adding-a-defense.md"
 
 
 def test_the_example_is_a_defense_of_at_most_20_lines() -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    code, row = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert len(code.splitlines()) <= 20
-    names: dict[str, Any] = {"__name__": "example"}
+    names: dict[str, Any] = {"__name__": "example", "Defense": Defense, "defense": defense}
     exec(compile(code, str(PAGE), "exec"), names)
-    faded = names["faded"]
+    name = row.split("\n\n")[1].strip()
+    assert f'`{name} + defense("t600")`' in PAGE.read_text()
+    faded = eval(f'{name} + defense("t600")', names)
     assert isinstance(faded, Defense)
     assert faded.name == "fade+t600"
     assert faded.timesteps == AtLeast(0.6)

@@ -20,12 +20,14 @@ from safezone.poisons import POISONS, own_poisons, poison_fingerprints, poison_i
 from tiny import write_tiny_folder
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-poison.md"
+NAME = "flatten" if "flatten" not in POISONS else "flatten-of-a-file"
+"""Of the example: the page ends with making it a row, which takes the name."""
 
 
 def write_example(file: Path, index: int) -> Path:
     code = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)[index]
     assert len([line for line in code.splitlines() if line.strip()]) <= 20
-    file.write_text(code)
+    file.write_text(code.replace('"flatten"', f'"{NAME}"'))
     return file
 
 
@@ -41,7 +43,7 @@ def test_the_example_poisons_a_folder_by_its_name(tmp_path: Path, example: Path)
         tmp_path / "mug",
     )
     folder = write_tiny_folder(tmp_path / "model")
-    told = ["--model", str(folder), "--poison", "flatten", "--poison-file", str(example)]
+    told = ["--model", str(folder), "--poison", NAME, "--poison-file", str(example)]
     assert main(["poison", str(tmp_path / "mug"), *told, "--out", str(tmp_path / "flat")]) == 0
     before, after = (load_concept(tmp_path / n, 64).pixels() for n in ("mug", "flat"))
     assert 0 < (after - before).abs().max() <= 16.01 / 255
@@ -80,13 +82,13 @@ def test_an_example_with_a_network_moves_its_features_and_the_network_is_in_its_
 
 @pytest.mark.slow
 def test_the_example_gets_its_row(tmp_path: Path, example: Path) -> None:
-    told = ["--poison", "flatten", "--poisoning.poison-file", str(example), "--seeds", "1"]
+    told = ["--poison", NAME, "--poisoning.poison-file", str(example), "--seeds", "1"]
     told += ["--model", str(write_tiny_folder(tmp_path / "model")), "--concepts", "1"]
     told += ["--steps", "1", "--poisoning.steps", "2", "--sampling.steps", "1"]
     told += ["--instance-encoder", "mini-instance"]
     told += ["--text-image-encoder", "none", "--defense", "nominal"]
     assert main(["claim", *told, "--sampling.prompts", "a {}", "--out", str(tmp_path / "o")]) == 0
-    assert "FLATTEN" in (tmp_path / "o" / "table.md").read_text().upper()
+    assert NAME.upper() in (tmp_path / "o" / "table.md").read_text().upper()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,7 @@ def test_a_file_that_is_wrong_is_told(tmp_path: Path, code: str | None, words: s
 
 def test_another_content_is_another_key(tmp_path: Path, example: Path) -> None:
     def key() -> str:
-        return content_key(Poisoning(files=(str(example),)).poison("flatten"))
+        return content_key(Poisoning(files=(str(example),)).poison(NAME))
 
     first = key()
     assert key() == first
