@@ -25,7 +25,7 @@ from safezone.models.known import KNOWN
 from safezone.paper.named import PAPER, command, model_for
 from safezone.personalize import train
 from safezone.results.artifacts import images_of_each
-from safezone.results.folder import read_sections
+from safezone.results.folder import page_of
 from safezone.results.published import AVERAGE, published
 from safezone.scores import read_rows
 from small_lab import grid
@@ -329,7 +329,7 @@ def test_every_method_has_its_own_tables_and_images_on_the_page(
     axes = {"poisons": ["clean"], "defenses": ["nominal"], "methods": list(methods), "seeds": [0]}
     file.write_text(json.dumps({"name": "two", "axes": axes}))
     assert main(["grid", "run", str(file), *_arguments(tiny_model_folder, out)]) == 0
-    lora, custom = read_sections(out / "two")
+    lora, custom = page_of(out / "two").sections
     assert [part.method for part in (lora, custom)] == ["lora", "custom diffusion"]
     learned = []
     for part in (lora, custom):

@@ -183,6 +183,11 @@ class Evidence:
     facts: dict[CellKey, dict[str, str]] = field(default_factory=dict)
     class_words: dict[str, str] = field(default_factory=dict)
 
+    def prompts(self, concept: str) -> list[str]:
+        """What its pictures were asked for."""
+        strips = [cell[concept] for cell in self.strips.values() if concept in cell]
+        return list(dict.fromkeys(each.text for strip in strips for each in strip.pictures))
+
 
 def _learned(place: Path) -> str:
     """What lies in the adapter's folder, in words; nothing where it has been removed."""

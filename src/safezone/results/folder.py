@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from safezone.files import cannot_write, read_json, write_json, write_text
+from safezone.files import read_json, write_json, write_text
 from safezone.lab.config import flat
 from safezone.lab.store import ROWS
 from safezone.lab.variants import columns_of
@@ -70,24 +70,16 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text)
 
 
-def read_sections(folder: Path, pictures: int = PICTURES) -> list[Section]:
-    """``sections`` of a folder that has an index; UserError when it holds no results."""
-    return sections(folder, read_json(folder / INDEX), read_rows(folder / ROWS), pictures)
+def page_of(folder: Path, pictures: int = PICTURES) -> Page:
+    """The page of a folder that has an index; UserError when it holds no results."""
+    index, rows = read_json(folder / INDEX), read_rows(folder / ROWS)
+    return Page(str(index.get("title")), sections(folder, index, rows, pictures), rows, versions())
 
 
 def write_page(page: Page, path: Path) -> Path:
     """Writes the page, atomically, as one self-contained file; UserError when it cannot."""
-    try:
-        write_text(path, render(page))
-    except OSError as error:
-        raise cannot_write(path.parent, error) from error
+    write_text(path, render(page))
     return path
-
-
-def page_of(folder: Path, pictures: int = PICTURES) -> Page:
-    """The page of a folder that has an index."""
-    index, rows = read_json(folder / INDEX), read_rows(folder / ROWS)
-    return Page(str(index.get("title")), sections(folder, index, rows, pictures), rows, versions())
 
 
 def write_results(
@@ -98,34 +90,29 @@ def write_results(
     Nothing is measured. Returns the page's path. Raises UserError when the folder cannot be
     written.
     """
-    parts = sections(folder, index, rows, pictures)
-    scored = [row for part in parts for row in part.scored]
+    if rows:
+        write_rows(folder / ROWS, rows)
+        write_rows(folder / "rows.csv", rows)
+    page = Page(str(index.get("title")), sections(folder, index, rows, pictures), rows, versions())
+    scored = [row for part in page.sections for row in part.scored]
+    first = page.sections[0]
     summary = {
-        "command": parts[0].command,
-        "settings": dict(parts[0].settings),
-        "versions": versions(),
+        "command": first.command,
+        "settings": dict(first.settings),
+        "versions": dict(page.versions),
         "results": summary_json(scored) if scored else [],
         "meaning": meaning_sentences(scored) if scored else [],
-        "failed": dict(parts[0].failed),
-        "duration_seconds": parts[0].duration,
+        "failed": dict(first.failed),
+        "duration_seconds": first.duration,
     }
-    try:
-        if rows:
-            write_rows(folder / ROWS, rows)
-            write_rows(folder / "rows.csv", rows)
-        for place, part in enumerate(parts):
-            _write_tables(folder, part, f"-{place + 1}" if place else "")
-        write_json(folder / "summary.json", summary)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
-    return write_page(Page(str(index.get("title")), parts, rows, versions()), folder / PAGE)
+    for place, part in enumerate(page.sections):
+        _write_tables(folder, part, f"-{place + 1}" if place else "")
+    write_json(folder / "summary.json", summary)
+    return write_page(page, folder / PAGE)
 
 
 def rewrite_results(folder: Path, title: str | None = None, pictures: int = PICTURES) -> Path:
-    """Files and page of what was measured in ``folder``, from its index, rows and artifacts.
-
-    ``pictures``: about how many images the page holds.
-    """
+    """``write_results`` again from the index, rows and artifacts of ``folder``."""
     index = read_json(folder / INDEX)
     if title is not None:
         index["title"] = title
@@ -135,13 +122,12 @@ def rewrite_results(folder: Path, title: str | None = None, pictures: int = PICT
 
 def _write_tables(folder: Path, part: Section, suffix: str) -> None:
     for table in part.tables():
-        name = "table" if table.metric == part.metric else f"table-{table.metric}"
-        for form in ("csv", "tex"):
-            write_table(table, folder / f"{name}{suffix}.{form}")
-        text = to_markdown(table)
-        if table.metric == part.metric == SIMILARITY and (ratios := ratios_markdown(part.scored)):
-            text += f"\n{ratios}"
-        write_text(folder / f"{name}{suffix}.md", text)
+        own = table.metric == part.metric
+        stem = f"table{'' if own else '-' + table.metric}{suffix}"
+        for form in (".csv", ".tex"):
+            write_table(table, folder / f"{stem}{form}")
+        ratios = ratios_markdown(part.scored) if own and part.metric == SIMILARITY else ""
+        write_text(folder / f"{stem}.md", "\n".join(filter(None, [to_markdown(table), ratios])))
     if part.scored:
         cases = part.worst_cases(part.metric)
         cases["tied_with"] = cases["tied_with"].map(" ".join)
@@ -151,17 +137,18 @@ def _write_tables(folder: Path, part: Section, suffix: str) -> None:
 
 def grids_in(workspace: Path) -> list[Path]:
     """The folders of the grids that were run in a workspace, tables in the paper's order."""
+    indices = {path.parent: read_json(path) for path in workspace.glob(f"*/{INDEX}")}
 
     def order(folder: Path) -> tuple[float, str]:
-        number = read_json(folder / INDEX).get("table")
+        number = indices[folder].get("table")
         return (number if isinstance(number, int) else float("inf"), folder.name)
 
-    folders = [path.parent for path in workspace.glob(f"*/{INDEX}")]
-    return sorted((each for each in folders if read_json(each / INDEX).get("grid")), key=order)
+    return sorted((folder for folder, index in indices.items() if index.get("grid")), key=order)
 
 
 def write_workspace_page(workspace: Path, title: str, pictures: int = PICTURES) -> Path:
     """One page of all grids in a workspace; returns its path."""
     folders = grids_in(workspace)
-    parts = [part for each in folders for part in read_sections(each, pictures // len(folders))]
+    pages = [page_of(folder, pictures // len(folders)) for folder in folders]
+    parts = [part for page in pages for part in page.sections]
     return write_page(Page(title, parts, versions=versions()), workspace / PAGE)

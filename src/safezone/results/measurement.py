@@ -7,18 +7,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from safezone.files import cannot_write, locked, write_json, write_text
+from safezone.files import locked, write_json, write_text
 from safezone.lab.config import settings_yaml
 from safezone.lab.executors import Executor
 from safezone.lab.lab import Lab
 from safezone.lab.run import Grid
 from safezone.lab.schedule import plan, run_grid
-from safezone.lab.settings import Settings
 from safezone.lab.stage import job, jobs
-from safezone.lab.store import NEEDS, ROWS
+from safezone.lab.store import NEEDS
 from safezone.results.artifacts import INDEX
 from safezone.results.folder import write_results
-from safezone.scores import Row, write_rows
+from safezone.scores import Row
 
 SETTINGS: Final = "settings.yaml"
 """With ``--config`` it repeats the measurement."""
@@ -26,6 +25,7 @@ PROMPTS_SHOWN: Final = 6
 """Of each run, on a page of more than three concepts."""
 RESULT_LOCK: Final = ".results.lock"
 """In a result's folder, while a process makes it."""
+_BEHIND: Final = ("generate", "personalize")
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +63,8 @@ def measure(
     """
     started = time.monotonic()
     with locked(workspace, shared=True), locked(folder, file=RESULT_LOCK):
-        _write_settings(lab.settings, folder)
-        write_needs(lab, grid, folder)
+        write_text(folder / SETTINGS, settings_yaml(lab.settings))
+        _write_needs(lab, grid, folder)
         whole = not any(finished for finished, _ in plan(lab, grid).values())
         try:
             results = run_grid(lab, grid, executor=executor, progress=progress, note=note)
@@ -74,8 +74,10 @@ def measure(
         failed = {run.label: reason for run, reason in results.failed.items()}
         seeds = [run.seed for run in grid]
         first = [r for r in grid if r not in results.failed and r.seed == min(seeds)]
-        images = [job(lab, run).of["generate"].place for run in first]
-        adapters = [job(lab, run).of["personalize"].place for run in first]
+        places = [
+            [os.path.relpath(job(lab, run).of[stage].place, folder) for stage in _BEHIND]
+            for run in first
+        ]
         index: dict[str, Any] = {
             "title": title,
             "command": command,
@@ -86,30 +88,16 @@ def measure(
             "grid": grid.name if kind == "grid" else None,
             "table": grid.table,
             "metric": grid.metric,
-            "images": [os.path.relpath(place, folder) for place in images],
-            "adapters": {
-                os.path.relpath(i, folder): os.path.relpath(a, folder)
-                for i, a in zip(images, adapters, strict=True)
-            },
+            "images": [images for images, _ in places],
+            "adapters": {images: adapter for images, adapter in places},
         }
         write_json(folder / INDEX, index)
-        try:
-            write_rows(folder / ROWS, results.rows)
-        except OSError as error:
-            raise cannot_write(folder, error) from error
         page = write_results(folder, index, results.rows)
     return Measured(results.rows, failed, page)
 
 
-def write_needs(lab: Lab, grid: Grid, folder: Path) -> None:
+def _write_needs(lab: Lab, grid: Grid, folder: Path) -> None:
     """Records which artifacts the grid rests on, relative to the workspace's work folder."""
     places = {each.place for made in jobs(lab, grid) for each in made.of.values()}
     names = sorted(str(place.relative_to(lab.folder)) for place in places)
     write_json(folder / NEEDS, {"grid": grid.name, "runs": len(grid), "artifacts": names})
-
-
-def _write_settings(settings: Settings, folder: Path) -> None:
-    try:
-        write_text(folder / SETTINGS, settings_yaml(settings))
-    except OSError as error:
-        raise cannot_write(folder, error) from error

@@ -20,7 +20,7 @@ from safezone.results.drawings.style import inline_svg, legend_svg
 from safezone.results.meaning import meaning_sentences
 from safezone.results.notes import duration_text
 from safezone.results.published import AVERAGE, Published
-from safezone.results.statistics import Interval
+from safezone.results.statistics import Interval, mean_over_concepts
 from safezone.results.summary import percent
 from safezone.results.tables import (
     SIMILARITY,
@@ -73,6 +73,18 @@ class Section:
             score_table(whole, metric, papers.get(metric)) for metric in order if metric in metrics
         ]
 
+    def pictured(self, axis: int) -> list[str]:
+        """The poisons (0) or defenses (1) that have pictures, in the table's order."""
+        keys = [*self.evidence.strips, *((poison, "") for _, poison in self.evidence.training)]
+        present = dict.fromkeys(key[axis] for key in keys if key[axis])
+        order = [(CLEAN, NOMINAL)[axis], *((row.poison, row.defense)[axis] for row in self.rows)]
+        return list(dict.fromkeys([*(name for name in order if name in present), *present]))
+
+    def similarities(self, concept: str) -> dict[CellKey, float]:
+        """Of each cell of one concept, the mean over seeds."""
+        values = summarise([r for r in self.rows if r.concept == concept], SIMILARITY)
+        return {(key[0], key[1]): mean_over_concepts(cell) for key, cell in values.items()}
+
     def worst_cases(self, metric: str) -> pd.DataFrame:
         """Of its rows; without lines where the metric has no good direction."""
         higher = metric_of(metric).higher_is_better
@@ -99,44 +111,39 @@ class _View:
     prefix: str
     charts: Charts | None
 
-    @property
-    def wide(self) -> bool:
-        return len(self._defenses) > WIDEST
+    def names(self, axis: int) -> list[str]:
+        """The poisons (0) or defenses (1)."""
+        ours = (self.table.poisons, self.table.defenses)[axis]
+        return list(dict.fromkeys([*ours, *(key[axis] for key in self.table.paper)]))
 
     @property
-    def _defenses(self) -> list[str]:
-        return list(dict.fromkeys([*self.table.defenses, *(name for _, name in self.table.paper)]))
+    def wide(self) -> bool:
+        """Whether defenses are its lines, not its columns."""
+        return len(self.names(1)) > WIDEST
 
     @property
     def heading(self) -> str:
-        paper = self.section.papers.get(self.table.metric)
-        text = metric_of(self.table.metric).label
+        """The metric, and the paper's beside it."""
+        paper, text = self.section.papers.get(self.table.metric), metric_of(self.table.metric).label
         if paper is None:
             return text
         return f"{text} beside the paper's {paper.printed_metric} (table {paper.number})"
 
     @property
-    def head(self) -> list[str]:
-        return [label(name) for name in (self._poisons if self.wide else self._defenses)]
-
-    @property
-    def _poisons(self) -> list[str]:
-        return list(
-            dict.fromkeys([*self.table.poisons, *(poison for poison, _ in self.table.paper)])
-        )
-
-    @property
     def lines(self) -> list[tuple[str, list[CellKey]]]:
+        """Each line's name and its cells."""
         if self.wide:
-            return [(name, [(poison, name) for poison in self._poisons]) for name in self._defenses]
-        return [(poison, [(poison, name) for name in self._defenses]) for poison in self._poisons]
+            return [(name, [(p, name) for p in self.names(0)]) for name in self.names(1)]
+        return [(poison, [(poison, d) for d in self.names(1)]) for poison in self.names(0)]
 
     @property
     def files(self) -> dict[str, str]:
+        """The table's forms as data URIs, by suffix."""
         return {suffix: _uri(write(self.table)) for suffix, write in WRITERS.items()}
 
     @property
     def cases(self) -> pd.DataFrame:
+        """Its worst cases; none where there is one defense."""
         cases = self.section.worst_cases(self.table.metric)
         return cases if len(self.table.defenses) > 1 else cases[:0]
 
@@ -152,7 +159,8 @@ class _View:
 
 
 def _uri(text: str) -> str:
-    return f"data:text/plain;charset=utf-8;base64,{base64.b64encode(text.encode()).decode()}"
+    coded = base64.b64encode(text.encode("utf-8", "replace")).decode()
+    return f"data:text/plain;charset=utf-8;base64,{coded}"
 
 
 def _command(section: Section, poison: str, defense: str) -> str:
@@ -199,40 +207,6 @@ def _behind(view: _View) -> dict[str, dict[str, Any]]:
     return result
 
 
-@dataclass(frozen=True, eq=False)
-class _Matrices:
-    """A section's pictures: a block a concept, a line a poison, a column a defense."""
-
-    section: Section
-    table: ScoreTable | None
-
-    def names(self, axis: int) -> list[str]:
-        """The poisons (0) or defenses (1) that have pictures, in the table's order."""
-        keys = [
-            *self.section.evidence.strips,
-            *((p, "") for _, p in self.section.evidence.training),
-        ]
-        present = dict.fromkeys(key[axis] for key in keys if key[axis])
-        table = self.table
-        front = (CLEAN, NOMINAL)[axis]
-        order = [front, *((table.poisons, table.defenses)[axis] if table else ())]
-        return list(dict.fromkeys([*(name for name in order if name in present), *present]))
-
-    def scores(self, concept: str) -> dict[CellKey, float]:
-        """The mean over seeds of the similarity."""
-        values = summarise(self.section.rows, SIMILARITY)
-        return {
-            (poison, name): sum(seeds) / len(seeds)
-            for (poison, name), concepts in values.items()
-            if (seeds := concepts.get(concept))
-        }
-
-    def prompts(self, concept: str) -> list[str]:
-        """What its pictures were asked for."""
-        strips = [s[concept] for s in self.section.evidence.strips.values() if concept in s]
-        return list(dict.fromkeys(each.text for strip in strips for each in strip.pictures))
-
-
 def _meaning(section: Section, tables: Sequence[ScoreTable]) -> list[str]:
     """The three sentences, where the columns are defenses."""
     columns = {name for table in tables if table.metric == SIMILARITY for name in table.defenses}
@@ -249,8 +223,7 @@ def render(page: Page) -> str:
             drawn = charts(table, prompts) if place == 0 else None
             views.append(_View(table, section, f"{index}.{place}", drawn))
             cells |= _behind(views[-1])
-        matrices = _Matrices(section, tables[0] if tables else None)
-        sections.append((section, _meaning(section, tables), views, matrices))
+        sections.append((section, _meaning(section, tables), views))
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("safezone.results", "."),

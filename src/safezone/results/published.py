@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
 from types import MappingProxyType
-from typing import Final
+from typing import Any, Final
 
 from safezone.errors import UserError
 
@@ -24,10 +24,14 @@ _CORRECTED: Final[Mapping[str, str]] = MappingProxyType(
 """Printed label to that of the results, in tables 12 to 14."""
 _MISLABELLED: Final = (12, 13, 14)
 
-_METRICS: Final[Mapping[str, str]] = MappingProxyType(
-    {"dinov2": "instance_similarity", "clip_score": "clip_score", "fid": "frechet"}
+_METRICS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {
+        "dinov2": ("instance_similarity", "DINOv2 similarity"),
+        "clip_score": ("clip_score", "CLIP score"),
+        "fid": ("frechet", "FID"),
+    }
 )
-"""The paper's metric to ours. Our Fréchet distance is of other features than FID's."""
+"""The paper's metric to ours and as printed. Our Fréchet distance is of other features than FID."""
 
 
 @dataclass(frozen=True)
@@ -52,58 +56,48 @@ def column(setting: str) -> str:
     for printed, ours in (("high>=", "t"), ("low<=", "below")):
         if name.startswith(printed):
             return f"{ours}{round(1000 * float(name.removeprefix(printed)))}"
-    if name.startswith(("tanh=", "power=")):
-        return name.replace("=", "")
-    return name
+    return name.replace("=", "") if name.startswith(("tanh=", "power=")) else name
 
 
-def _note(number: int) -> str:
-    if number not in _MISLABELLED:
-        return ""
-    return (
+def _table(number: int, record: dict[str, Any]) -> Published:
+    columns, printed = tuple(map(column, record["settings"])), record["values"]
+    wrong = number in _MISLABELLED
+    lines = {
+        (_CORRECTED.get(name, name) if wrong else name).lower(): values
+        for name, values in printed.items()
+    }
+    poisons = tuple(name.lower() for name in printed)
+    values = {
+        (poison, name): float(value)
+        for poison in poisons
+        for name, value in zip(columns, lines[poison], strict=True)
+    }
+    note = (
         f"Table {number} of the paper prints the labels SDS+, SDS- and EA on the results of EA, "
         "SDS+ and SDS-; its numbers stand here under the corrected labels, with which they agree "
         "with tables 17 and 18."
     )
+    return Published(
+        *(number, record["dataset"], record["model"], record["method"].replace("_", " ")),
+        *_METRICS[record["metric"]],
+        columns=columns,
+        poisons=poisons,
+        values=MappingProxyType(values),
+        note=note if wrong else "",
+    )
 
 
 @lru_cache(maxsize=1)
-def _tables() -> Mapping[str, dict[str, object]]:
+def _tables() -> Mapping[int, Published]:
     text = files("safezone.results").joinpath("paper.json").read_text(encoding="utf-8")
-    tables: dict[str, dict[str, object]] = json.loads(text)
-    return MappingProxyType(tables)
+    return {int(number): _table(int(number), each) for number, each in json.loads(text).items()}
 
 
 def published(number: int) -> Published:
     """The paper's table of that number; UserError for 3 (no numbers) and for what is not there."""
-    table = _tables().get(str(number))
-    if table is None:
+    if number not in _tables():
         raise UserError(f"the paper has no table {number} with scores; give 1, 2 or 4 to 40")
-    settings, printed = table["settings"], table["values"]
-    assert isinstance(settings, list)
-    assert isinstance(printed, dict)
-    columns = tuple(column(setting) for setting in settings)
-    relabel = _CORRECTED if number in _MISLABELLED else {}
-    lines = {relabel.get(name, name).lower(): numbers for name, numbers in printed.items()}
-    order = [name.lower() for name in printed]
-    values = {
-        (poison, name): float(value)
-        for poison in order
-        for name, value in zip(columns, lines[poison], strict=True)
-    }
-    metric = str(table["metric"])
-    return Published(
-        number,
-        str(table["dataset"]),
-        str(table["model"]),
-        str(table["method"]).replace("_", " "),
-        _METRICS[metric],
-        {"dinov2": "DINOv2 similarity", "fid": "FID", "clip_score": "CLIP score"}[metric],
-        columns,
-        tuple(order),
-        MappingProxyType(values),
-        _note(number),
-    )
+    return _tables()[number]
 
 
 def same_runs(number: int) -> dict[str, Published]:
@@ -116,9 +110,5 @@ def same_runs(number: int) -> dict[str, Published]:
     def kind(table: Published) -> tuple[object, ...]:
         return table.dataset, table.model, table.method, table.columns, table.poisons
 
-    others = [published(int(name)) for name in _tables()]
-    return {own.metric: own} | {
-        other.metric: other
-        for other in others
-        if kind(other) == kind(own) and other.metric != own.metric
-    }
+    others = [each for each in _tables().values() if kind(each) == kind(own)]
+    return {own.metric: own} | {each.metric: each for each in others if each.metric != own.metric}

@@ -16,8 +16,6 @@ from safezone.results.drawings.style import Drawing
 Values = Mapping[str, Float[Tensor, "samples timesteps"]]
 """By name of the data, ``clean`` first."""
 
-TIME = "timestep t"
-
 
 def band_series(values: Values, timesteps: Timesteps) -> list[Series]:
     """Medians with their 50% and 95% bands, one series a data set."""
@@ -34,92 +32,64 @@ def parting_numbers(values: Values, timesteps: Timesteps) -> dict[str, Any]:
     where their 50% and 95% bands have nothing in common with its, and the ratio of medians."""
     bands = {name: quantile_bands(each) for name, each in values.items()}
     reference = next(iter(bands.values()))
-    return {
-        name: {
-            "median": band["median"].tolist(),
-            "samples": len(values[name]),
-            **(_beside(reference, band, timesteps) if band is not reference else {}),
-        }
-        for name, band in bands.items()
-    }
+    numbers: dict[str, Any] = {}
+    for name, band in bands.items():
+        numbers[name] = {"median": band["median"].tolist(), "samples": len(values[name])}
+        if band is not reference:
+            numbers[name] |= {
+                **apart(reference, band, timesteps),
+                "bands_50_apart_at": disjoint(reference, band, timesteps, 50),
+                "bands_95_apart_at": disjoint(reference, band, timesteps, 95),
+                "ratio_of_medians": (band["median"] / reference["median"]).tolist(),
+            }
+    return numbers
 
 
-def _beside(
-    reference: Mapping[str, Tensor], band: Mapping[str, Tensor], timesteps: Timesteps
-) -> dict[str, Any]:
-    return {
-        **apart(reference, band, timesteps),
-        "bands_50_apart_at": disjoint(reference, band, timesteps, 50),
-        "bands_95_apart_at": disjoint(reference, band, timesteps, 95),
-        "ratio_of_medians": (band["median"] / reference["median"]).tolist(),
-    }
+def _panel(title: str, series: list[Series], ylabel: str) -> Panel:
+    return Panel(title, series, "timestep t", ylabel, floor=0.0)
 
 
 def loss_drawing(losses: Values, timesteps: Timesteps, *, n: str) -> Drawing:
     """Figure 4: the loss of clean and poisoned images by timestep."""
-    panel = Panel(
+    title, ylabel = (
         "median, 50% band (dark), 95% band (light)",
-        band_series(losses, timesteps),
-        TIME,
         "loss: mean squared error of the noise",
-        floor=0.0,
     )
-    figure = draw_panels(f"Noise-prediction loss by timestep ({n})", [[panel]], width=4.6, height=3)
+    rows = [[_panel(title, band_series(losses, timesteps), ylabel)]]
+    figure = draw_panels(f"Noise-prediction loss by timestep ({n})", rows, width=4.6, height=3)
     numbers = {"n": n, "timesteps": timesteps.tolist(), "loss": parting_numbers(losses, timesteps)}
     return Drawing(figure, numbers)
 
 
 def expanded_drawing(
-    losses: Values,
-    norms: Values,
-    theory: Theory,
-    timesteps: Timesteps,
-    *,
-    elements: int,
-    n: str,
+    losses: Values, norms: Values, theory: Theory, timesteps: Timesteps, *, elements: int, n: str
 ) -> Drawing:
     """Figure 10: norm of the predicted noise, norm of the error and loss, beside the closed form.
 
     ``theory``: of ``closed_forms``; the title says from how many images its covariance is, and the
     numbers also what was left out and why. ``elements``: of one latent; its root is E|noise|.
     """
-    x = timesteps.double()
-    errors = {name: (each.double() * elements).sqrt() for name, each in losses.items()}
-
-    def lines(kind: str) -> list[Series]:
-        return [
-            Series(f"closed form, {name}", x, getattr(each, kind), bare=True)
-            for name, each in theory.curves.items()
-        ]
-
-    norm_lines = lines("prediction_norm")
-    error_lines = [
-        Series(line.label, x, (line.y * elements).sqrt(), bare=True) for line in lines("loss")
-    ]
-    row = [
-        Panel(
+    curves, x = theory.curves, timesteps.double()
+    columns = (
+        (
             f"norm of the predicted noise (of true noise: {elements**0.5:.0f})",
-            [*band_series(norms, timesteps), *norm_lines],
-            TIME,
+            norms,
+            {name: each.prediction_norm for name, each in curves.items()},
             "l2 norm",
-            floor=0.0,
         ),
-        Panel(
+        (
             "norm of its error",
-            [*band_series(errors, timesteps), *error_lines],
-            TIME,
+            {name: (each.double() * elements).sqrt() for name, each in losses.items()},
+            {name: (each.loss * elements).sqrt() for name, each in curves.items()},
             "l2 norm",
-            floor=0.0,
         ),
-        Panel(
-            "loss",
-            [*band_series(losses, timesteps), *lines("loss")],
-            TIME,
-            "mean squared error",
-            floor=0.0,
-        ),
-    ]
-    sources = ", ".join(f"C of {name} from {c.images} images" for name, c in theory.curves.items())
+        ("loss", losses, {name: e.loss for name, e in curves.items()}, "mean squared error"),
+    )
+    row = []
+    for title, values, forms, ylabel in columns:
+        lines = [Series(f"closed form, {name}", x, y, bare=True) for name, y in forms.items()]
+        row.append(_panel(title, [*band_series(values, timesteps), *lines], ylabel))
+    sources = ", ".join(f"C of {name} from {c.images} images" for name, c in curves.items())
     figure = draw_panels(
         f"Predicted noise and loss by timestep; median, 50% and 95% bands ({n}); closed form: "
         f"{sources or 'left out, too few images'}",
@@ -128,23 +98,24 @@ def expanded_drawing(
         height=3,
     )
     departure = {}
-    for name, each in theory.curves.items():
+    for name, each in curves.items():
         gap = quantile_bands(losses[name])["median"] - each.loss
         worst = int(gap.abs().argmax())
         departure[name] = {"largest": float(gap[worst]), "at": int(timesteps[worst])}
+    forms_in_numbers = {
+        name: {
+            "loss": each.loss.tolist(),
+            "prediction_norm": each.prediction_norm.tolist(),
+            "images": each.images,
+        }
+        for name, each in curves.items()
+    }
     numbers = {
         "n": n,
         "timesteps": timesteps.tolist(),
         "loss": parting_numbers(losses, timesteps),
         "prediction_norm": parting_numbers(norms, timesteps),
-        "closed_form": {
-            name: {
-                "loss": each.loss.tolist(),
-                "prediction_norm": each.prediction_norm.tolist(),
-                "images": each.images,
-            }
-            for name, each in theory.curves.items()
-        },
+        "closed_form": forms_in_numbers,
         "closed_form_left_out": dict(theory.left_out),
         "median_loss_minus_closed_form": departure,
     }
@@ -175,7 +146,7 @@ def gradient_drawing(
                 "peak": float(mean["median"][peak]),
                 "median": mean["median"].tolist(),
             }
-        row.append(Panel(title, series, TIME, "|dL / d embedding|, l2", floor=0.0))
+        row.append(_panel(title, series, "|dL / d embedding|, l2"))
         numbers[title] = peaks
     rows = [row[i : i + 2] for i in range(0, len(row), 2)]
     figure = draw_panels(
