@@ -1,7 +1,9 @@
-"""What is kept between commands: arrays, trajectories, drawings that can be told apart."""
+"""What is kept between commands: arrays, histories, drawings that can be told apart."""
 
 import json
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,16 +12,16 @@ import torch
 
 from safezone.concepts import Concept
 from safezone.errors import UserError
-from safezone.files import digest, write_safetensors
 from safezone.lab.bench import Bench, Scope
-from safezone.lab.cache import Cache
 from safezone.lab.lab import UNSCORED, Lab
+from safezone.lab.measure import Measures
 from safezone.lab.run import TEXTUAL_INVERSION, Grid
-from safezone.lab.schedule import run_grid
+from safezone.lab.schedule import make, run_grid
 from safezone.lab.settings import Cells, Poisoning, Sampling, Settings
+from safezone.lab.stage import job
 from safezone.lab.training import Training
-from safezone.lab.trajectory import Cell, trajectories
 from safezone.models import Model
+from safezone.personalize import read_adapter
 from safezone.results.drawings.curves import Panel, Series, draw_panels
 from safezone.results.drawings.style import LOOKS, Drawing, save, stroke
 from safezone.scores import Encoders
@@ -40,91 +42,108 @@ def make_bench(tmp_path: Path, tiny_model: Model) -> Callable[[str], Bench]:
     images = torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8, generator=generator)
     concept = Concept(name="One", class_word="toy", images=images, image_names=("a", "b"))
 
-    def make(name: str) -> Bench:
+    def opened(name: str) -> Bench:
         folder = tmp_path / name
         lab = Lab(folder, tiny_model, UNSCORED, SETTINGS, {"One": concept})
-        return Bench(lab, Cache(folder / "analysis"), Scope(), False, False, print)
+        return Bench(lab, Scope(), False, False, print)
 
-    return make
+    return opened
 
 
-def test_a_killed_training_goes_on_to_the_same_marks(
+def test_histories_are_those_of_the_labs_own_trainings(
     make_bench: Callable[[str], Bench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def cells(bench: Bench) -> list[Cell]:
-        return [Cell(bench.concepts[0], "clean"), Cell(bench.concepts[0], "adm+")]
-
-    whole = make_bench("whole")
-    expected = trajectories(whole, cells(whole))
-
-    def killed_at(step: int) -> Callable[[Path, Mapping[str, torch.Tensor]], None]:
-        def writing(place: Path, arrays: Mapping[str, torch.Tensor]) -> None:
-            if place.name == f"mark-{step}.safetensors":
-                raise KeyboardInterrupt
-            write_safetensors(place, arrays)
-
-        return writing
-
-    broken = make_bench("broken")
-    for step in (4, 7):  # after its checkpoint and before its mark is written
-        monkeypatch.setattr("safezone.lab.trajectory.write_safetensors", killed_at(step))
-        with pytest.raises(KeyboardInterrupt):
-            trajectories(broken, cells(broken))
-    monkeypatch.undo()
-    found = trajectories(broken, cells(broken))
-    for label, each in expected.items():
-        assert each.steps == list(range(11))
-        assert each.vectors.shape == (11, 1, 32)
-        assert torch.equal(each.vectors, found[label].vectors)
-        assert not torch.equal(each.vectors[0], each.vectors[-1])
-    assert not list((broken.lab.folder / "analysis").glob("training-*"))
-    assert expected["One,clean,nominal"].nearest(4) == 4
-
-
-def test_a_step_is_taken_from_a_grids_short_training(
-    make_bench: Callable[[str], Bench], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own, shared = make_bench("own"), make_bench("shared")
-    cells = [Cell(own.concepts[0], "clean"), Cell(own.concepts[0], "adm+")]
-    expected = trajectories(own, cells, at=2)
-    runs = [
-        replace(shared.run(c.concept, c.data), method=f"{TEXTUAL_INVERSION}; steps=1k")
-        for c in cells
-    ]
-    encoders = Encoders({"instance": MeanColour()}, "mean colour")
-    run_grid(replace(shared.lab, encoders=encoders), Grid("short", tuple(runs)), progress=False)
+    bench = make_bench("figure")
+    runs = [bench.run(bench.concepts[0], data) for data in ("clean", "adm+")]
+    histories = bench.histories(runs, [0, 2, 10])
+    for run, history in histories.items():
+        assert history.steps.tolist() == list(range(11))
+        assert history.vectors.shape == (11, 1, 32)
+        assert not torch.equal(history.at(0), history.at(10))
+        made = job(bench.lab, run).of["personalize"]
+        assert torch.equal(read_adapter(made.place).vectors, history.at(10))
 
     def refused(*arguments: object, **named: object) -> None:
         raise AssertionError("trained again")
 
-    monkeypatch.setattr("safezone.lab.trajectory.train", refused)
-    found = trajectories(shared, cells, at=2)
-    for label, each in found.items():
-        assert each.steps == [0, 2]
-        whole = expected[label]
-        for place, step in enumerate(each.steps):
-            torch.testing.assert_close(each.vectors[place], whole.vectors[whole.nearest(step)])
+    monkeypatch.setattr("safezone.lab.trainings.train", refused)
+    claim = make_bench("figure")  # another process in the same folder
+    assert make(claim.lab, Grid("claim", tuple(runs)), last="personalize", progress=False) == {}
+    assert torch.equal(claim.histories(runs, [3])[runs[1]].at(3), histories[runs[1]].at(3))
+
+
+def test_a_single_step_needs_no_more_than_a_grids_short_training(
+    make_bench: Callable[[str], Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, shared = make_bench("own"), make_bench("shared")
+    runs = [own.run(own.concepts[0], data) for data in ("clean", "adm+")]
+    whole = own.histories(runs, [0, 2, 10])
+    short = [replace(run, method=f"{TEXTUAL_INVERSION}; steps=1k") for run in runs]
+    encoders = Encoders({"instance": MeanColour()}, "mean colour")
+    run_grid(replace(shared.lab, encoders=encoders), Grid("short", tuple(short)), progress=False)
+
+    def refused(*arguments: object, **named: object) -> None:
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr("safezone.lab.trainings.train", refused)
+    histories = shared.histories(runs, [0, 2])
+    for run, history in histories.items():
+        for step in (0, 2):
+            torch.testing.assert_close(history.at(step), whole[run].at(step))
     with pytest.raises(AssertionError, match="trained again"):
-        trajectories(shared, cells, at=3)
+        shared.histories(runs, [3])
     with pytest.raises(UserError, match="10 steps"):
-        trajectories(shared, cells, at=100000)
+        shared.histories(runs, [100000])
 
 
-def test_arrays_are_measured_once_and_damage_is_told(tmp_path: Path) -> None:
-    cache, calls = Cache(tmp_path), []
+def test_steps_that_are_not_kept_are_told_before_any_training(
+    make_bench: Callable[[str], Bench],
+) -> None:
+    bench = make_bench("long")
+    settings = bench.lab.settings
+    longer = replace(settings, training=replace(settings.training, steps=200))
+    bench = replace(bench, lab=replace(bench.lab, settings=longer))
+    run = bench.run(bench.concepts[0], "clean")
+    with pytest.raises(UserError, match=r"No vectors are kept of step 7.*every 4th"):
+        bench.histories([run], [7, 8])
+    assert not (bench.lab.folder / "personalize").exists()
+
+
+def test_arrays_are_measured_once_and_damage_is_told(tmp_path: Path, tiny_model: Model) -> None:
+    measures, calls = Measures(tmp_path, tiny_model), []
 
     def compute() -> dict[str, torch.Tensor]:
         calls.append(1)
         return {"x": torch.arange(3).expand(2, 3)}
 
-    place = cache.place("label", "key", 1)
-    assert place != cache.place("label", "key", 2)
-    first, second = cache.arrays(place, compute), cache.arrays(place, compute)
-    assert torch.equal(first["x"], second["x"]) and len(calls) == 1
+    first, second = measures.arrays("label", compute, 1), measures.arrays("label", compute, 1)
+    assert torch.equal(first["x"], second["x"])
+    assert len(calls) == 1
+    measures.arrays("label", compute, 2)
+    measures.arrays("other", compute, 1)
+    assert len(calls) == 3
+    assert len(list((tmp_path / "measure").iterdir())) == 3
+    (place,) = (tmp_path / "measure").glob("other-*/arrays.safetensors")
     place.write_bytes(place.read_bytes()[:20])
     with pytest.raises(UserError, match="damaged"):
-        cache.arrays(place, compute)
-    assert digest(torch.zeros(2)) != digest(torch.zeros(2, 1)) != digest(torch.ones(2))
+        measures.arrays("other", compute, 1)
+
+
+def test_of_several_processes_one_measures(tmp_path: Path, tiny_model: Model) -> None:
+    """The others wait for it: here the second asks while the first is at it."""
+    calls: list[int] = []
+
+    def slow() -> dict[str, torch.Tensor]:
+        calls.append(1)
+        time.sleep(0.3)
+        return {"x": torch.ones(2)}
+
+    with ThreadPoolExecutor(2) as pool:
+        asked = [
+            pool.submit(Measures(tmp_path, tiny_model).arrays, "label", slow, 1) for _ in range(2)
+        ]
+        assert all(torch.equal(each.result()["x"], torch.ones(2)) for each in asked)
+    assert len(calls) == 1
 
 
 def test_series_differ_without_colour_and_files_are_the_same_bytes(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def run(options: Options) -> Answer:
 
     from safezone.commands.opening import open_model, require_out_folder
     from safezone.concepts import load_concept
-    from safezone.lab.cache import Cache
+    from safezone.lab.measure import Measures
     from safezone.paper.measured.probe import TIMES, Probe, folder_maps
     from safezone.results.drawings.style import save
 
@@ -89,8 +89,8 @@ def run(options: Options) -> Answer:
         raise UserError(f"a timestep is out of range; give 0 to {steps - 1}")
     slots, word = _slots(options, model)
     times = options.timestep or tuple(round(share * steps) for share in TIMES)
-    cache = Cache(options.out / "work" / "analysis")
-    probe = Probe(model, model.fingerprint(), cache, options.rows, options.seed, options.noises)
+    measures = Measures(options.out / "work", model)
+    probe = Probe(measures, options.rows, options.seed, options.noises)
     concepts = {}
     for folder in options.folders:
         name = folder.resolve().name
@@ -100,7 +100,8 @@ def run(options: Options) -> Answer:
     drawing = folder_maps(probe, slots, concepts, torch.tensor(times), options.images, title)
     paths = save(drawing, options.out, "sensitivity")
     lines = [
-        f"{name}: R = " + ", ".join(f"{value['R']:.2f}" for value in values.values())
+        f"{name}: R = "
+        + ", ".join(f"{each['R']:.2f}" for key, each in values.items() if key.startswith("t="))
         for name, values in drawing.numbers["in_region_ratio"].items()
     ]
     lines.append(f"written: {', '.join(map(str, paths))}")

@@ -53,9 +53,9 @@ def run(options: Options) -> Answer:
     from safezone.commands.opening import open_model, require_out_folder
     from safezone.concepts import load_concept
     from safezone.files import digest
-    from safezone.lab.cache import Cache
+    from safezone.lab.measure import Measures
     from safezone.models.base import Posterior
-    from safezone.paper.measured.folder_timesteps import folder_statistics
+    from safezone.paper.measured.by_timestep import statistics
     from safezone.results.drawings.bands import expanded_drawing, gradient_drawing
     from safezone.results.drawings.style import save
 
@@ -63,47 +63,45 @@ def run(options: Options) -> Answer:
     adapter = _adapter(options)
     model = open_model(options.model, options.machine)
     timesteps = timestep_grid(model.process.steps, options.timesteps)
-    model_key = model.fingerprint()
+    measures = Measures(options.out / "work", model)
     vectors = None if adapter is None else digest(adapter.vectors)
-    cache = Cache(options.out / "work" / "analysis")
-    found = {}
+    arrays = {}
     for folder in options.folders:
         concept = load_concept(folder, model.image_size)
         name = folder.resolve().name
-        label = name if name not in found else str(folder)
-        key = (model_key, concept.content_key(), options.prompt, vectors, timesteps.tolist())
-        found[label] = cache.arrays(
-            cache.place("timesteps", *key, options.draws, options.seed),
-            partial(
-                folder_statistics,
-                model,
-                concept,
-                options.prompt,
-                adapter,
-                timesteps,
-                draws=options.draws,
-                seed=options.seed,
-                progress=progress(),
-            ),
+        label = name if name not in arrays else str(folder)
+        names = [[f"{each}/{k}" for each in concept.image_names] for k in range(options.draws)]
+        compute = partial(
+            statistics,
+            model,
+            concept.images,
+            [options.prompt] * len(concept.images),
+            timesteps,
+            names,
+            options.seed,
+            adapter,
+            progress(),
         )
+        key = (concept.content_key(), options.prompt, vectors, timesteps.tolist())
+        arrays[label] = measures.arrays("timesteps", compute, *key, options.draws, options.seed)
     theory = closed_forms(
-        {name: Posterior(each["mean"], each["std"]) for name, each in found.items()},
+        {name: Posterior(each["mean"], each["std"]) for name, each in arrays.items()},
         model.process,
         timesteps,
     )
-    n = f"n = {min(len(each['loss']) for each in found.values())} images x noises, {model.name}"
+    n = f"n = {min(len(each['loss']) for each in arrays.values())} images x noises, {model.name}"
     drawing = expanded_drawing(
-        {name: each["loss"] for name, each in found.items()},
-        {name: each["prediction_norm"] for name, each in found.items()},
+        {name: each["loss"] for name, each in arrays.items()},
+        {name: each["prediction_norm"] for name, each in arrays.items()},
         theory,
         timesteps,
-        elements=next(iter(found.values()))["mean"][0].numel(),
+        elements=next(iter(arrays.values()))["mean"][0].numel(),
         n=n,
     )
     paths = save(drawing, options.out, "timesteps")
     data: dict[str, Any] = dict(drawing.numbers)
     if adapter is not None:
-        gradients = {name: [each["gradient"]] for name, each in found.items()}
+        gradients = {name: [each["gradient"]] for name, each in arrays.items()}
         second = gradient_drawing({adapter.placeholder: gradients}, timesteps, n=n)
         paths += save(second, options.out, "timesteps-gradient")
         data |= second.numbers

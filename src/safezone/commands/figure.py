@@ -13,21 +13,27 @@ Example:
     safezone figure 3 --concepts 1 --poisoning.steps 25 --steps 100 --out figures-small
 """
 
+import difflib
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from safezone.commands.console import Answer, Command, Experiment, note, progress
-from safezone.fields import Count, Natural
-from safezone.lab.settings import Names, settings_told
+from safezone.commands.console import Answer, Command, Experiment, Flat, note, progress
+from safezone.commands.parsing import early
+from safezone.errors import UserError
+from safezone.fields import Count
+from safezone.lab.bench import Scope
+from safezone.lab.settings import Names, Settings, preset, settings_told
 
 if TYPE_CHECKING:
     from safezone.concepts import Concept
     from safezone.lab.bench import Bench
     from safezone.models import Model
+    from safezone.paper.figure import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,31 +48,22 @@ class Options(Experiment):
     """Folder of everything made on the way; by default OUT/work."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Data set of concept folders, instead of the built-in concepts."""
-    concepts: Count = 10
-    """How many concepts, from the first."""
-    seed: Natural = 0
-    """Of training, generation and measuring."""
-    poison: Names = ()
-    """Poison beside clean images; may be given repeatedly. By default the figure's own."""
-    defense: Names = ()
-    """Defense; may be given repeatedly. By default the figure's own."""
-    images: Count = 1000
-    """Random scenes of figures 4 and 10; on the built-in model poisoning 1,000 takes half an hour,
-    measuring them 4 minutes."""
-    moments: Count = 3000
-    """Further clean scenes for the mean and covariance of figure 10's closed form."""
-    timesteps: int = 21
-    """How many timesteps, equally spaced."""
-    rows: Count = 32
-    """Random vocabulary rows of every sensitivity map."""
-    noises: Count = 4
-    """Noises that the maps of figures 2, 3 and 9 are averaged over."""
-    draws: Count = 2
-    """Noises for each image of a gradient (figures 5 and 11)."""
-    candidates: Count = 4
-    """Images for each cell, of which the most faithful is shown (figures 1, 8 and 18 to 21)."""
-    at: Annotated[int | None, tyro.conf.arg(metavar="STEP")] = None
-    """Training step that figures 3, 5 and 9 look at; by default a tenth, for 5 a fifth, of all."""
+    concepts: Count | None = None
+    """How many concepts, from the first; by default those that the paper shows, or else 10."""
+    concept: Annotated[Names, tyro.conf.arg(metavar="NAME")] = ()
+    """Concept that is shown, by its name; may be given repeatedly. By default by --concepts."""
+    scope: Flat[Scope] = field(default_factory=Scope)
+
+
+def _own_prompt(arguments: Sequence[str]) -> Settings | None:
+    """The model's preset with the prompt of a figure of generated images; None for others."""
+    from safezone.paper.named import PAPER
+
+    options = early(arguments, "config", "model")
+    row = next((PAPER[name] for each in arguments if (name := f"figure{each}") in PAPER), None)
+    if options is None or options.config or row is None or row.prompt is None:
+        return None
+    return row.settings(preset(options.model or "mini"))
 
 
 def run(options: Options) -> Answer:
@@ -78,64 +75,62 @@ def run(options: Options) -> Answer:
 
     row = figure(options.number)
     require_out_folder(options.out)
-    bench = _bench(options, scores=row.scores)
+    bench = _bench(options, row)
     with ExitStack() as stack:
         # Grids and claims may work in the second at the same time: their artifacts appear whole.
         for folder in {options.out.absolute(), bench.lab.folder.absolute().parent}:
             stack.enter_context(locked(folder, shared=True))
-        drawing = row.draw(bench)
+        drawing = row.draw(bench, row)
         paths = save(drawing, options.out, f"figure-{row.number:02d}")
     text = f"figure {row.number}, {row.title}: {', '.join(map(str, paths))}"
     return Answer({"figure": row.number, "title": row.title, **drawing.numbers}, text)
 
 
-COMMAND = Command(__doc__, Options, run)
+COMMAND = Command(__doc__, Options, run, _own_prompt)
 
 
-def _concepts(options: Options, model: "Model") -> "tuple[Concept, ...]":
+def _concepts(options: Options, row: "Figure", model: "Model") -> "dict[str, Concept]":
+    """Those named, the first ones, or all where the figure chooses among them."""
     from safezone.concepts.datasets import load_dataset, miniworld_concepts
+    from safezone.paper.named import PAPER
 
-    if options.data is not None:
-        return load_dataset(options.data, model.image_size)[: options.concepts]
-    return miniworld_concepts(model.image_size)[: options.concepts]
+    size = model.image_size
+    every = miniworld_concepts(size) if options.data is None else load_dataset(options.data, size)
+    named = {concept.name: concept for concept in every}
+    for name in options.concept:
+        if name not in named:
+            near = difflib.get_close_matches(name, named, n=3) or list(named)
+            raise UserError(f"--concept: there is no concept {name}; give {', '.join(near)}")
+    if options.concept:
+        return {name: named[name] for name in options.concept}
+    paper = PAPER.get(row.name)
+    shows_a_part = paper is not None and paper.part is not None
+    most = options.concepts
+    if most is None and not shows_a_part:
+        most = 10 if paper is None else paper.concepts
+    return dict(list(named.items())[:most])
 
 
-def _bench(options: Options, *, scores: bool) -> "Bench":
+def _bench(options: Options, row: "Figure") -> "Bench":
     from safezone.analysis.timesteps import timestep_grid
     from safezone.commands.opening import open_encoders, open_model
     from safezone.defenses import defense
-    from safezone.lab.bench import Bench, Scope
-    from safezone.lab.cache import Cache
+    from safezone.lab.bench import Bench
     from safezone.lab.lab import UNSCORED, Lab
-    from safezone.lab.settings import preset
 
-    scope = Scope(
-        seed=options.seed,
-        images=options.images,
-        moments=options.moments,
-        poisons=options.poison,
-        defenses=options.defense,
-        timesteps=options.timesteps,
-        rows=options.rows,
-        noises=options.noises,
-        draws=options.draws,
-        candidates=options.candidates,
-        at=options.at,
-    )
     settings = settings_told(options, preset(options.model).cells)
-    for name in options.poison:
+    for name in options.scope.poisons:
         settings.poisoning.poison(name)
-    for name in options.defense:
+    for name in options.scope.defenses:
         defense(name)
     settings.training.personalization(), settings.sampling.templates()
     model = open_model(options.model, options.machine)
-    timestep_grid(model.process.steps, options.timesteps)  # refused before anything is made
-    work = options.out / "work" if options.work is None else options.work
+    timestep_grid(model.process.steps, options.scope.timesteps)  # refused before anything is made
     lab = Lab(
-        work,
+        options.out / "work" if options.work is None else options.work,
         model,
-        open_encoders(options.scoring, options.machine) if scores else UNSCORED,
+        open_encoders(options.scoring, options.machine) if row.scores else UNSCORED,
         settings,
-        {concept.name: concept for concept in _concepts(options, model)},
+        _concepts(options, row, model),
     )
-    return Bench(lab, Cache(work / "analysis"), scope, options.data is None, progress(), note)
+    return Bench(lab, options.scope, options.data is None, progress(), note)

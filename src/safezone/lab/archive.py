@@ -9,7 +9,7 @@ from typing import Any, Final
 from safezone.errors import UserError
 from safezone.files import read_json, write_json
 from safezone.lab.lab import TRAINING
-from safezone.lab.stage import STAGES, Stage
+from safezone.lab.stage import STAGES, Stage, of_runs
 from safezone.lab.store import NEEDS, WORK
 
 CATALOGUE: Final = "catalogue.json"
@@ -92,6 +92,7 @@ def results(workspace: Path) -> dict[str, dict[str, Any]]:
 def garbage(workspace: Path, stages: Sequence[Stage] = STAGES) -> list[Path]:
     """Artifacts that no grid of the workspace rests on, and what killed processes left.
 
+    What figures have measured is no grid's, and stays.
     Raises UserError when no grid says what it needs: then everything would be garbage.
     """
     work = require_workspace(workspace)
@@ -101,7 +102,7 @@ def garbage(workspace: Path, stages: Sequence[Stage] = STAGES) -> list[Path]:
     needed = {place for grid in grids.values() for place in grid["artifacts"]}
     unneeded = [
         folder
-        for _, folder in _folders(work, stages)
+        for _, folder in _folders(work, list(of_runs(stages)))
         if str(folder.relative_to(work)) not in needed
     ]
     left = [*work.glob("*/.partial-*"), *(work / TRAINING).glob("*")]

@@ -1,10 +1,13 @@
-"""What a figure is measured on: a model, concepts, their poisons, and what was measured before."""
+"""What a figure is measured on: a lab, how large the figure is, and what was measured before."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Annotated, TypeAlias, TypeVar
 
+import tyro
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -12,67 +15,73 @@ from safezone.analysis.latents import posterior_of
 from safezone.concepts import Concept
 from safezone.concepts.masks import latent_mask
 from safezone.errors import UserError
-from safezone.lab.cache import Cache
-from safezone.lab.lab import Lab
-from safezone.lab.makers import write_poisoned
-from safezone.lab.run import TEXTUAL_INVERSION, Run
+from safezone.fields import Checked, Count, Natural
+from safezone.lab.lab import Job, Lab
+from safezone.lab.measure import Measures
+from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run
+from safezone.lab.schedule import make
+from safezone.lab.settings import CANDIDATES, Names
 from safezone.lab.stage import job
+from safezone.lab.variants import PAPER_STEPS
 from safezone.models.base import Model, Posterior
+from safezone.personalize import History, read_history
+from safezone.personalize.history import mark_steps
 from safezone.scores import CLEAN, NOMINAL
 
 Unit = TypeVar("Unit")
+Several: TypeAlias = Annotated[int, Field(ge=2)]
+Steps: TypeAlias = Annotated[tuple[int, ...], tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True)
-class Scope:
-    """How large a figure is made. ``poisons``, ``defenses``: none stands for the figure's own.
+class Scope(Checked):
+    """How large a figure is made; the options of ``safezone figure``."""
 
-    ``images``: of figures 2, 4 and 10; ``moments``: further clean scenes
-    for the closed form of figure 10; ``timesteps``: how many; ``rows``: random vocabulary rows
-    of a sensitivity map and ``noises`` that those of figures 2, 3 and 9 are averaged over;
-    ``draws``: noises for each image of a gradient; ``candidates``: images
-    of which the most faithful is shown; ``at``: the training step that figures 3, 5 and 9 look at.
-    """
-
-    seed: int = 0
-    images: int = 1000
-    moments: int = 3000
-    poisons: tuple[str, ...] = ()
-    defenses: tuple[str, ...] = ()
+    seed: Natural = 0
+    """Of training, generation and measuring."""
+    poisons: Annotated[Names, tyro.conf.arg(name="poison")] = ()
+    """Poison beside clean images; may be given repeatedly. By default the figure's own."""
+    defenses: Annotated[Names, tyro.conf.arg(name="defense")] = ()
+    """Defense; may be given repeatedly. By default the figure's own."""
+    images: Several = 1000
+    """Random scenes of figures 4 and 10; on the built-in model poisoning 1,000 takes half an hour,
+    measuring them 4 minutes."""
+    moments: Several = 3000
+    """Further clean scenes for the mean and covariance of figure 10's closed form."""
     timesteps: int = 21
-    noises: int = 4
-    rows: int = 32
-    draws: int = 2
-    candidates: int = 4
-    at: int | None = None
+    """How many timesteps, equally spaced."""
+    rows: Several = 32
+    """Random vocabulary rows of every sensitivity map."""
+    noises: Count = 4
+    """Noises that the maps of figures 2, 3 and 9 are averaged over."""
+    draws: Count = 2
+    """Noises for each image of a gradient (figures 5 and 11)."""
+    losses: Annotated[Count | None, tyro.conf.arg(metavar="N")] = None
+    """Losses for each concept and timestep of figures 5 and 11, in place of --draws; the paper
+    takes 1000."""
+    candidates: Count = CANDIDATES
+    """Images for each cell, of which the most faithful is shown (figures 1, 8 and 18 to 21)."""
+    at: Annotated[Natural | None, tyro.conf.arg(metavar="STEP")] = None
+    """Training step that figures 3, 5 and 9 look at; by default a tenth, for 5 a fifth, of all."""
+    marks: Annotated[Steps, tyro.conf.arg(metavar="STEP")] = ()
+    """Training step that figures 6, 11 and 16 look at; may be given repeatedly. By default for 6
+    the start and every tenth, for 11 every fifth, for 16 the paper's 100, 500 and 900 of 5000."""
 
     def __post_init__(self) -> None:
-        least = {
-            "images": 2,
-            "moments": 2,
-            "timesteps": 2,
-            "rows": 2,
-            "noises": 1,
-            "draws": 1,
-            "candidates": 1,
-        }
-        for name, minimum in least.items():
-            if getattr(self, name) < minimum:
-                raise UserError(f"{name} is {getattr(self, name)}; give at least {minimum}.")
+        super().__post_init__()
         if CLEAN in self.poisons:
             raise UserError("clean images are always shown; name poisons only.")
 
-    def data(self, *own: str) -> list[str]:
+    def data(self, own: Sequence[str]) -> list[str]:
         """``clean`` and the poisons that were asked for, else the figure's own."""
         return list(dict.fromkeys([CLEAN, *(self.poisons or own)]))
 
 
 @dataclass(frozen=True, eq=False)
 class Bench:
-    """The lab with a cache of arrays. ``procedural``: the concepts are the built-in ones."""
+    """``procedural``: the concepts are the built-in ones."""
 
     lab: Lab
-    cache: Cache
     scope: Scope
     procedural: bool
     progress: bool
@@ -81,6 +90,10 @@ class Bench:
     @property
     def model(self) -> Model:
         return self.lab.model
+
+    @cached_property
+    def measures(self) -> Measures:
+        return Measures(self.lab.folder, self.lab.model)
 
     @property
     def concepts(self) -> list[Concept]:
@@ -100,33 +113,61 @@ class Bench:
         """The units, with a progress bar."""
         yield from tqdm(units, desc=what, disable=not self.progress or len(units) < 2)
 
-    def poisoned(self, concept: Concept, data: str) -> Concept:
-        """The concept with the images of ``data``, poisoned when they are missing.
+    def made(self, runs: Iterable[Run], last: str) -> dict[Run, Job]:
+        """The runs, brought through the lab's stages up to the ``last``.
 
-        Poisons have the keys and the folder of ``safezone claim``'s. Raises UserError when the
-        poison's gradient breaks.
+        With the keys and in the folders of claims and grids. Raises UserError for one that fails.
         """
+        grid = Grid("figure", tuple(dict.fromkeys(runs)))
+        failed = make(self.lab, grid, last=last, progress=self.progress, note=self.note)
+        if failed:
+            run, reason = next(iter(failed.items()))
+            raise UserError(f"{run.label} failed: {reason}; choose other settings")
+        return {run: job(self.lab, run) for run in grid}
+
+    def poison_all(self, concepts: Iterable[Concept], data: Iterable[str]) -> None:
+        """Makes every poison that is missing."""
+        self.made([self.run(c, d) for c in concepts for d in data if d != CLEAN], "poison")
+
+    def poisoned(self, concept: Concept, data: str) -> Concept:
+        """The concept with the images of ``data``, which are made when they are missing."""
         if data == CLEAN:
             return concept
         run = self.run(concept, data)
-        artifact = job(self.lab, run).of["poison"]
-        if not artifact.done:
-            poison, seed = self.lab.poison_settings(run), self.lab.poison_seed(run)
-            try:
-                write_poisoned(self.model, concept, poison, seed, artifact, progress=False)
-            except FloatingPointError as error:
-                raise UserError(f"{error}; use another model or poison") from error
-        return self.lab.load(artifact)
+        return self.lab.load(self.made([run], "poison")[run].of["poison"])
 
-    def poison_all(self, concepts: Iterable[Concept], data: Iterable[str]) -> None:
-        """Makes every poison that is missing, with progress."""
-        wanted = [(c, d) for c in concepts for d in data if d != CLEAN]
-        todo = []
-        for concept, each in wanted:
-            if not job(self.lab, self.run(concept, each)).of["poison"].done:
-                todo.append((concept, each))
-        for concept, each in self.each("poisoning", todo):
-            self.poisoned(concept, each)
+    def histories(self, runs: Sequence[Run], steps: Sequence[int]) -> dict[Run, History]:
+        """The learned vectors of textual inversion on the way; missing trainings are made.
+
+        ``steps``: at which they are wanted. For a single one under a constant rate, the beginning
+        of the training is enough, as ``grid run figure5`` makes it. Raises UserError for a step
+        that is not kept or beyond the training's end.
+        """
+        training = self.lab.settings.training
+        if training.method != "ti":
+            raise UserError(
+                f"The figure follows the vectors of textual inversion; --method is "
+                f"{training.method}."
+            )
+        kept = mark_steps(training.steps)
+        missed = sorted(set(steps) - set(kept))
+        wanted = max(steps)
+        if wanted > training.steps:
+            raise UserError(f"The training has {training.steps} steps; {wanted} is beyond its end.")
+        alone = wanted > 0 and set(steps) <= {0, wanted} and training.schedule == "constant"
+        if missed and not alone:
+            raise UserError(
+                f"No vectors are kept of step {missed[0]}: a training of {training.steps} steps "
+                f"keeps every {kept[1]}th; give one of those."
+            )
+        trained = {run: run for run in runs}
+        if alone and (missed or not all(job(self.lab, r).of["personalize"].done for r in runs)):
+            paper = f"{PAPER_STEPS * wanted / training.steps:g}"
+            short = f"{paper.removesuffix('000')}k" if paper.endswith("000") else paper
+            name = f"{TEXTUAL_INVERSION}; steps={short}"
+            trained = {run: replace(run, method=name) for run in runs}
+        made = self.made(trained.values(), "personalize")
+        return {r: read_history(made[t].of["personalize"].place) for r, t in trained.items()}
 
     def posterior(self, concept: Concept) -> Posterior:
         """The posteriors of a concept's images, on the model's device."""

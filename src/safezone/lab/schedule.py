@@ -77,16 +77,20 @@ def split(lab: Lab, stage: Stage, made: Sequence[Job], workers: int) -> list[Tas
     return [Task(stage.name, stage.make, tuple(group)) for group in groups]
 
 
-def run_grid(
+def make(
     lab: Lab,
     grid: Grid,
     *,
+    last: str | None = None,
     executor: Executor | None = None,
     progress: bool = True,
     note: Note = lambda text: None,
     stages: Sequence[Stage] = STAGES,
-) -> Results:
-    """Does what is missing of the grid; a run that fails does not stop the others."""
+) -> Failures:
+    """Does what is missing of the grid, up to the stage called ``last``; returns why runs failed.
+
+    A run that fails does not stop the others.
+    """
     executor = InProcess() if executor is None else executor
     failed = {run: reason for run in grid if (reason := lab.refused(run)) is not None}
     made = jobs(lab, grid, stages)
@@ -104,8 +108,24 @@ def run_grid(
             reason = reasons.get(artifact) or artifact.failure
             if reason is not None:
                 failed[run] = reason
+        if stage.name == last:
+            break
     sweep(lab.folder / TRAINING, [a for job in made if (a := job.of["personalize"]).done])
-    scored = {job.run: job.of["score"] for job in made}
+    return failed
+
+
+def run_grid(
+    lab: Lab,
+    grid: Grid,
+    *,
+    executor: Executor | None = None,
+    progress: bool = True,
+    note: Note = lambda text: None,
+    stages: Sequence[Stage] = STAGES,
+) -> Results:
+    """Does what is missing of the grid and reads its rows; those that failed have a reason."""
+    failed = make(lab, grid, executor=executor, progress=progress, note=note, stages=stages)
+    scored = {job.run: job.of["score"] for job in jobs(lab, grid, stages)}
     rows: list[Row] = []
     for run in grid:
         if run in failed:

@@ -225,6 +225,9 @@ def settings_told(told: Told, cells: Cells, model: str | None = None) -> Setting
     return Settings(name, told.poisoning, told.training, told.sampling, told.scoring, cells)
 
 
+CANDIDATES: Final = 4
+"""Images of each cell of a figure, of which it shows the most faithful one."""
+
 PRESETS: Final[Mapping[str, Settings]] = MappingProxyType(
     {
         "mini": Settings(

@@ -164,6 +164,7 @@ STAGES: Final[tuple[Stage, ...]] = (
         make=partial(makers.one_by_one, "score", makers.score),
         share=8,
     ),
+    Stage("measure", version=3, record=KEY_FILE),
 )
 """Every stage; those with inputs come after them."""
 

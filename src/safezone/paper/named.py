@@ -7,9 +7,10 @@ from typing import Final
 
 from safezone.errors import UserError
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Scope
+from safezone.lab.settings import CANDIDATES
 from safezone.lab.variants import PAPER_STEPS, split_method
 from safezone.models.known import hub_name
-from safezone.paper.row import CANDIDATES, PaperRow
+from safezone.paper.row import PaperRow
 from safezone.paper.rows import ROWS
 from safezone.results.published import AVERAGE, Published
 from safezone.results.tables import label

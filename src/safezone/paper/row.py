@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Scope
-from safezone.lab.settings import Settings
+from safezone.lab.settings import CANDIDATES, Settings
 from safezone.results.published import Published, published
 from safezone.scores.rows import CLEAN, NOMINAL
 
@@ -19,8 +19,6 @@ DEFENSES: Final = (
     *(NOMINAL, "regen", "pdmpure", "advclean", "jpeg"),
     *("t600", "lm", "jpeg+t600", "jpeg+lm", "szt"),
 )
-CANDIDATES: Final = 4
-"""Images of each cell, of which a figure shows the most faithful one."""
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,15 @@ import torch
 from torch import Tensor
 
 from safezone.analysis.spectra import perturbation_counts, rapsd
+from safezone.concepts import Concept
 from safezone.images import jpeg
 from safezone.lab.bench import Bench
+from safezone.paper.figure import Figure
 from safezone.results.drawings.spectra import histogram_drawing, spectrum_drawing
 from safezone.results.drawings.style import Drawing
 
 QUALITY: Final = 25
+BEFORE: Final = "as poisoned"
 AFTER: Final = f"JPEG {QUALITY}"
 CONTROL: Final = f"JPEG {QUALITY} of clean"
 """What compression alone does to clean images."""
@@ -22,46 +25,42 @@ def _count(bench: Bench) -> str:
     return f"n = {images} images of {bench.concept_count}, {bench.model.name}"
 
 
-def histograms(bench: Bench, *own: str) -> Drawing:
+def _treated(concept: Concept) -> dict[str, Concept]:
+    """The images as they are and after JPEG."""
+    return {BEFORE: concept, AFTER: concept.with_images(jpeg(concept.images, QUALITY))}
+
+
+def histograms(bench: Bench, figure: Figure) -> Drawing:
     """Differences to the clean images, before and after JPEG; one panel a poison."""
-    poisons = bench.scope.data(*own)[1:]
+    poisons = figure.data(bench)[1:]
     bench.poison_all(bench.concepts, poisons)
-    control = torch.zeros(511, dtype=torch.int64)
-    for concept in bench.concepts:
-        control += perturbation_counts(concept.images, jpeg(concept.images, QUALITY))
-    found: dict[str, dict[str, Tensor]] = {}
+    counts: dict[str, dict[str, Tensor]] = {}
     for poison in poisons:
-        counts = {name: torch.zeros(511, dtype=torch.int64) for name in ("as poisoned", AFTER)}
+        sums = {name: torch.zeros(511, dtype=torch.int64) for name in (BEFORE, AFTER, CONTROL)}
         for concept in bench.concepts:
-            images = bench.poisoned(concept, poison).images
-            counts["as poisoned"] += perturbation_counts(concept.images, images)
-            counts[AFTER] += perturbation_counts(concept.images, jpeg(images, QUALITY))
-        found[poison] = {**counts, CONTROL: control}
+            every = _treated(bench.poisoned(concept, poison)) | {CONTROL: _treated(concept)[AFTER]}
+            for name, changed in every.items():
+                sums[name] += perturbation_counts(concept.images, changed.images)
+        counts[poison] = sums
     limit = max(1, round(bench.lab.settings.poisoning.kappa * 255))
-    return histogram_drawing(found, limit=limit, n=_count(bench))
+    return histogram_drawing(counts, limit=limit, n=_count(bench))
 
 
-def spectra(bench: Bench, *own: str) -> Drawing:
+def spectra(bench: Bench, figure: Figure) -> Drawing:
     """Spectra of mean latents, before and after JPEG; averaged over images."""
-    data = bench.scope.data(*own)
+    data = figure.data(bench)
     bench.poison_all(bench.concepts, data)
-    found: dict[str, dict[str, Tensor]] = {"as poisoned": {}, AFTER: {}}
+    powers: dict[str, dict[str, Tensor]] = {BEFORE: {}, AFTER: {}}
     for each in bench.each("spectra", data):
-        powers: dict[str, list[Tensor]] = {"as poisoned": [], AFTER: []}
+        parts: dict[str, list[Tensor]] = {BEFORE: [], AFTER: []}
         for concept in bench.concepts:
-            given = bench.poisoned(concept, each)
-            treated = {
-                "as poisoned": given,
-                AFTER: given.with_images(jpeg(given.images, QUALITY)),
-            }
-            for name, images in treated.items():
-                powers[name].append(rapsd(bench.posterior(images).mean.cpu()))
-        for name, parts in powers.items():
-            found[name][each] = torch.cat(parts).mean(dim=0)
-    first = bench.concepts[0].images.shape[-1]
+            for name, treated in _treated(bench.poisoned(concept, each)).items():
+                parts[name].append(rapsd(bench.posterior(treated).mean.cpu()))
+        for name, every in parts.items():
+            powers[name][each] = torch.cat(every).mean(dim=0)
     return spectrum_drawing(
-        found,
-        side=first // bench.model.factor,
+        powers,
+        side=bench.model.image_size // bench.model.factor,
         unit="latent cell",
         of="mean latents",
         n=_count(bench),

@@ -1,4 +1,4 @@
-"""Measuring sensitivity and attention maps, cached; those of folders as a drawing."""
+"""Sensitivity and attention maps of one word: measured once, and as they are drawn."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,9 +20,9 @@ from safezone.arrays import Timesteps, stream
 from safezone.concepts import Concept
 from safezone.concepts.masks import latent_mask
 from safezone.files import digest
-from safezone.lab.cache import Cache
-from safezone.models.base import Model, Posterior
-from safezone.results.drawings.pictures import Tile, draw_tiles
+from safezone.lab.measure import Measures
+from safezone.models.base import Posterior
+from safezone.results.drawings.maps import MapRow, Ratio, WordMap, maps_drawing
 from safezone.results.drawings.style import Drawing
 
 TIMES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -37,12 +37,18 @@ class Probe:
     over.
     """
 
-    model: Model
-    model_key: str
-    cache: Cache
+    measures: Measures
     rows: int
     seed: int
     noises: int = 1
+
+    @property
+    def about(self) -> str:
+        """For a title."""
+        return (
+            f"K = {self.rows} rows, {self.noises} noises (R ± standard error over them), "
+            f"{self.measures.model.name}"
+        )
 
     def arrays(
         self, slots: Slots, posterior: Posterior, names: Sequence[str], times: Timesteps
@@ -51,22 +57,23 @@ class Probe:
         mean over noises, [images, times, noises, h, w].
 
         Vocabulary rows and noise are the same for an image's clean and poisoned versions, and for
-        every checkpoint: they depend on the seed and on ``names``.
+        every step of a training: they depend on the seed and on ``names``.
         """
+        model = self.measures.model
 
         def compute() -> dict[str, Tensor]:
             generator = stream(self.seed, "sensitivity rows")
-            rows = random_rows(self.model, self.rows, len(slots.vectors), generator)
+            rows = random_rows(model, self.rows, len(slots.vectors), generator)
             repeated = times.repeat(len(names))
             maps, errors, attention = [], [], []
             for k in range(self.noises):
                 drawn = [f"{name}/{k}" if k else name for name in names]
                 latents, noise = image_draws(posterior, drawn, len(times), self.seed)
-                found = semantic_sensitivity(self.model, slots, latents, noise, repeated, rows)
-                maps.append(found.maps)
-                errors.append(found.standard_error)
-                attention.append(cross_attention_maps(self.model, slots, latents, noise, repeated))
-            named = {
+                sensitivity = semantic_sensitivity(model, slots, latents, noise, repeated, rows)
+                maps.append(sensitivity.maps)
+                errors.append(sensitivity.standard_error)
+                attention.append(cross_attention_maps(model, slots, latents, noise, repeated))
+            means = {
                 "maps": torch.stack(maps).mean(dim=0),
                 # The rows are the same for all noises, so their errors do not average out.
                 "error": torch.stack(errors).mean(dim=0),
@@ -74,45 +81,55 @@ class Probe:
                 "each": torch.stack(maps, dim=1),
             }
             return {
-                name: value.unflatten(0, (len(names), len(times))) for name, value in named.items()
+                name: value.unflatten(0, (len(names), len(times))) for name, value in means.items()
             }
 
         word = digest(slots.tokens.ids, slots.tokens.slots, slots.vectors)
         image = digest(posterior.mean, posterior.std)
         drawn_from = (times.tolist(), list(names), self.rows, self.noises, self.seed)
-        place = self.cache.place("sensitivity", self.model_key, word, image, *drawn_from)
-        return self.cache.arrays(place, compute)
+        return self.measures.arrays("sensitivity", compute, word, image, *drawn_from)
 
-    def ratio(
+    def maps(
+        self,
+        arrays: Mapping[str, Tensor],
+        image: int,
+        times: Timesteps,
+        inside: Float[Tensor, "h w"] | None,
+        word: str = "",
+    ) -> dict[str, WordMap]:
+        """The maps of one image at all times, and its attention at the middle one, by column."""
+        middle = len(times) // 2
+        columns = {
+            f"SSM, t = {int(t)}": WordMap(
+                arrays["maps"][image, k], self._ratio(arrays, image, k, inside), word
+            )
+            for k, t in enumerate(times)
+        }
+        attention = arrays["attention"][image, middle]
+        ratio = None if inside is None else Ratio(_share(attention, inside))
+        return {**columns, f"attention, t = {int(times[middle])}": WordMap(attention, ratio, word)}
+
+    def _ratio(
         self,
         arrays: Mapping[str, Tensor],
         image: int,
         time: int,
-        inside: Float[Tensor, "h w"],
-    ) -> "Ratio":
+        inside: Float[Tensor, "h w"] | None,
+    ) -> Ratio | None:
         """The in-region ratio of one map, and its standard error over the noises."""
-        whole = float(in_region_ratio(arrays["maps"][image, time][None], inside[None])[0])
+        if inside is None:
+            return None
+        whole = _share(arrays["maps"][image, time], inside)
         if self.noises < 2:
-            return Ratio(whole, None)
-        each = arrays["each"][image, time]
-        spread = in_region_ratio(each, inside.expand(self.noises, -1, -1)).double()
-        return Ratio(whole, float(spread.std()) / self.noises**0.5)
+            return Ratio(whole)
+        every = in_region_ratio(
+            arrays["each"][image, time], inside.expand(self.noises, -1, -1)
+        ).double()
+        return Ratio(whole, float(every.std()) / self.noises**0.5)
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """R of a map, and its standard error over noises; None for a single noise."""
-
-    value: float
-    error: float | None
-
-    @property
-    def numbers(self) -> dict[str, float | None]:
-        """For the JSON."""
-        return {"R": self.value, "standard_error": self.error}
-
-    def __str__(self) -> str:
-        return f"R = {self.value:.2f}" + ("" if self.error is None else f" ± {self.error:.2f}")
+def _share(values: Float[Tensor, "h w"], inside: Float[Tensor, "h w"]) -> float:
+    return float(in_region_ratio(values[None], inside[None])[0])
 
 
 def folder_maps(
@@ -127,41 +144,18 @@ def folder_maps(
 
     R is told where a folder has masks.
     """
-    rows: list[list[Tile | None]] = []
-    labels: list[str] = []
-    ratios: dict[str, dict[str, dict[str, float | None]]] = {}
-    errors: dict[str, float] = {}
+    rows, errors, model = [], {}, probe.measures.model
     for folder, concept in concepts.items():
-        few = concept.images[:images]
-        names = concept.image_names[:images]
-        found = probe.arrays(slots, posterior_of(probe.model, few), names, times)
-        errors[folder] = float(found["error"].mean() / found["maps"].mean().clamp(min=1e-12))
+        few, names = concept.images[:images], concept.image_names[:images]
+        arrays = probe.arrays(slots, posterior_of(model, few), names, times)
+        errors[folder] = float(arrays["error"].mean() / arrays["maps"].mean().clamp(min=1e-12))
         masks = None
         if concept.masks is not None:
-            masks = latent_mask(concept.masks[:images], probe.model.factor)[:, 0]
+            masks = latent_mask(concept.masks[:images], model.factor)[:, 0]
         for i, name in enumerate(names):
-            label = f"{folder}, {name}"
             inside = None if masks is None else masks[i]
-            every = torch.cat([found["maps"][i], found["attention"][i, len(times) // 2][None]])
-            tiles: list[Tile | None] = [Tile(few[i])]
-            for k, values in enumerate(every):
-                below = ""
-                if inside is not None:
-                    if k < len(times):
-                        ratio = probe.ratio(found, i, k, inside)
-                        ratios.setdefault(label, {})[f"t={int(times[k])}"] = ratio.numbers
-                    else:
-                        share = float(in_region_ratio(values[None], inside[None])[0])
-                        ratio = Ratio(share, None)
-                    below = str(ratio)
-                tiles.append(Tile(values, below, inside))
-            rows.append(tiles)
-            labels.append(label.replace(", ", ",\n"))
-    middle = int(times[len(times) // 2])
-    columns = ["image", *(f"SSM,\nt = {int(t)}" for t in times), f"attention,\nt = {middle}"]
-    headline = (
-        f"Semantic sensitivity of {title}, K = {probe.rows} rows, {probe.noises} noises (R ± "
-        f"standard error over them), {probe.model.name}; each map from 0 to its own 98% quantile"
+            maps = probe.maps(arrays, i, times, inside)
+            rows.append(MapRow(f"{folder}, {name}", few[i], maps, inside))
+    return maps_drawing(
+        f"Semantic sensitivity of {title}, {probe.about}", rows, relative_standard_error=errors
     )
-    numbers = {"in_region_ratio": ratios, "relative_standard_error": errors}
-    return Drawing(draw_tiles(headline, rows, labels, columns), numbers)

@@ -1,75 +1,73 @@
 """The table of figures; a new one is a row."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Final
 
+import torch
+
+from safezone.defenses.timesteps import Power, Tanh, TimestepDistribution, Uniform
 from safezone.errors import UserError
 from safezone.lab.bench import Bench
-from safezone.paper.measured import (
-    by_timestep,
-    gallery,
-    in_and_out,
-    maps,
-    perturbations,
-    probabilities,
-)
+from safezone.paper.figure import Figure
+from safezone.paper.measured import by_timestep, gallery, maps, perturbations, training
 from safezone.paper.row import SEVEN
+from safezone.results.drawings.curves import Panel, Series, draw_panels
 from safezone.results.drawings.style import Drawing
 
-
-@dataclass(frozen=True)
-class Figure:
-    """One figure of the paper. ``scores``: whether encoders of images are needed."""
-
-    number: int
-    title: str
-    draw: Callable[[Bench], Drawing]
-    scores: bool = False
+_CURVES: Final[Mapping[str, Mapping[str, TimestepDistribution]]] = {
+    "tanh": {f"rho = {rho:g}": Tanh(rho) for rho in (1.0, 3.0, 5.0, 10.0)},
+    "power": {f"rho = {rho:g}": Power(rho) for rho in (0.25, 0.5, 1.0, 2.0, 4.0)},
+}
 
 
-def _own(function: Callable[..., Drawing], *own: object) -> Callable[[Bench], Drawing]:
-    return lambda bench: function(bench, *own)
+def probabilities(bench: Bench, figure: Figure) -> Drawing:
+    """Figure 15: the tanh and power curves of appendix H, over the model's timesteps."""
+    steps = bench.model.process.steps
+    t = torch.arange(steps, dtype=torch.float64)
+    row, numbers = [], {}
+    for name, curves in _CURVES.items():
+        series = []
+        for label, distribution in {"uniform": Uniform(), **curves}.items():
+            p = distribution.probabilities(steps)
+            series.append(Series(label, t, p * steps, bare=True))
+            numbers[f"{name}, {label}"] = {"mean_timestep": float((p * t).sum())}
+        row.append(Panel(name, series, "timestep t", "probability x T (uniform: 1)", floor=0.0))
+    drawn = draw_panels(f"Timestep distributions over T = {steps}", [row], width=3.6, height=3)
+    return Drawing(drawn, numbers)
 
 
-_ROWS = (
-    Figure(1, "generated images of five concepts, Nominal beside SZT",
-           _own(gallery.gallery, 1), scores=True),
+_ADM: Final = ("adm+",)
+_gallery = partial(Figure, draw=gallery.gallery, scores=True)
+
+_ROWS: Final = (
+    _gallery(1, "generated images of five concepts, Nominal beside SZT"),
     Figure(2, "attention and sensitivity maps of words", maps.words),
-    Figure(3, "sensitivity maps before and during training",
-           partial(maps.before_and_after, name="HattedMug", place=0)),
-    Figure(4, "loss by timestep", by_timestep.losses),
+    Figure(3, "sensitivity maps before and during training", maps.before_and_after),
+    Figure(4, "loss by timestep", by_timestep.losses, _ADM),
     Figure(5, "gradient by timestep", by_timestep.gradients),
-    Figure(6, "loss inside and outside the concept",
-           _own(in_and_out.losses_in_and_out, "adm+", "sds+", "ea")),
-    Figure(7, "perturbations of ADM+, before and after JPEG",
-           _own(perturbations.histograms, "adm+")),
-    Figure(8, "generated images of one concept, by defense",
-           _own(gallery.gallery, 8), scores=True),
-    Figure(9, "sensitivity maps of a second concept",
-           partial(maps.before_and_after, name="PartyFish", place=1)),
+    Figure(6, "loss inside and outside the concept", training.losses_in_and_out),
+    Figure(7, "perturbations of ADM+, before and after JPEG", perturbations.histograms, _ADM),
+    _gallery(8, "generated images of one concept, by defense"),
+    Figure(9, "sensitivity maps of a second concept", maps.before_and_after),
     Figure(10, "predicted noise and loss by timestep, with the closed form",
-           by_timestep.losses_and_norms),
+           by_timestep.losses_and_norms, _ADM),
     Figure(11, "gradient by timestep throughout training", by_timestep.gradients_throughout),
     Figure(12, "perturbations of all poisons, before and after JPEG",
-           _own(perturbations.histograms, *SEVEN[1:])),
-    Figure(13, "power spectra of latents", _own(perturbations.spectra, "adm+", "adm-", "ea")),
+           perturbations.histograms, SEVEN),
+    Figure(13, "power spectra of latents", perturbations.spectra, ("adm+", "adm-", "ea")),
     Figure(14, "the concepts", gallery.dataset),
-    Figure(15, "timestep distributions", probabilities.probabilities),
-    Figure(16, "in-region ratio during training", _own(maps.ratios, "adm+", "ea")),
-    Figure(17, "similarity against CLIP score", _own(gallery.plane, *SEVEN[1:]), scores=True),
-    Figure(18, "generated images of five concepts, in the snow",
-           _own(gallery.gallery, 18), scores=True),
-    Figure(19, "generated images of one concept, by poison, in the snow",
-           _own(gallery.gallery, 19), scores=True),
-    Figure(20, "generated images of five concepts, on the beach",
-           _own(gallery.gallery, 20), scores=True),
-    Figure(21, "generated images of one concept, by poison, on the beach",
-           _own(gallery.gallery, 21), scores=True),
+    Figure(15, "timestep distributions", probabilities),
+    Figure(16, "in-region ratio during training", training.ratios),
+    Figure(17, "similarity against CLIP score", gallery.plane, scores=True),
+    _gallery(18, "generated images of five concepts, in the snow"),
+    _gallery(19, "generated images of one concept, by poison, in the snow"),
+    _gallery(20, "generated images of five concepts, on the beach"),
+    _gallery(21, "generated images of one concept, by poison, on the beach"),
 )  # fmt: skip
 
-FIGURES: Mapping[int, Figure] = MappingProxyType({row.number: row for row in _ROWS})
+FIGURES: Final[Mapping[int, Figure]] = MappingProxyType({row.number: row for row in _ROWS})
 
 
 def figure(number: int) -> Figure:
