@@ -3,7 +3,8 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -11,10 +12,11 @@ from threading import Thread
 import pytest
 
 from safezone.errors import UserError
+from safezone.lab import store
 from safezone.lab.executors import Executor, Processes, Ray, Slurm
 from safezone.lab.lab import Lab
-from safezone.lab.schedule import run_grid, split
-from safezone.lab.stage import STAGES, job, jobs, named
+from safezone.lab.schedule import run_grid
+from safezone.lab.stage import job
 from safezone.models import Model
 from safezone.scores import Row
 from small_lab import grid, open_small_lab, small_lab
@@ -42,29 +44,52 @@ def _rows(executor: Executor, folder: Path, model: Model) -> list[Row]:
     return results.rows
 
 
-def test_no_two_tasks_make_the_same(lab: Lab) -> None:
-    made = jobs(lab, grid(lab))
-    for stage in STAGES:
-        tasks = split(lab, stage, made, workers=2)
-        assert tasks
-        places = [each.of[stage.name].place for task in tasks for each in task.jobs]
-        assert len(set(places)) == len(places)
-        assert set(places) == {
-            a.place for each in made if (a := each.of[stage.name]).stage == stage.name
-        }
-    passes = split(lab, named("personalize"), made, workers=2)
-    assert [len(task.jobs) for task in passes] == [2, 2, 2, 2]
-
-
-def test_a_pool_gives_the_same_rows(
+def test_a_pool_gives_the_same_rows_and_makes_nothing_twice(
     tmp_path: Path, tiny_model: Model, tiny_model_folder: Path, expected: list[Row]
 ) -> None:
     folder = tmp_path / "pool"
-    pool = Processes(partial(open_small_lab, folder, tiny_model_folder), workers=2)
+    pool = Processes(partial(open_slow_lab, folder, tiny_model_folder), workers=2)
+    assert _rows(pool, folder, tiny_model) == expected
+    made = (folder / "made.txt").read_text().split()
+    assert len(set(made)) == len(made) > 10
+    workers = {line.split(":")[0] for line in made}
+    assert len(workers) == 2  # and both of them had something to do
+
+
+def open_slow_lab(folder: Path, model: Path) -> Lab:
+    """A lab that writes down who made what."""
+    whole = store.whole_folder
+
+    @contextmanager
+    def told(place: Path, done: Callable[[], bool]) -> Iterator[Path]:
+        with (folder / "made.txt").open("a") as file:
+            file.write(f"{os.getpid()}:{place.name}\n")
+        with whole(place, done) as temporary:
+            yield temporary
+        time.sleep(0.05)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    store.whole_folder = told  # type: ignore[assignment]
+    return open_small_lab(folder, model)
+
+
+def open_dying_lab(folder: Path, model: Path) -> Lab:
+    """The first worker to open it is killed by the system."""
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        assert _rows(pool, folder, tiny_model) == expected
-    finally:
-        pool.close()
+        (folder / "died").touch(exist_ok=False)
+    except FileExistsError:
+        return open_small_lab(folder, model)
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError
+
+
+def test_a_lost_process_is_replaced(
+    tmp_path: Path, tiny_model: Model, tiny_model_folder: Path, expected: list[Row]
+) -> None:
+    folder = tmp_path / "pool"
+    pool = Processes(partial(open_dying_lab, folder, tiny_model_folder), workers=1)
+    assert _rows(pool, folder, tiny_model) == expected
 
 
 def _titles() -> Iterator[tuple[int, str]]:
@@ -101,10 +126,7 @@ def test_two_ray_workers_and_one_killed_midway_give_the_same_rows(
     before = {number for number, title in _titles() if title.startswith("ray::")}
     killer = Thread(target=_kill_one_worker, args=(killed, before), daemon=True)
     killer.start()
-    try:
-        assert _rows(executor, folder, tiny_model) == expected
-    finally:
-        executor.close()
+    assert _rows(executor, folder, tiny_model) == expected
     killer.join()
     assert len(killed) == 1
 
@@ -134,11 +156,4 @@ def test_a_wrong_thing_in_a_worker_is_told_as_one_here(
     pool = Processes(partial(open_small_lab, folder, tiny_model_folder), workers=1)
     (wanted / "something else").touch()
     with pytest.raises(UserError, match="is not empty"):
-        list(
-            pool.run(
-                lab,
-                split(lab, named("poison"), jobs(lab, grid(lab)), 1),
-                progress=False,
-                note=print,
-            )
-        )
+        run_grid(lab, grid(lab), executor=pool, progress=False)

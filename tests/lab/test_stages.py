@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -246,10 +247,10 @@ def test_a_poison_that_breaks_fails_its_runs_alone(
     assert {row.poison for row in results.rows if not row.reason} == {"clean"}
 
 
-def jobs(folder: Path, count: int, model: Model) -> list[TrainingJob]:
+def jobs(folder: Path, count: int) -> list[TrainingJob]:
     return [
         TrainingJob(
-            TrainingRun(f"run-{i}", concept("One"), defense("nominal"), i).prepare(model),
+            partial(TrainingRun, f"run-{i}", concept("One"), defense("nominal"), i),
             named("personalize").artifact(folder, str(i), i),
             {},
         )
@@ -261,7 +262,7 @@ def test_a_pass_that_stopped_while_writing_goes_on_with_the_same_runs(
     tmp_path: Path, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     training = replace(SETTINGS.training, runs_per_pass=3)
-    whole = jobs(tmp_path / "whole", 4, tiny_model)
+    whole = jobs(tmp_path / "whole", 4)
     train_all(tiny_model, whole, training, tmp_path / "s1", progress=False)
     written: list[Path] = []
 
@@ -271,7 +272,7 @@ def test_a_pass_that_stopped_while_writing_goes_on_with_the_same_runs(
         written.append(path)
         return save_adapter(adapter, path)
 
-    halted = jobs(tmp_path / "halted", 4, tiny_model)
+    halted = jobs(tmp_path / "halted", 4)
     monkeypatch.setattr(trainings, "save_adapter", stop)
     with pytest.raises(KeyboardInterrupt):
         train_all(tiny_model, halted, training, tmp_path / "s2", progress=False)
@@ -288,7 +289,7 @@ def test_progress_tells_what_is_left(tmp_path: Path, tiny_model: Model) -> None:
     notes: list[str] = []
     train_all(
         tiny_model,
-        jobs(tmp_path, 3, tiny_model),
+        jobs(tmp_path, 3),
         SETTINGS.training,
         tmp_path / "s",
         progress=False,
@@ -345,7 +346,7 @@ def test_a_defense_in_yaml_may_be_a_list_of_its_parts(tmp_path: Path) -> None:
         ("poisoning: {kappa: much}", "poisoning.kappa"),
         ("training: {schedule: daily}", "training.schedule"),
         ("cells: {seeds: 0}", "seeds is 0"),
-        ("training: {learning_rate: 1e+38}", "learning_rate is 1e"),
+        ("training: {learning_rate: 1e+38}", "learning_rate is '1e"),
         ("[1, 2]", "list of settings"),
         ("a: [", "not valid YAML at line"),
     ],

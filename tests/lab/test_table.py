@@ -20,7 +20,7 @@ from safezone.lab.cost import Passes
 from safezone.lab.lab import Job, Lab
 from safezone.lab.makers import one_by_one, read_images
 from safezone.lab.run import Run
-from safezone.lab.schedule import estimate, plan, run_grid, split
+from safezone.lab.schedule import estimate, plan, run_grid
 from safezone.lab.stage import STAGES, Stage, job, jobs, own
 from safezone.lab.store import NEEDS, WORK
 from small_lab import concept, grid
@@ -54,13 +54,12 @@ TABLE = (*STAGES, BRIGHTNESS)
 
 
 def test_a_sixth_stage_is_a_row(lab: Lab) -> None:
-    """Planned, estimated, split, run, failing, listed and collected like the others."""
+    """Planned, estimated, run, failing, listed and collected like the others."""
     runs = grid(lab, ("clean",))  # two concepts, two defenses; szt leaves the images as they are
     assert plan(lab, runs, TABLE)["brightness"] == (0, 2)
     cost = estimate(lab, runs, Passes(1, 1, 1, per_second=7.0), stages=TABLE)["brightness"]
     assert (cost.todo, cost.seconds, cost.size) == (2, 2.0, 200.0)
     made = jobs(lab, runs, TABLE)
-    assert [len(task.jobs) for task in split(lab, BRIGHTNESS, made, workers=2)] == [1, 1]
     results = run_grid(lab, runs, progress=False, stages=TABLE)
     assert {(r.concept, r.defense): why for r, why in results.failed.items()} == {
         ("Two", "nominal"): "too bright"

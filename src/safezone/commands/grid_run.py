@@ -165,8 +165,8 @@ def _worker_machine(options: Options) -> Machine:
     return replace(machine, threads=max(1, (os.cpu_count() or 1) // told.workers))
 
 
-def _executor(options: Options, open_again: Any) -> "Executor":
-    from safezone.lab.executors import InProcess, Processes, Ray, Slurm
+def _executor(options: Options, open_again: Any) -> "Executor | None":
+    from safezone.lab.executors import Processes, Ray, Slurm
 
     told = options.workers
     if told.executor == "processes":
@@ -178,7 +178,7 @@ def _executor(options: Options, open_again: Any) -> "Executor":
         parameters = {k: int(v) if v.isdecimal() else v for k, _, v in pairs}
         folder = options.out / "jobs"
         return Slurm(open_again, folder, told.workers, told.cluster, parameters)
-    return InProcess()
+    return None
 
 
 def _settings(options: Options) -> Settings:

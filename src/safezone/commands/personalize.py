@@ -20,6 +20,7 @@ Next:
 
 import os
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -203,8 +204,9 @@ def _jobs(
                     "clean": None if clean is None else os.path.relpath(clean, place),
                     "photographs": photographs,
                 }
-                run = TrainingRun(f"{label},{row.name},{seed}", concept, row, seed)
-                jobs.append(TrainingJob(run, artifact, record))
+                name_of_run = f"{label},{row.name},{seed}"
+                opened = partial(TrainingRun, name_of_run, concept, row, seed)
+                jobs.append(TrainingJob(opened, artifact, record))
                 if artifact.key in again and not artifact.done:
                     take(again[artifact.key], artifact, record)
     return jobs

@@ -1,10 +1,10 @@
 """Lab: everything that the keys of a grid's runs depend on; Job: one run with its artifacts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from safezone.concepts import Concept, load_concept
 from safezone.defenses import defense, fingerprints
@@ -40,6 +40,14 @@ class Job:
 
     run: Run
     of: Mapping[str, Artifact]
+
+
+class Make(Protocol):
+    """Makes what is missing of some jobs; returns why runs failed, of shared work the first run."""
+
+    def __call__(
+        self, lab: "Lab", jobs: Sequence[Job], *, progress: bool, note: Note
+    ) -> Failures: ...
 
 
 @lru_cache(maxsize=256)

@@ -1,14 +1,16 @@
-"""What is to do, shared out as tasks; how long it takes; and the way through all stages."""
+"""What there is to do, how long it takes, and the way through all stages."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from safezone.lab.cost import Passes
-from safezone.lab.executors import Executor, InProcess, Task
+from safezone.lab.executors import Executor, OpenLab
 from safezone.lab.lab import TRAINING, Failures, Job, Lab, Note
 from safezone.lab.run import Grid, Run
 from safezone.lab.stage import STAGES, Stage, jobs, of_runs, own
-from safezone.lab.store import ROWS, Artifact, take
+from safezone.lab.store import ROWS, take
 from safezone.lab.trainings import sweep
 from safezone.scores import Row, read_rows
 
@@ -60,58 +62,46 @@ def estimate(
     return costs
 
 
-def split(lab: Lab, stage: Stage, made: Sequence[Job], workers: int) -> list[Task]:
-    """Tasks that can be done at the same time: no two make the same artifact.
-
-    Of a stage without ``tasks`` of its own a single worker gets one task.
-    """
-    artifacts = own(stage, made)
-    todo = [job for artifact, job in artifacts.items() if not artifact.done]
-    if not todo or stage.make is None:
-        return []
-    if stage.tasks is not None:
-        groups = stage.tasks(lab, list(artifacts.values()))
-    else:
-        size = len(todo) if workers == 1 else stage.share
-        groups = [todo[i : i + size] for i in range(0, len(todo), size)]
-    return [Task(stage.name, stage.make, tuple(group)) for group in groups]
-
-
 def make(
     lab: Lab,
     grid: Grid,
     *,
     last: str | None = None,
-    executor: Executor | None = None,
-    progress: bool = True,
+    progress: bool = False,
     note: Note = lambda text: None,
     stages: Sequence[Stage] = STAGES,
 ) -> Failures:
-    """Does what is missing of the grid, up to the stage called ``last``; returns why runs failed.
+    """Makes what is missing, up to the stage called ``last``; returns why runs failed.
 
-    A run that fails does not stop the others.
+    A run that fails does not stop the others. Any number of processes may do so in one folder at
+    the same time.
     """
-    executor = InProcess() if executor is None else executor
     failed = {run: reason for run in grid if (reason := lab.refused(run)) is not None}
     made = jobs(lab, grid, stages)
     for stage in of_runs(stages):
         left = [job for job in made if job.run not in failed]
-        artifacts = {job.run: job.of[stage.name] for job in left}
-        reasons: dict[Artifact, str] = {}
-        for artifact, job in own(stage, left).items():
+        artifacts = own(stage, left)
+        for artifact, job in artifacts.items():
             if artifact.key in lab.reuse and not artifact.done:
                 take(lab.reuse[artifact.key], artifact, stage.about(job))
-        tasks = split(lab, stage, left, executor.workers)
-        for failures in executor.run(lab, tasks, progress=progress, note=note):
-            reasons |= {artifacts[run]: reason for run, reason in failures.items()}
-        for run, artifact in artifacts.items():  # what is shared fails for all that share it
+        failures: Failures = {}
+        if stage.make is not None and not all(artifact.done for artifact in artifacts):
+            failures = stage.make(lab, list(artifacts.values()), progress=progress, note=note)
+        reasons = {job.of[stage.name]: failures[job.run] for job in left if job.run in failures}
+        for job in left:  # what is shared fails for all that share it
+            artifact = job.of[stage.name]
             reason = reasons.get(artifact) or artifact.failure
             if reason is not None:
-                failed[run] = reason
+                failed[job.run] = reason
         if stage.name == last:
             break
     sweep(lab.folder / TRAINING, [a for job in made if (a := job.of["personalize"]).done])
     return failed
+
+
+def _work(open_lab: OpenLab, grid: Grid) -> Failures:
+    """What a worker does in another process; what it says of its progress goes to its own log."""
+    return make(open_lab(), grid, note=lambda text: print(text, file=sys.stderr, flush=True))
 
 
 def run_grid(
@@ -123,16 +113,26 @@ def run_grid(
     note: Note = lambda text: None,
     stages: Sequence[Stage] = STAGES,
 ) -> Results:
-    """Does what is missing of the grid and reads its rows; those that failed have a reason."""
-    failed = make(lab, grid, executor=executor, progress=progress, note=note, stages=stages)
-    scored = {job.run: job.of["score"] for job in jobs(lab, grid, stages)}
+    """Makes what is missing of the grid, here or by an executor's workers, and reads the rows."""
+    made = {job.run: job for job in jobs(lab, grid, stages)}
+    if executor is None:
+        failed = make(lab, grid, progress=progress, note=note, stages=stages)
+    else:  # what one worker could not do another may have done
+        failed = {run: reason for run in grid if (reason := lab.refused(run)) is not None}
+        for failures in executor.run(partial(_work, executor.open_lab, grid), note):
+            failed |= failures
+        failed = {run: why for run, why in failed.items() if not _complete(made.get(run))}
     rows: list[Row] = []
     for run in grid:
         if run in failed:
             rows.append(failed_row(run, failed[run]))
         else:
-            rows += read_rows(scored[run].place / ROWS)
+            rows += read_rows(made[run].of["score"].place / ROWS)
     return Results(rows, failed)
+
+
+def _complete(job: Job | None) -> bool:
+    return job is not None and all(artifact.done for artifact in job.of.values())
 
 
 def failed_row(run: Run, reason: str) -> Row:

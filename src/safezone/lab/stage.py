@@ -14,8 +14,7 @@ from typing import Any, Final
 from safezone.defenses import Identity, defense, fingerprints
 from safezone.lab import cost, makers, trainings
 from safezone.lab.cost import Passes
-from safezone.lab.executors import Make
-from safezone.lab.lab import Job, Lab
+from safezone.lab.lab import Job, Lab, Make
 from safezone.lab.run import Run, content_key
 from safezone.lab.settings import Sampling
 from safezone.lab.store import IMAGES_RECORD, KEY_FILE, MANIFEST, RUN_RECORD, Artifact
@@ -50,9 +49,7 @@ class Stage:
     label: Callable[[Lab, Run], str] = lambda lab, run: run.label
     operations: Callable[[Lab, Run, Passes], float] = _nothing
     size: Callable[[Lab, Run], float] = lambda lab, run: 4e3
-    share: int = 1
     about: Callable[[Job], Mapping[str, Any]] = lambda job: {}
-    tasks: Callable[[Lab, Sequence[Job]], list[list[Job]]] | None = None
 
     def artifact(self, work: Path, label: str, *parts: Any) -> Artifact:
         """What the stage makes of these parts, in a work folder; see ``content_key``."""
@@ -141,7 +138,6 @@ STAGES: Final[tuple[Stage, ...]] = (
         operations=cost.training_operations,
         size=lambda lab, run: 50e3,
         about=trainings.about,
-        tasks=trainings.in_passes,
     ),
     Stage(
         "generate",
@@ -153,7 +149,6 @@ STAGES: Final[tuple[Stage, ...]] = (
         operations=cost.image_operations,
         size=cost.image_size,
         about=makers.about_images,
-        share=8,
     ),
     Stage(
         "score",
@@ -162,7 +157,6 @@ STAGES: Final[tuple[Stage, ...]] = (
         inputs=("generate", "clean"),
         settings=_score,
         make=partial(makers.one_by_one, "score", makers.score),
-        share=8,
     ),
     Stage("measure", version=3, record=KEY_FILE),
 )

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from safetensors import SafetensorError
 
-from safezone.concepts import Concept
 from safezone.defenses import defense
 from safezone.errors import UserError
 from safezone.files import cannot_write, read_json, whole_folder, write_json
@@ -37,9 +37,9 @@ Item = TypeVar("Item")
 
 @dataclass(frozen=True, eq=False)
 class TrainingJob:
-    """One run to train, where it goes and what is recorded beside it."""
+    """One run to train, opened when its turn comes; where it goes and what is recorded there."""
 
-    run: TrainingRun | PreparedRun
+    open: Callable[[], TrainingRun | PreparedRun]
     artifact: Artifact
     record: Mapping[str, Any]
 
@@ -82,21 +82,6 @@ def _groups(
         with whole_folder(folder, (folder / MEMBERS).is_file) as temporary:
             write_json(temporary / MEMBERS, {"members": group})
         yield folder, [named[name] for name in group]
-
-
-def in_passes(lab: Lab, jobs: Sequence[Job]) -> list[list[Job]]:
-    """The jobs of every pass that is still to do: only runs of one training's settings share one.
-
-    ``jobs``: all of a grid, those that are done among them.
-    """
-    by_training: dict[Training, dict[Artifact, Job]] = {}
-    for job in jobs:
-        by_training.setdefault(lab.training(job.run), {})[job.of["personalize"]] = job
-    return [
-        group
-        for training, wanted in by_training.items()
-        for _, group in _groups(wanted, lab.folder / TRAINING, training.runs_per_pass)
-    ]
 
 
 def sweep(scratch: Path, written: Collection[Artifact]) -> None:
@@ -191,7 +176,7 @@ def _train_pass(
 ) -> None:
     """Trains the runs together and writes their adapters."""
     method = training.personalization()
-    runs = [job.run for job in group]
+    runs = [job.open() for job in group]
     if method.prior:
         runs = with_class_images(model, runs, method.prior_images)
     observers = trackers_of(training.tracker, folder.parent, method.content())
@@ -214,18 +199,18 @@ def _train_pass(
     finally:
         for observer in observers:
             observer.close()
-    for job, adapter in zip(group, adapters, strict=True):
+    for job, run, adapter in zip(group, runs, adapters, strict=True):
         if job.artifact.done:
             continue
         failed_at = adapter.provenance["failed_at"]
-        record = {**job.record, "seed": job.run.seed, "failed_at": failed_at}
+        record = {**job.record, "seed": run.seed, "failed_at": failed_at}
         provenance = {**adapter.provenance, **record, "key": job.artifact.key}
         if failed_at is not None:
             record["failed"] = f"the training became NaN at step {failed_at}"
         record["settings"] = dict(adapter.provenance["settings"])
         with job.artifact.written(record) as temporary:
             save_adapter(replace(adapter, provenance=provenance), temporary)
-            log = log_path(folder, job.run.key)
+            log = log_path(folder, run.key)
             if log.exists():
                 shutil.copyfile(log, temporary / "log.jsonl")
 
@@ -263,40 +248,37 @@ def about(job: Job) -> dict[str, Any]:
     return {**asdict(job.run), "defense_parts": repr(defense(job.run.defense))}
 
 
-def _job(lab: Lab, job: Job, concept: Concept) -> TrainingJob:
-    """The training of a run on prepared images.
+def _prepared(lab: Lab, job: Job) -> PreparedRun:
+    """The run on its prepared images.
 
     Raises UserError for missing captions, and masks that are missing or empty, before the run
     shares a pass with others.
     """
-    row, run = defense(job.run.defense), job.run
+    row, run, concept = defense(job.run.defense), job.run, lab.load(job.of["preprocess"])
     mask, factor = row.loss_mask, lab.model.factor
     mask.mask_images(concept.images, concept.masks, factor, concept=concept.name)
     mask.weights(concept.masks, factor, concept=concept.name)
     mask.latent_weights(concept.masks, factor, concept=concept.name)
     if lab.training(run).templates == "captions":
         captions_of(concept, 1)
-    prepared = PreparedRun(
-        run.label, concept, row.timesteps, mask, run.seed, record={"defense": row.name}
-    )
-    return TrainingJob(prepared, job.of["personalize"], about(job))
+    record = {"defense": row.name}
+    return PreparedRun(run.label, concept, row.timesteps, mask, run.seed, record=record)
 
 
 def personalize(lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note) -> Failures:
     """Trains what is missing, in passes as large as fit into memory."""
     failed: Failures = {}
     by_training: dict[Training, dict[Run, TrainingJob]] = {}
-    loaded: dict[Artifact, Concept] = {}
     for job in jobs:
-        images = job.of["preprocess"]
+        artifact, opened = job.of["personalize"], partial(_prepared, lab, job)
         try:
-            if images not in loaded:
-                loaded[images] = lab.load(images)
-            prepared = _job(lab, job, loaded[images])
+            if not artifact.done:
+                opened()
         except UserError as error:
             failed[job.run] = reason(error)
             continue
-        by_training.setdefault(lab.training(job.run), {})[job.run] = prepared
+        training = TrainingJob(opened, artifact, about(job))
+        by_training.setdefault(lab.training(job.run), {})[job.run] = training
     for settings, chosen in by_training.items():
         failed |= _train(lab, settings, chosen, progress, note)
     return failed

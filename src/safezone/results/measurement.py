@@ -66,11 +66,7 @@ def measure(
         write_text(folder / SETTINGS, settings_yaml(lab.settings))
         _write_needs(lab, grid, folder)
         whole = not any(finished for finished, _ in plan(lab, grid).values())
-        try:
-            results = run_grid(lab, grid, executor=executor, progress=progress, note=note)
-        finally:
-            if executor is not None:
-                executor.close()
+        results = run_grid(lab, grid, executor=executor, progress=progress, note=note)
         failed = {run.label: reason for run, reason in results.failed.items()}
         seeds = [run.seed for run in grid]
         first = [r for r in grid if r not in results.failed and r.seed == min(seeds)]
