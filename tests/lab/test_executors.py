@@ -11,6 +11,7 @@ from threading import Thread
 
 import pytest
 
+from safezone import files
 from safezone.errors import UserError
 from safezone.lab import store
 from safezone.lab.executors import Executor, Processes, Ray, Slurm
@@ -58,7 +59,7 @@ def test_a_pool_gives_the_same_rows_and_makes_nothing_twice(
 
 def open_slow_lab(folder: Path, model: Path) -> Lab:
     """A lab that writes down who made what."""
-    whole = store.whole_folder
+    whole = files.whole_folder
 
     @contextmanager
     def told(place: Path, done: Callable[[], bool]) -> Iterator[Path]:
@@ -69,7 +70,7 @@ def open_slow_lab(folder: Path, model: Path) -> Lab:
         time.sleep(0.05)
 
     folder.mkdir(parents=True, exist_ok=True)
-    store.whole_folder = told  # type: ignore[assignment]
+    setattr(store, "whole_folder", told)  # noqa: B010
     return open_small_lab(folder, model)
 
 
