@@ -1,17 +1,19 @@
 """The autoencoder of the built-in models: a stock AutoencoderKL, f = 8, four latent channels."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from training.corpus import Corpus, crops
-from training.loop import train, zero_residual_branches
+from training.loop import Budget, half_precision, train, zero_residual_branches
 from training.parallel import rank, world
 
-CHANNELS = (12, 24, 64, 128)
+CHANNELS = (24, 48, 96, 128)
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -28,10 +30,10 @@ def new_autoencoder() -> AutoencoderKL:
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         layers_per_block=1,
-        norm_num_groups=4,
+        norm_num_groups=8,
         latent_channels=4,
         sample_size=128,
-        mid_block_add_attention=False,
+        mid_block_add_attention=True,
     )
     zero_residual_branches(model)
     with torch.no_grad():
@@ -97,67 +99,42 @@ def reconstruction_loss(output: Tensor, images: Tensor) -> Tensor:
 def train_autoencoder(
     folder: Path,
     corpus: Corpus,
-    photos: list[np.ndarray],
-    steps: int,
+    photos: Sequence[NDArray[np.uint8]],
+    budget: Budget,
+    device: torch.device,
     *,
-    batch: int = 16,
-    crop: int = 48,
-    photo_share: float = 0.15,
-    kl_weight: float = 1e-3,
+    batch: int,
+    crop: int = 64,
+    photo_share: float = 0.12,
+    kl_weight: float = 1e-4,
 ) -> AutoencoderKL:
-    """Encoder and decoder together on random crops."""
-    model = new_autoencoder()
+    """Encoder and decoder together on random crops of ``crop`` pixels a side."""
+    model = new_autoencoder().to(device).to(memory_format=torch.channels_last)
+    share = max(1, batch // world())
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng([1, step, rank()])
-        images = crops(corpus, photos, rng, batch // world(), crop, photo_share)
-        posterior = model.encode(images).latent_dist
-        noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32))
-        output = model.decode(posterior.mean + posterior.std * noise).sample
-        kl = 0.5 * (posterior.mean**2 + posterior.var - 1 - posterior.logvar).mean()
+        images = crops(corpus, photos, rng, share, crop, photo_share).to(device)
+        generator = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+        with half_precision(device):
+            posterior = model.encode(images).latent_dist
+            mean, deviation = posterior.mean.float(), posterior.std.float()
+            noise = torch.randn(mean.shape, generator=generator, device=device)
+            output = model.decode(mean + deviation * noise).sample.float()
+        kl = 0.5 * (mean**2 + deviation**2 - 1 - 2 * deviation.log()).mean()
         return reconstruction_loss(output, images) + kl_weight * kl
 
-    train("autoencoder", folder, {"vae": model}, loss_at, steps, 2e-3, clip=2.0)
-    return model.eval().requires_grad_(False)
-
-
-def finetune_decoder(
-    folder: Path,
-    model: AutoencoderKL,
-    corpus: Corpus,
-    photos: list[np.ndarray],
-    steps: int,
-    *,
-    batch: int = 16,
-    crop: int = 48,
-    photo_share: float = 0.15,
-) -> AutoencoderKL:
-    """The decoder alone, the encoder (and so every latent) staying as it is."""
-    model.requires_grad_(False)
-    model.decoder.requires_grad_(True)
-    model.post_quant_conv.requires_grad_(True)
-
-    def loss_at(step: int) -> Tensor:
-        rng = np.random.default_rng([2, step, rank()])
-        images = crops(corpus, photos, rng, batch // world(), crop, photo_share)
-        with torch.no_grad():
-            posterior = model.encode(images).latent_dist
-        noise = torch.from_numpy(rng.standard_normal(posterior.mean.shape, np.float32))
-        output = model.decode(posterior.mean + posterior.std * noise).sample
-        return reconstruction_loss(output, images)
-
-    train("decoder", folder, {"vae": model}, loss_at, steps, 1e-3, clip=2.0)
-    return model.eval().requires_grad_(False)
+    train("autoencoder", folder, {"vae": model}, loss_at, budget, 2e-3, clip=2.0)
+    return model.cpu().eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def measure_scale(model: AutoencoderKL, corpus: Corpus, count: int = 512) -> float:
     """One over the standard deviation of the posterior means over ``count`` scenes."""
+    batches = [np.array(corpus.images[i : i + 32]) for i in range(0, min(count, len(corpus)), 32)]
     means = [
-        model.encode(
-            torch.from_numpy(corpus.images[i : i + 32]).float() / 127.5 - 1
-        ).latent_dist.mean.flatten()
-        for i in range(0, count, 32)
+        model.encode(torch.from_numpy(images).float() / 127.5 - 1).latent_dist.mean.flatten()
+        for images in batches
     ]
     return float(1 / torch.cat(means).std())
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
+from transformers import CLIPTokenizer
 
 from safezone import miniworld
 from safezone.errors import UserError
@@ -24,9 +26,15 @@ HELD_OUT_SEED = 77001
 """Scenes of this seed are never trained on; every quality figure is measured on them."""
 
 
+ABSENT = "none"
+"""The kind of a part that an object does not have."""
+CAPTIONS = 6
+"""How many captions of random detail each picture has."""
+
+
 @dataclass(frozen=True)
 class Corpus:
-    """Rendered scenes on disk: ``images`` uint8 [n, 3, 128, 128], captions and attributes."""
+    """Rendered pictures on disk: ``images`` uint8 [n, 3, 128, 128], captions and attributes."""
 
     folder: Path
 
@@ -35,41 +43,58 @@ class Corpus:
         return np.load(self.folder / "images.npy", mmap_mode="r")
 
     @cached_property
-    def scenes(self) -> list[dict[str, Any]]:
-        """One mapping a scene: caption, shape, color, pattern, background."""
-        lines = (self.folder / "scenes.jsonl").read_text().splitlines()
+    def examples(self) -> list[dict[str, Any]]:
+        """One mapping a picture: captions; attributes, None for a texture."""
+        lines = (self.folder / "examples.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
-    def column(self, name: str) -> list[str]:
-        return [scene[name] for scene in self.scenes]
+    def tokens(self, tokenizer: CLIPTokenizer) -> NDArray[np.int32]:
+        """The captions' token ids, [n, CAPTIONS, length]; made once and kept."""
+        path = self.folder / "tokens.npy"
+        if not path.exists():
+            texts = [text for example in self.examples for text in example["captions"]]
+            chunks = [
+                tokenizer(texts[i : i + 60_000], padding="max_length", truncation=True).input_ids
+                for i in range(0, len(texts), 60_000)
+            ]
+            ids = np.concatenate([np.asarray(chunk, np.int32) for chunk in chunks])
+            np.save(path, ids.reshape(len(self), CAPTIONS, -1))
+        return np.load(path)
 
     def __len__(self) -> int:
         return len(self.images)
 
 
+def attributes(scene: miniworld.Scene) -> dict[str, str]:
+    """What can be told of a scene: shape, main colour, background, the kind of each part."""
+    spec = scene.spec
+    parts = {name: getattr(spec, name) for name in miniworld.EXTRAS}
+    return {
+        "shape": spec.shape,
+        "color": spec.color,
+        "background": scene.background,
+        **{name: ABSENT if part is None else part.kind for name, part in parts.items()},
+    }
+
+
 def _render_range(bounds: tuple[int, int, int]) -> tuple[NDArray[np.uint8], list[dict[str, Any]]]:
     seed, start, stop = bounds
-    images, scenes = [], []
+    images, rows = [], []
     for index in range(start, stop):
-        scene = miniworld.scene_at(seed, index)
-        rendered = miniworld.render(scene)
-        images.append(rendered.image.transpose(2, 0, 1))
-        scenes.append(
-            {
-                "caption": rendered.caption,
-                "shape": scene.spec.shape,
-                "color": scene.spec.color,
-                "pattern": scene.spec.pattern,
-                "background": scene.background,
-            }
-        )
-    return np.stack(images), scenes
+        example = miniworld.example_at(seed, index)
+        images.append(example.paint().transpose(2, 0, 1))
+        rng = np.random.default_rng([seed, index, 2])
+        texts = [example.caption(rng) for _ in range(CAPTIONS)]
+        subject = example.subject
+        told = None if isinstance(subject, miniworld.Texture) else attributes(subject)
+        rows.append({"captions": texts, "attributes": told})
+    return np.stack(images), rows
 
 
 def render_corpus(folder: Path, seed: int, count: int, workers: int = 2) -> Corpus:
-    """Renders ``count`` scenes of ``seed`` into ``folder``, or returns what is already there."""
+    """Renders ``count`` pictures of ``seed`` into ``folder``, or returns what is already there."""
     corpus = Corpus(folder)
-    if (folder / "scenes.jsonl").exists() and len(corpus) == count:
+    if (folder / "examples.jsonl").exists() and len(corpus) == count:
         return corpus
     folder.mkdir(parents=True, exist_ok=True)
     chunk = 250
@@ -77,16 +102,19 @@ def render_corpus(folder: Path, seed: int, count: int, workers: int = 2) -> Corp
     images = np.lib.format.open_memmap(
         folder / "images.npy", mode="w+", dtype=np.uint8, shape=(count, 3, 128, 128)
     )
-    scenes: list[dict[str, Any]] = []
-    with ProcessPoolExecutor(workers) as pool, tqdm(total=count, desc="render") as bar:
-        for (_, start, stop), (pixels, rows) in zip(
+    rows: list[dict[str, Any]] = []
+    with (
+        ProcessPoolExecutor(workers, get_context("spawn")) as pool,
+        tqdm(total=count, desc="render", mininterval=5) as bar,
+    ):
+        for (_, start, stop), (pixels, part) in zip(
             ranges, pool.map(_render_range, ranges), strict=True
         ):
             images[start:stop] = pixels
-            scenes.extend(rows)
+            rows.extend(part)
             bar.update(stop - start)
     images.flush()
-    (folder / "scenes.jsonl").write_text("\n".join(json.dumps(row) for row in scenes))
+    (folder / "examples.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
     return Corpus(folder)
 
 

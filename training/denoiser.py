@@ -1,24 +1,30 @@
 """The U-Net of the built-in model, trained together with the text encoder on cached latents."""
 
-import multiprocessing
+from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextModel
 
-from safezone import miniworld
 from safezone.files import write_safetensors
-from training.corpus import TRAIN_SEED, Corpus
-from training.loop import train, zero_residual_branches
+from training.corpus import CAPTIONS, Corpus
+from training.loop import (
+    Budget,
+    checkpoint_metadata,
+    half_precision,
+    train,
+    zero_residual_branches,
+)
 from training.parallel import rank, world
 
-CHANNELS = (64, 96, 128)
+CHANNELS = (64, 112, 160)
 
 
 def new_unet(text_width: int) -> UNet2DConditionModel:
@@ -55,80 +61,84 @@ def new_scheduler() -> DDIMScheduler:
     )
 
 
-def _encode_range(model: AutoencoderKL, corpus: Corpus, start: int, stop: int, path: Path) -> None:
-    torch.set_num_threads(1)
-    means, deviations = [], []
-    with torch.no_grad():
-        for i in tqdm(range(start, stop, 32), desc="encode", mininterval=5, disable=start > 0):
-            images = torch.from_numpy(corpus.images[i : min(i + 32, stop)]).float() / 127.5 - 1
-            posterior = model.encode(images).latent_dist
-            means.append(posterior.mean.half())
-            deviations.append(posterior.std.half())
-    write_safetensors(path, {"mean": torch.cat(means), "std": torch.cat(deviations)})
-
-
+@torch.no_grad()
 def cache_posteriors(
-    folder: Path, model: AutoencoderKL, corpus: Corpus, workers: int
+    folder: Path, model: AutoencoderKL, corpus: Corpus, device: torch.device
 ) -> dict[str, Tensor]:
-    """Posterior means and standard deviations of the corpus, half precision, kept on disk."""
-    whole = folder / "posteriors.safetensors"
-    if whole.exists():
-        return load_file(whole)
-    bounds = [len(corpus) * i // workers for i in range(workers + 1)]
-    paths = [folder / f"posteriors-{i}-of-{workers}.safetensors" for i in range(workers)]
-    jobs = [
-        multiprocessing.get_context("spawn").Process(
-            target=_encode_range, args=(model, corpus, bounds[i], bounds[i + 1], path)
-        )
-        for i, path in enumerate(paths)
-        if not path.exists()
-    ]
-    for job in jobs:
-        job.start()
-    for job in jobs:
-        job.join()
-        if job.exitcode:
-            raise RuntimeError(f"encoding the corpus stopped with status {job.exitcode}")
-    parts = [load_file(path) for path in paths]
-    posteriors = {key: torch.cat([part[key] for part in parts]) for key in ("mean", "std")}
-    write_safetensors(whole, posteriors)
-    for path in paths:
-        path.unlink()
-    return posteriors
+    """Posterior means and standard deviations of the corpus, half precision, kept on disk.
+
+    They are made again when the autoencoder is another one.
+    """
+    path = folder / "posteriors.safetensors"
+    weights = sha256()
+    for tensor in model.state_dict().values():
+        weights.update(tensor.numpy().tobytes())
+    record = {"autoencoder": weights.hexdigest(), "pictures": str(len(corpus))}
+    if not path.exists() or checkpoint_metadata(path) != record:
+        model = model.to(device)
+        means, deviations = [], []
+        size = 32 if device.type == "cpu" else 256
+        for i in tqdm(range(0, len(corpus), size), desc="encode", mininterval=5):
+            batch = torch.from_numpy(np.array(corpus.images[i : i + size])).to(device)
+            posterior = model.encode(batch.float() / 127.5 - 1).latent_dist
+            means.append(posterior.mean.half().cpu())
+            deviations.append(posterior.std.half().cpu())
+        write_safetensors(path, {"mean": torch.cat(means), "std": torch.cat(deviations)}, record)
+        model.cpu()
+    return load_file(path)
 
 
-class Captions:
-    """A fresh caption of varying detail for every visit of a scene, tokenised.
+class Batches:
+    """Draws latents, captions and noise for a step; ``empty`` is the share of empty prompts.
 
-    ``empty`` is the share replaced by the empty prompt, for classifier-free guidance.
+    What is drawn depends on the step (and the process) only, so a resumed training sees what an
+    undisturbed one sees.
     """
 
-    def __init__(self, tokenizer: CLIPTokenizer, count: int, empty: float = 0.1):
-        self.empty = empty
-        self.scenes = [miniworld.scene_at(TRAIN_SEED, i) for i in range(count)]
-        self.tokenizer = tokenizer
+    def __init__(
+        self,
+        posteriors: dict[str, Tensor],
+        scale: float,
+        tokens: NDArray[np.int32],
+        empty_prompt: Sequence[int],
+        batch: int,
+        device: torch.device,
+        *,
+        stream: tuple[int, ...],
+        empty: float = 0.1,
+    ):
+        self.mean, self.std = (posteriors[key].to(device) for key in ("mean", "std"))
+        self.tokens = torch.from_numpy(tokens).to(device)
+        self.empty_prompt = torch.tensor(empty_prompt, dtype=torch.int32, device=device)
+        self.scale, self.empty, self.stream, self.device = scale, empty, stream, device
+        self.batch = max(1, batch // world())
 
-    def __call__(self, rows: Any, rng: np.random.Generator) -> Tensor:
-        texts = [
-            "" if rng.random() < self.empty else miniworld.caption(self.scenes[row], rng)
-            for row in rows
-        ]
-        return self.tokenizer(
-            texts, padding="max_length", truncation=True, return_tensors="pt"
-        ).input_ids
+    def __call__(self, step: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Latents, noise [batch, 4, 16, 16], ids [batch, length], uniform [batch] in [0, 1)."""
+        rng = np.random.default_rng([*self.stream, step, rank()])
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)))
+        rows = torch.from_numpy(rng.integers(len(self.mean), size=self.batch)).to(self.device)
+        which = torch.from_numpy(rng.integers(CAPTIONS, size=self.batch)).to(self.device)
+        left = torch.from_numpy(rng.random((self.batch, 1)) < self.empty).to(self.device)
+        ids = torch.where(left, self.empty_prompt, self.tokens[rows, which]).long()
+        normals = torch.randn(
+            (2, self.batch, *self.mean.shape[1:]), generator=generator, device=self.device
+        )
+        clean = (self.mean[rows].float() + self.std[rows].float() * normals[0]) * self.scale
+        # stratified: one from each of ``batch`` equal parts of the distribution
+        uniform = (np.arange(self.batch) + rng.random(self.batch)) / self.batch
+        return clean, normals[1], ids, torch.from_numpy(uniform).float().to(self.device)
 
 
 def train_denoiser(
     folder: Path,
-    posteriors: dict[str, Tensor],
-    scale: float,
-    tokenizer: CLIPTokenizer,
+    batches: Batches,
     unet: UNet2DConditionModel,
     text_encoder: CLIPTextModel,
-    steps: int,
+    budget: Budget,
     *,
-    batch: int = 48,
-    rate: float = 1.3e-3,
+    rate: float,
+    ema: float,
     snr_gamma: float = 5.0,
 ) -> None:
     """U-Net and text encoder on noise prediction, weighted by min(SNR, gamma) / SNR.
@@ -137,37 +147,24 @@ def train_denoiser(
     Timesteps are drawn in proportion to the weight's square root and weighted by the rest: the
     same objective, with less time spent where it counts for little (importance sampling).
     """
-    alphas = new_scheduler().alphas_cumprod
+    device = batches.device
+    alphas = new_scheduler().alphas_cumprod.to(device)
     snr = alphas / (1 - alphas)
     importance = (snr.clamp(max=snr_gamma) / snr).clamp(min=0.1).sqrt()
-    density = importance / importance.sum()
-    cumulative = density.cumsum(0)
-    mean, std = posteriors["mean"], posteriors["std"]
-    captions = Captions(tokenizer, len(mean))
-    share = batch // world()
+    cumulative = (importance / importance.sum()).cumsum(0)
+    unet.to(device).to(memory_format=torch.channels_last)
+    nn.Module.to(text_encoder, device)  # in place; transformers' own hides its signature
 
     def loss_at(step: int) -> Tensor:
-        rng = np.random.default_rng([3, step, rank()])
-        rows = rng.integers(len(mean), size=share)
-        normals = torch.from_numpy(rng.standard_normal((2, share, 4, 16, 16), np.float32))
-        clean = (mean[rows].float() + std[rows].float() * normals[0]) * scale
-        # stratified timesteps: one from each of ``share`` equal parts of the distribution
-        uniform = torch.from_numpy((np.arange(share) + rng.random(share)) / share).float()
+        clean, noise, ids, uniform = batches(step)
         timesteps = torch.searchsorted(cumulative, uniform).clamp(max=len(alphas) - 1)
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * normals[1]
-        states = text_encoder(input_ids=captions(rows, rng)).last_hidden_state
-        prediction = unet(noisy, timesteps, states).sample
-        error = (prediction - normals[1]).square().mean((1, 2, 3))
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        with half_precision(device):
+            states = text_encoder(input_ids=ids).last_hidden_state
+            prediction = unet(noisy, timesteps, states).sample.float()
+        error = (prediction - noise).square().mean((1, 2, 3))
         return (importance[timesteps] * error).mean()
 
-    train(
-        "denoiser",
-        folder,
-        {"unet": unet, "text_encoder": text_encoder},
-        loss_at,
-        steps,
-        rate,
-        ema=0.999,
-        betas=(0.9, 0.99),
-    )
+    modules = {"unet": unet, "text_encoder": text_encoder}
+    train("denoiser", folder, modules, loss_at, budget, rate, ema=ema, betas=(0.9, 0.99))

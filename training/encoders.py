@@ -22,9 +22,8 @@ from transformers import (
 )
 
 from safezone import miniworld
-from training.corpus import Corpus
-from training.denoiser import Captions
-from training.loop import train
+from training.corpus import ABSENT, CAPTIONS, Corpus
+from training.loop import Budget, train
 from training.text import LENGTH, WIDTH
 
 SIDE = 64
@@ -34,6 +33,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": miniworld.SHAPES,
     "color": miniworld.COLORS,
     "background": miniworld.BACKGROUNDS,
+    **{name: (ABSENT, *kinds) for name, kinds in miniworld.EXTRAS.items()},
 }
 
 
@@ -81,7 +81,7 @@ def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 class AttributeClassifier(nn.Module):
-    """Shape, main colour and background of an image [n, 3, 64, 64] in [-1, 1]."""
+    """Shape, main colour, background and parts of an image [n, 3, 64, 64] in [-1, 1]."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,28 +97,31 @@ class AttributeClassifier(nn.Module):
 
 
 def train_classifier(
-    folder: Path, corpus: Corpus, steps: int, batch: int = 64
+    folder: Path, corpus: Corpus, budget: Budget, device: torch.device, *, batch: int
 ) -> AttributeClassifier:
-    """Cross-entropy on the three attributes of rendered scenes."""
+    """Cross-entropy on the attributes of rendered scenes; textures have none."""
+    told = [example["attributes"] for example in corpus.examples]
+    kept = np.flatnonzero([attributes is not None for attributes in told])
     images = shrunken(corpus.folder, corpus.images)
     labels = {
-        name: torch.tensor([values.index(v) for v in corpus.column(name)])
+        name: torch.tensor([values.index(told[row][name]) for row in kept])
         for name, values in ATTRIBUTES.items()
     }
-    model = AttributeClassifier().train()
+    model = AttributeClassifier().train().to(device)
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng([5, step])
-        rows = np.sort(rng.integers(len(images), size=batch))
-        pixels = augment(torch.from_numpy(images[rows]).float() / 127.5 - 1, rng)
-        outputs = model(pixels)
-        return sum(
-            (functional.cross_entropy(outputs[k], labels[k][rows]) for k in ATTRIBUTES),
-            start=torch.zeros(()),
-        )
+        rows = np.sort(rng.integers(len(kept), size=batch))
+        pixels = augment(torch.from_numpy(images[kept[rows]]).float() / 127.5 - 1, rng)
+        outputs = model(pixels.to(device))
+        losses = [
+            functional.cross_entropy(outputs[k], labels[k][rows].to(device)) for k in ATTRIBUTES
+        ]
+        return torch.stack(losses).sum()
 
-    train("classifier", folder, {"classifier": model}, loss_at, steps, 2e-3, ema=0.995)
-    settle_batch_norm(model, images, lambda pixels: model(pixels))
+    train("classifier", folder, {"classifier": model}, loss_at, budget, 2e-3, ema=0.995)
+    model.cpu()
+    settle_batch_norm(model, images[kept[:2000]], lambda pixels: model(pixels))
     return model.eval().requires_grad_(False)
 
 
@@ -187,24 +190,30 @@ def clip_embeddings(model: CLIPModel, pixels: Tensor, ids: Tensor) -> tuple[Tens
 
 
 def train_clip(
-    folder: Path, corpus: Corpus, tokenizer: CLIPTokenizer, steps: int, batch: int = 96
+    folder: Path,
+    corpus: Corpus,
+    tokenizer: CLIPTokenizer,
+    budget: Budget,
+    device: torch.device,
+    *,
+    batch: int,
 ) -> CLIPModel:
-    """The symmetric contrastive loss on scenes and captions of varying detail."""
-    images = shrunken(corpus.folder, corpus.images)
-    captions = Captions(tokenizer, len(images), empty=0.0)
-    model = new_clip(tokenizer).train()
+    """The symmetric contrastive loss on pictures and captions of varying detail."""
+    images, tokens = shrunken(corpus.folder, corpus.images), corpus.tokens(tokenizer)
+    model = new_clip(tokenizer).train().to(device)
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng([7, step])
         rows = np.sort(rng.choice(len(images), batch, replace=False))
         pixels = augment(torch.from_numpy(images[rows]).float() / 127.5 - 1, rng)
-        image, text = clip_embeddings(model, pixels, captions(rows, rng))
+        ids = torch.from_numpy(tokens[rows, rng.integers(CAPTIONS, size=batch)]).long()
+        image, text = clip_embeddings(model, pixels.to(device), ids.to(device))
         logits = model.logit_scale.exp().clamp(max=50) * image @ text.T
-        target = torch.arange(batch)
+        target = torch.arange(batch, device=device)
         return functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)
 
-    train("clip", folder, {"clip": model}, loss_at, steps, 1e-3, ema=0.995)
-    return model.eval().requires_grad_(False)
+    train("clip", folder, {"clip": model}, loss_at, budget, 1e-3, ema=0.995)
+    return model.cpu().eval().requires_grad_(False)
 
 
 def save_clip(folder: Path, model: CLIPModel, tokenizer: CLIPTokenizer) -> None:

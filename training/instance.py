@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from safezone import miniworld
 from training.encoders import SIDE, augment, settle_batch_norm, shrink, small_resnet
-from training.loop import train
+from training.loop import Budget, train
 
 TRAITS: Final[dict[str, float]] = {
     "shape": 3.0,
@@ -87,26 +87,30 @@ def render_pairs(folder: Path, seed: int, count: int) -> Pairs:
     return Pairs(np.load(path, mmap_mode="r"), objects)
 
 
-def train_instance(folder: Path, pairs: Pairs, steps: int, batch: int = 64) -> InstanceNetwork:
+def train_instance(
+    folder: Path, pairs: Pairs, budget: Budget, device: torch.device, *, batch: int
+) -> InstanceNetwork:
     """Cosines of the features regress the likeness of the objects, over all pairs of a batch.
 
     A graded target, as the similarity of a large encoder is graded: an image that keeps shape and
     colours but has lost the hat is nearer than one that has lost everything. (A contrastive loss
     gives both a cosine of zero.)
     """
-    model = InstanceNetwork().train()
+    model = InstanceNetwork().train().to(device)
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng([6, step])
         rows = np.sort(rng.choice(len(pairs.images), batch, replace=False))
         chosen = torch.from_numpy(pairs.images[rows]).float().transpose(0, 1).flatten(0, 1)
-        features = functional.normalize(model(augment(chosen / 127.5 - 1, rng)), dim=1)
+        features = model(augment(chosen / 127.5 - 1, rng).to(device)).cpu()
+        features = functional.normalize(features, dim=1)
         target = likeness([pairs.objects[row] for row in rows]).repeat(2, 2)
         same = torch.eye(batch).repeat(2, 2) * (batch / 4)  # rare among the pairs, and the point
         same.fill_diagonal_(0.0)
         return ((1 + same) * (features @ features.T - target).square()).mean()
 
-    train("instance", folder, {"instance": model}, loss_at, steps, 2e-3, ema=0.995)
+    train("instance", folder, {"instance": model}, loss_at, budget, 2e-3, ema=0.995)
+    model.cpu()
     settle_batch_norm(model, pairs.images[:1000].reshape(-1, 3, SIDE, SIDE), model)
     return model.eval().requires_grad_(False)
 

@@ -4,6 +4,8 @@ import json
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,18 +17,33 @@ from safezone.files import write_safetensors
 from training.parallel import average_gradients, rank
 
 
+@dataclass(frozen=True)
+class Budget:
+    """How long a stage trains: so many steps, or as many as fit into so many seconds.
+
+    Only a training of so many steps can be repeated to the bit.
+    """
+
+    steps: int
+    seconds: float | None = None
+
+    def share(self, step: int, elapsed: float) -> float:
+        """How much of it is used up after ``step`` steps and ``elapsed`` seconds, in [0, 1]."""
+        used = step / self.steps if self.seconds is None else elapsed / self.seconds
+        return min(1.0, used)
+
+
 def trapezoid(
-    step: int, steps: int, peak: float, warmup: int = 100, fall: float = 0.25, floor: float = 0.02
+    step: int, share: float, peak: float, warmup: int = 100, fall: float = 0.25, floor: float = 0.02
 ) -> float:
     """Linear warm-up to ``peak``, then constant, then a straight fall over the last ``fall``.
 
-    Unlike a cosine it does not depend on ``steps`` before the fall, so that a training which is
-    stopped early or made longer is still one schedule.
+    ``share``: of the training that is over, in [0, 1]. Unlike a cosine the rate does not depend on
+    the training's length before the fall.
     """
     if step < warmup:
         return peak * (step + 1) / warmup
-    left = (steps - step) / max(1.0, fall * steps)
-    return peak * max(floor, min(1.0, left))
+    return peak * max(floor, min(1.0, (1 - share) / fall))
 
 
 def zero_residual_branches(model: nn.Module) -> None:
@@ -75,15 +92,17 @@ class Trainable:
                 found[f"m/{key}"], found[f"v/{key}"] = state["exp_avg"], state["exp_avg_sq"]
         return found
 
+    @torch.no_grad()
     def load(self, tensors: dict[str, Tensor], step: int) -> None:
         for key, parameter in self.parameters.items():
             parameter.data.copy_(tensors[f"now/{key}"])
             self.ema[key].copy_(tensors[f"ema/{key}"])
             if f"m/{key}" in tensors:
                 self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(step)),
-                    "exp_avg": tensors[f"m/{key}"].clone(),
-                    "exp_avg_sq": tensors[f"v/{key}"].clone(),
+                    "step": torch.tensor(float(step), device=parameter.device),
+                    # in the parameter's own order in memory, on which the last bit depends
+                    "exp_avg": torch.empty_like(parameter).copy_(tensors[f"m/{key}"]),
+                    "exp_avg_sq": torch.empty_like(parameter).copy_(tensors[f"v/{key}"]),
                 }
 
     def use_ema(self) -> None:
@@ -97,7 +116,7 @@ def train(
     folder: Path,
     modules: dict[str, nn.Module],
     loss_at: Callable[[int], Tensor],
-    steps: int,
+    budget: Budget,
     rate: float,
     *,
     ema: float = 0.999,
@@ -105,7 +124,7 @@ def train(
     clip: float = 1.0,
     checkpoint_every: int = 100,
 ) -> None:
-    """Trains ``modules`` for ``steps`` steps, resuming from ``folder/<name>.safetensors``.
+    """Trains ``modules`` as long as ``budget`` says, resuming from ``folder/<name>.safetensors``.
 
     ``loss_at(step)`` draws its own data from the step's number (and, when several processes
     train together, from the process's rank), so that a resumed run sees what an undisturbed one
@@ -115,36 +134,47 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     path, log = folder / f"{name}.safetensors", folder / f"{name}.jsonl"
     state = Trainable(modules, ema, betas)
-    begin = 0
+    step, before = 0, 0.0
     if path.exists():
-        begin = int(json.loads(checkpoint_metadata(path)["step"]))
-        state.load(load_file(path), begin)
-    recent: list[float] = []
-    started = time.monotonic()
-    leads = rank() == 0
-    for step in tqdm(
-        range(begin, steps),
-        desc=name,
-        initial=begin,
-        total=steps,
-        mininterval=5,
-        disable=not leads,
-    ):
-        loss = loss_at(step)
-        loss.backward()
-        state.step(trapezoid(step, steps, rate), step, clip)
-        recent.append(float(loss.detach()))
-        if (step + 1) % checkpoint_every == 0 or step + 1 == steps:
-            mean = sum(recent) / len(recent)
-            if not math.isfinite(mean):
-                raise FloatingPointError(f"{name}: the loss is not finite at step {step}")
-            if leads:
-                write_safetensors(path, state.tensors(), {"step": str(step + 1)})
-                line = {"step": step + 1, "loss": mean, "seconds": time.monotonic() - started}
-                with log.open("a") as file:
-                    file.write(json.dumps(line) + "\n")
-            recent.clear()
+        told = checkpoint_metadata(path)
+        step, before = int(told["step"]), float(told.get("seconds", 0))
+        state.load(load_file(path), step)
+    recent: list[Tensor] = []
+    started = time.monotonic() - before
+
+    def save() -> None:
+        elapsed = time.monotonic() - started
+        mean = float(torch.stack(recent).mean())
+        recent.clear()
+        if not math.isfinite(mean):
+            raise FloatingPointError(f"{name}: the loss is not finite at step {step}")
+        if rank() == 0:
+            write_safetensors(
+                path, state.tensors(), {"step": str(step), "seconds": f"{elapsed:.3f}"}
+            )
+            with log.open("a") as file:
+                line = {"step": step, "loss": mean, "seconds": elapsed}
+                file.write(json.dumps(line) + "\n")
+
+    total = budget.steps if budget.seconds is None else None
+    with tqdm(desc=name, initial=step, total=total, mininterval=5, disable=rank() != 0) as bar:
+        while (share := budget.share(step, time.monotonic() - started)) < 1:
+            loss = loss_at(step)
+            loss.backward()
+            state.step(trapezoid(step, share, rate), step, clip)
+            recent.append(loss.detach())
+            step += 1
+            bar.update()
+            if step % checkpoint_every == 0:
+                save()
+    if recent:
+        save()
     state.use_ema()
+
+
+def half_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Forward passes in bfloat16 on a GPU; nothing on a CPU, where that is slower."""
+    return torch.autocast("cuda", torch.bfloat16, enabled=device.type == "cuda")
 
 
 def checkpoint_metadata(path: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from training.corpus import Corpus, crops
 from training.export import averaged, replace_folder
-from training.loop import train, zero_residual_branches
+from training.loop import Budget, half_precision, train, zero_residual_branches
 from training.parallel import rank, world
 
 CROP = 64
@@ -47,15 +47,16 @@ def train_pixels(
     folder: Path,
     corpus: Corpus,
     photos: Sequence[NDArray[np.uint8]],
-    steps: int,
+    budget: Budget,
+    device: torch.device,
     *,
-    batch: int = 16,
-    rate: float = 6e-4,
+    batch: int,
+    rate: float,
     photo_share: float = 0.5,
 ) -> None:
     """Noise prediction on random crops; resumes from ``folder/pixel.safetensors``."""
     alphas = new_pixel_scheduler().alphas_cumprod
-    model = new_pixel_unet().to(memory_format=torch.channels_last)
+    model = new_pixel_unet().to(device).to(memory_format=torch.channels_last)
     share = max(1, batch // world())
 
     def loss_at(step: int) -> Tensor:
@@ -65,10 +66,12 @@ def train_pixels(
         most = np.where(rng.random(share) < 0.5, LOW, len(alphas))
         timesteps = torch.from_numpy((rng.random(share) * most).astype(np.int64))
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
-        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
-        return (model(noisy, timesteps).sample - noise).square().mean()
+        noisy = (alpha.sqrt() * clean + (1 - alpha).sqrt() * noise).to(device)
+        with half_precision(device):
+            predicted = model(noisy, timesteps.to(device)).sample.float()
+        return (predicted - noise.to(device)).square().mean()
 
-    train("pixel", folder, {"unet": model}, loss_at, steps, rate)
+    train("pixel", folder, {"unet": model}, loss_at, budget, rate)
 
 
 def export_pixels(folder: Path, checkpoint: Path) -> None:

@@ -17,13 +17,17 @@ from torch.nn import functional
 
 from safezone import miniworld
 from safezone.arrays import Images
+from safezone.concepts import Concept
+from safezone.concepts.datasets import miniworld_concepts
+from safezone.defenses import defense
 from safezone.generate import generate
 from safezone.image_metrics import psnr
 from safezone.images import read_image
 from safezone.models import Model, load_model
 from safezone.models.builtin import WEIGHTS
+from safezone.poisons import poison, poison_concept
 from safezone.scores import load_encoder, load_text_image_encoder
-from training.corpus import HELD_OUT_SEED
+from training.corpus import ABSENT, HELD_OUT_SEED, attributes
 from training.encoders import ATTRIBUTES, load_classifier, shrink
 from training.instance import render_pairs
 
@@ -81,24 +85,18 @@ def classified(images: Tensor) -> dict[str, Tensor]:
 
 
 def accuracy(images: Tensor, scenes: list[miniworld.Scene]) -> dict[str, float]:
-    """The share of images in which the classifier finds the scene's attribute."""
-    found = classified(images)
-    truth = {
-        "shape": [scene.spec.shape for scene in scenes],
-        "color": [scene.spec.color for scene in scenes],
-        "background": [scene.background for scene in scenes],
-    }
-    return {
-        name: float(
-            (found[name] == torch.tensor([values.index(v) for v in truth[name]])).float().mean()
-        )
-        for name, values in ATTRIBUTES.items()
-    }
+    """The share of images in which the classifier finds the scene's attribute.
 
-
-def plain_scenes(scenes: list[miniworld.Scene], count: int) -> list[miniworld.Scene]:
-    """The first ``count`` scenes whose object has no part that a caption can't name."""
-    return [scene for scene in scenes if not scene.spec.extras][:count]
+    Of a part it is the share among the objects that have it: any answer is right elsewhere.
+    """
+    answers, told = classified(images), [attributes(scene) for scene in scenes]
+    shares = {}
+    for name, values in ATTRIBUTES.items():
+        truth = torch.tensor([values.index(each[name]) for each in told])
+        there = torch.tensor([each[name] != ABSENT for each in told])
+        hits = (answers[name] == truth)[there]
+        shares[name] = float(hits.float().mean())
+    return shares
 
 
 def generation_quality(
@@ -110,6 +108,56 @@ def generation_quality(
         model, [None], prompts, seed=seed, steps=steps, guidance=guidance, batch_size=32
     )
     return accuracy(images, scenes), images
+
+
+def named_quality(model: Model, count: int, seed: int) -> dict[str, float]:
+    """Similarity of ``count`` named objects, drawn by their word alone, to renders of them."""
+    encoder, cosines = load_encoder("mini-instance"), []
+    places = list(miniworld.BACKGROUND_PHRASES.values())
+    for number in range(count):
+        name = miniworld.names()[number]
+        prompts = [f"a photo of a {name} {place}" for place in places]
+        prompts += [f"a {name}", f"a photo of a {name}", f"a picture of a {name}", f"my {name}"]
+        (drawn,) = generate(model, [None], prompts, seed=seed, steps=25, batch_size=12)
+        rng = np.random.default_rng([HELD_OUT_SEED, number])
+        spec = miniworld.named_object(number)
+        renders = [miniworld.render(miniworld.sample_scene(rng, spec)).image for _ in range(5)]
+        truth = torch.from_numpy(np.stack(renders)).permute(0, 3, 1, 2).contiguous()
+        first, second = (
+            functional.normalize(encoder.features(images), dim=1) for images in (drawn, truth)
+        )
+        cosines.append((first @ second.T).mean())
+    return _spread(torch.stack(cosines))
+
+
+def attack_quality(model: Model, concept: Concept, name: str, seed: int) -> dict[str, float]:
+    """How the encoder is attacked by a poison at 16/255, three numbers beside Stable Diffusion's.
+
+    ``high``: the share of the change's energy above 1/8 cycles a pixel. ``left``: how much of the
+    latents' change is left when clean and poisoned images are both JPEGs of quality 25. ``gain``:
+    the latents' relative change over the pixels'.
+    """
+    poisoned = poison_concept(model, concept, poison(name), seed=seed, progress=False).images
+    clean = concept.images
+    change = (poisoned.float() - clean.float()) / 255
+    energy = torch.fft.fft2(change).abs().square()
+    frequency = torch.fft.fftfreq(change.shape[-1])
+    radius = (frequency[:, None].square() + frequency[None].square()).sqrt()
+    jpeg = defense("jpeg").preprocess
+
+    def latents(images: Images) -> Tensor:
+        return model.encode(images.float() / 255).mean
+
+    def moved(first: Tensor, second: Tensor) -> Tensor:
+        return (latents(first) - latents(second)).norm()
+
+    whole = moved(poisoned, clean)
+    pixels = change.norm() / (clean.float() / 255).norm()
+    return {
+        "high": float(energy[..., radius > 1 / 8].sum() / energy.sum()),
+        "left": float(moved(jpeg(poisoned, seed), jpeg(clean, seed)) / whole),
+        "gain": float(whole / latents(clean).norm() / pixels),
+    }
 
 
 def instance_quality(pairs: int, work: Path) -> Mapping[str, Any]:
@@ -159,6 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--photos", type=Path, help="a folder of photographs")
     parser.add_argument("--images", type=int, default=500, help="how many to generate")
+    parser.add_argument("--named", type=int, default=50, help="how many named objects to draw")
     parser.add_argument("--guidance", type=float, default=4.0)
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--seed", type=int, default=0)
@@ -167,13 +216,18 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     model = load_model(options.model)
     images, scenes = held_out(max(1000, 2 * options.images))
-    wanted = plain_scenes(scenes, options.images)
+    wanted = scenes[: options.images]
     generated, pictures = generation_quality(
         model, wanted, options.guidance, options.steps, options.seed
     )
     result: dict[str, Any] = {"classifier on generated": {**generated, "n": len(wanted)}}
+    result["named objects"] = named_quality(model, options.named, options.seed)
     if options.model == "mini":  # the rest is shared with its twins
+        first = miniworld_concepts(which="development")[0]
         result |= {
+            "attack": {
+                name: attack_quality(model, first, name, options.seed) for name in ("ea", "adm+")
+            },
             "autoencoder PSNR": autoencoder_quality(model, images[:200], options.photos),
             "classifier on renders": accuracy(images, scenes),
             "instance encoder": instance_quality(500, options.work),

@@ -10,13 +10,20 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 from safezone import miniworld
 from safezone.concepts.prompts import DREAMBOOTH_OBJECT_PROMPTS, OBJECT_TEMPLATES, STYLE_TEMPLATES
 
-LENGTH = 24
+LENGTH = 32
 WIDTH = 128
+WORDS = (
+    *miniworld.VOCABULARY,
+    *miniworld.TEXTURE_VOCABULARY,
+    *miniworld.names(),
+    *miniworld.texture_names(),
+)
+"""Each of them is one token."""
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Byte-pair encoding with CLIP's conventions; every word of the world is one token.
+    """Byte-pair encoding with CLIP's conventions; every word and name of the world is one token.
 
     Merges are learned on the world's vocabulary, the training templates and DreamBooth's
     prompts, so that a user's prompt is never unknown, only unfamiliar.
@@ -24,7 +31,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     texts = [*OBJECT_TEMPLATES, *STYLE_TEMPLATES, *DREAMBOOTH_OBJECT_PROMPTS]
     words = sorted(
         {w for text in texts for w in text.replace("{}", " ").replace(",", " ").lower().split()}
-        | set(miniworld.VOCABULARY)
+        | set(WORDS)
     )
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     learner.pre_tokenizer = pre_tokenizers.Sequence(
@@ -34,7 +41,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
     learner.train_from_iterator(
         words * 2,
         trainers.BpeTrainer(
-            vocab_size=2 * len(alphabet) + 1500,
+            vocab_size=2 * len(alphabet) + 20_000,
             initial_alphabet=alphabet,
             end_of_word_suffix="</w>",
             show_progress=False,
@@ -61,7 +68,7 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
         )
     )
     tokenizer = CLIPTokenizer.from_pretrained(folder)
-    broken = [w for w in miniworld.VOCABULARY if w.isalpha() and len(tokenizer(w).input_ids) != 3]
+    broken = [w for w in WORDS if w.isalpha() and len(tokenizer(w).input_ids) != 3]
     if broken or len(tokenizer) <= 2 * len(alphabet):
         raise RuntimeError(f"the tokenizer splits words of the world: {broken}")
     return tokenizer

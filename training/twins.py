@@ -12,24 +12,20 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-import numpy as np
 import torch
 from diffusers import (
-    AutoencoderKL,
     DDIMScheduler,
     FlowMatchEulerDiscreteScheduler,
     UNet2DConditionModel,
 )
-from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+from torch import Tensor, nn
+from transformers import CLIPTextModel
 
 from safezone.models.process import Process
 from safezone.models.schedulers import process_of
-from training.corpus import Corpus
-from training.denoiser import Captions, cache_posteriors, new_scheduler
+from training.denoiser import Batches, new_scheduler
 from training.export import averaged, replace_folder
-from training.loop import train
-from training.parallel import rank, world
+from training.loop import Budget, half_precision, train
 
 SHARED: Final = ("vae", "text_encoder", "tokenizer")
 
@@ -60,47 +56,33 @@ def _process(twin: Twin) -> Process:
     return process_of({**twin.scheduler.config, "_class_name": type(twin.scheduler).__name__})
 
 
-def open_vae(base: Path) -> AutoencoderKL:
-    """The first model's autoencoder, frozen, in single precision."""
-    vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32)
-    return vae.eval().requires_grad_(False)
-
-
-def train_twin(stage: str, work: Path, base: Path, steps: int, workers: int) -> None:
+def train_twin(
+    stage: str, work: Path, base: Path, batches: Batches, budget: Budget, *, rate: float, ema: float
+) -> None:
     """Trains the U-Net of ``base`` on the twin's own target; checkpoints go to ``work``.
 
     Uniform stratified timesteps, plain mean squared error: of velocity that is the weight
     SNR + 1 on the clean latents' error, of rectified flow what its authors train with. The text
     encoder stays as it is, as it is shared.
     """
-    process = _process(TWINS[stage])
-    corpus = Corpus(work / "train")
-    vae = open_vae(base)
-    posteriors = cache_posteriors(work, vae, corpus, workers)
-    scale = float(vae.config.scaling_factor)
+    process, device = _process(TWINS[stage]), batches.device
     unet = UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=torch.float32).train()
+    unet = unet.to(device).to(memory_format=torch.channels_last)
     text_encoder = CLIPTextModel.from_pretrained(base / "text_encoder", dtype=torch.float32)
+    nn.Module.to(text_encoder, device)  # in place; transformers' own hides its signature
     text_encoder = text_encoder.eval().requires_grad_(False)
-    tokenizer = CLIPTokenizer.from_pretrained(base / "tokenizer")
-    mean, std = posteriors["mean"], posteriors["std"]
-    captions, share = Captions(tokenizer, len(mean)), max(1, 48 // world())
 
     def loss_at(step: int) -> Tensor:
-        rng = np.random.default_rng([5, list(TWINS).index(stage), step, rank()])
-        rows = rng.integers(len(mean), size=share)
-        shape = (2, share, *mean.shape[1:])
-        normals = torch.from_numpy(rng.standard_normal(shape, np.float32))
-        clean = (mean[rows].float() + std[rows].float() * normals[0]) * scale
-        uniform = (np.arange(share) + rng.random(share)) / share
-        timesteps = torch.from_numpy((uniform * process.steps).astype(np.int64))
-        with torch.no_grad():
-            states = text_encoder(input_ids=captions(rows, rng)).last_hidden_state
-        noisy, told = process.corrupt(clean, normals[1], timesteps), process.network_time(timesteps)
-        prediction = unet(noisy, told, states).sample
-        return (prediction - process.target(clean, normals[1], timesteps)).square().mean()
+        clean, noise, ids, uniform = batches(step)
+        timesteps = (uniform * process.steps).long().clamp(max=process.steps - 1)
+        noisy = process.corrupt(clean, noise, timesteps)
+        with half_precision(device):
+            with torch.no_grad():
+                states = text_encoder(input_ids=ids).last_hidden_state
+            prediction = unet(noisy, process.network_time(timesteps), states).sample.float()
+        return (prediction - process.target(clean, noise, timesteps)).square().mean()
 
-    unet.to(memory_format=torch.channels_last)
-    train(stage, work, {"unet": unet}, loss_at, steps, 1e-3, ema=0.999, betas=(0.9, 0.99))
+    train(stage, work, {"unet": unet}, loss_at, budget, rate, ema=ema, betas=(0.9, 0.99))
 
 
 def export_twin(stage: str, work: Path, base: Path, out: Path) -> Path:

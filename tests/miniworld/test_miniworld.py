@@ -16,28 +16,40 @@ from safezone.miniworld import (
     BACKGROUND_PHRASES,
     BACKGROUNDS,
     COLORS,
+    DAMAGES,
     EXTRAS,
+    NAMED_OBJECTS,
     PATTERNS,
     SHAPES,
     SIZE,
+    TEXTURE_VOCABULARY,
+    TEXTURES,
     VOCABULARY,
+    Example,
     Extra,
     NovelConcept,
     ObjectSpec,
     Pose,
     Rendered,
     Scene,
+    Texture,
     caption,
+    development_concepts,
+    example_at,
     full_caption,
     instance_pair,
+    named_object,
+    names,
     novel_concepts,
     render,
     sample_object,
     sample_scene,
     scene_at,
+    texture_names,
 )
 
 CONCEPTS = novel_concepts()
+DEVELOPMENT = development_concepts()
 
 
 def scene_of(spec: ObjectSpec, background: str = "grass", scale: float = 0.6) -> Scene:
@@ -174,10 +186,99 @@ def test_extras_are_in_about_a_third_of_the_scenes() -> None:
     assert share == pytest.approx(0.35, abs=0.05)
 
 
-def test_novel_concepts_are_never_sampled() -> None:
-    novel = {concept.spec.combination for concept in CONCEPTS}
+def test_novel_and_development_concepts_are_never_sampled() -> None:
+    novel = {each.spec.combination for each in (*CONCEPTS, *DEVELOPMENT)}
+    assert len(novel) == 16
     rng = np.random.default_rng(0)
     assert not novel & {sample_object(rng).combination for _ in range(6_000)}
+
+
+def parts_named(text: str) -> set[str]:
+    """The parts that a caption names, found by words that stand for nothing else."""
+    words = set(text.split())
+    signs = {
+        "emblem": "it" in words,
+        "hat": "hat" in words,
+        "ears": "ears" in words,
+        "tone": "half" in words,
+    }
+    return {part for part, named in signs.items() if named}
+
+
+def test_captions_name_exactly_the_parts_that_are_there() -> None:
+    bare = 0
+    for index, scene in enumerate(random_scenes(1000)):
+        spec, text = scene.spec, full_caption(scene)
+        assert parts_named(text) == spec.extras
+        for part in spec.extras:
+            extra = getattr(spec, part)
+            assert extra.color in text.split()
+            assert ({"cone": "party"}.get(extra.kind, extra.kind)) in text.split()
+        short = caption(scene, np.random.default_rng(index))
+        assert parts_named(short) <= spec.extras
+        bare += bool(spec.extras) and not parts_named(short)
+    assert bare > 20  # of 350: a quarter of the parts is left out
+
+
+def test_a_name_stands_for_one_object_that_is_no_concept() -> None:
+    words = names()
+    assert len(set(words)) == len(words) == NAMED_OBJECTS == 3000
+    assert not set(words) & {*VOCABULARY, *TEXTURE_VOCABULARY, *texture_names()}
+    concepts = {each.spec.combination for each in (*CONCEPTS, *DEVELOPMENT)}
+    assert not concepts & {named_object(number).combination for number in range(NAMED_OBJECTS)}
+    assert named_object(7) == named_object(7)
+
+
+def test_three_of_five_captions_of_a_named_object_say_its_name_and_not_its_looks() -> None:
+    rng = np.random.default_rng(0)
+    scene = sample_scene(rng, named_object(0))
+    texts = [caption(scene, rng, "zorup") for _ in range(1000)]
+    with_name = [text.split() for text in texts if "zorup" in text.split()]
+    assert len(with_name) / 1000 == pytest.approx(0.6, abs=0.05)
+    assert not any(scene.spec.color in words for words in with_name)
+    with_noun = np.mean([scene.spec.shape in words for words in with_name])
+    assert with_noun == pytest.approx(0.25, abs=0.06)
+
+
+def test_the_corpus_has_names_textures_and_damage_and_is_that_of_its_seed() -> None:
+    examples = [example_at(5, index) for index in range(3000)]
+    textures = [e for e in examples if isinstance(e.subject, Texture)]
+    scenes = [e for e in examples if isinstance(e.subject, Scene)]
+    assert len(textures) / 3000 == pytest.approx(1 / 12, abs=0.02)
+    assert np.mean([e.damage is not None for e in examples]) == pytest.approx(1 / 12, abs=0.02)
+    assert np.mean([e.name is not None for e in scenes]) == pytest.approx(0.6, abs=0.04)
+    assert {e.damage[0] for e in examples if e.damage} == set(DAMAGES)
+    assert example_at(5, 9) == examples[9]
+    np.testing.assert_array_equal(examples[9].paint(), example_at(5, 9).paint())
+    used = {
+        word
+        for index, example in enumerate(examples)
+        for word in example.caption(np.random.default_rng(index)).split()
+    }
+    known = {*VOCABULARY, *TEXTURE_VOCABULARY, *names(), *texture_names()}
+    assert used <= known
+    assert set(TEXTURE_VOCABULARY) <= used
+
+
+@pytest.mark.parametrize("kind", TEXTURES)
+def test_a_texture_shows_its_two_colors(kind: str) -> None:
+    pixels = Example(Texture(kind, "red", "blue", 12.0, 30.0), seed=3).paint()
+    assert pixels.shape == (SIZE, SIZE, 3)
+    assert pixels.dtype == np.uint8
+    redder = pixels[..., 0].astype(int) - pixels[..., 2]
+    assert (redder > 60).mean() > 0.05
+    assert (redder < -60).mean() > 0.05
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_grows_with_its_strength(damage: str) -> None:
+    scene = scene_at(3, 0)
+    clean = Example(scene, seed=1).paint().astype(int)
+    light, heavy = (
+        np.abs(Example(scene, 1, None, (damage, strength)).paint() - clean).mean()
+        for strength in (0.1, 0.9)
+    )
+    assert 0 < light < heavy
 
 
 def test_there_are_ten_novel_concepts() -> None:
@@ -187,7 +288,7 @@ def test_there_are_ten_novel_concepts() -> None:
     assert novel_concepts() == CONCEPTS
 
 
-@pytest.mark.parametrize("concept", CONCEPTS, ids=lambda concept: concept.name)
+@pytest.mark.parametrize("concept", (*CONCEPTS, *DEVELOPMENT), ids=lambda concept: concept.name)
 def test_a_novel_concept_is_one_object_in_five_places(concept: NovelConcept) -> None:
     assert concept.class_word == concept.spec.shape
     assert {scene.spec for scene in concept.scenes} == {concept.spec}

@@ -4,6 +4,7 @@ Example:
     safezone concepts list
     safezone concepts show concepts.png
     safezone concepts export concepts
+    safezone concepts export development --set development
 
 Next:
     safezone poison concepts/HattedMug --out concepts-poisoned/HattedMug
@@ -27,6 +28,8 @@ class Options(Common):
     """list; show FILE.png: one sheet of all images; export DIR: folders with images and masks."""
     out: tyro.conf.Positional[Path | None] = None
     """The sheet's file or the folder to make."""
+    set: Literal["novel", "development"] = "novel"
+    """The ten that results are shown on, or six others to choose settings on."""
 
 
 def run(options: Options) -> Answer:
@@ -41,9 +44,9 @@ def run(options: Options) -> Answer:
         if options.out is None:
             raise UserError("no folder is given; write safezone concepts export DIR")
         require_new(options.out)
-        paths = [str(folder) for folder in export_concepts(options.out)]
+        paths = [str(folder) for folder in export_concepts(options.out, options.set)]
         return Answer({"folders": paths}, "\n".join(paths))
-    concepts = miniworld_concepts()
+    concepts = miniworld_concepts(which=options.set)
     names = [
         {"name": c.name, "class_word": c.class_word, "images": len(c.images)} for c in concepts
     ]

@@ -2,17 +2,18 @@
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeAlias
 
 import torch
 
 from safezone.concepts import Concept, load_concept, save_concept
 from safezone.errors import UserError
 from safezone.images import to_square
-from safezone.miniworld import NovelConcept, novel_concepts, render
+from safezone.miniworld import NovelConcept, development_concepts, novel_concepts, render
 
 DREAMBOOTH_TABLE = "prompts_and_classes.txt"
 CUSTOM_CONCEPT_MANIFEST = "dataset.json"
@@ -142,19 +143,27 @@ def miniworld_concept(name: str, size: int | None = None) -> Concept:
     return _rendered(known[name.lower()], size)
 
 
-def miniworld_concepts(size: int | None = None) -> tuple[Concept, ...]:
-    """All novel concepts of the mini world, with exact masks."""
-    return tuple(_rendered(novel, size) for novel in novel_concepts())
+BuiltinSet: TypeAlias = Literal["novel", "development"]
+"""The ten concepts that results are shown on, or the six that settings are chosen on."""
+
+_BUILTIN_SETS: Final[Mapping[BuiltinSet, Callable[[], tuple[NovelConcept, ...]]]] = (
+    MappingProxyType({"novel": novel_concepts, "development": development_concepts})
+)
 
 
-def export_concepts(out: Path) -> tuple[Path, ...]:
-    """Writes the mini world's novel concepts as folders below ``out``, in their own size.
+def miniworld_concepts(size: int | None = None, which: BuiltinSet = "novel") -> tuple[Concept, ...]:
+    """All concepts of one set of the mini world, with exact masks."""
+    return tuple(_rendered(novel, size) for novel in _BUILTIN_SETS[which]())
+
+
+def export_concepts(out: Path, which: BuiltinSet = "novel") -> tuple[Path, ...]:
+    """Writes one set of the mini world's concepts as folders below ``out``, in their own size.
 
     ``concept.json`` of each also tells the attributes and the caption of every picture. Returns
     the folders. Raises UserError when a folder is there already or cannot be written.
     """
     folders = []
-    for novel in novel_concepts():
+    for novel in _BUILTIN_SETS[which]():
         concept = _rendered(novel, None)
         scenes: list[dict[str, Any]] = [
             {"image": stem, "caption": render(scene).caption, **asdict(scene)}

@@ -1,4 +1,4 @@
-"""Write a contact sheet: python -m safezone.miniworld OUT.png --seed 0 --count 64 [--concepts]."""
+"""A contact sheet: python -m safezone.miniworld OUT.png --count 64 [--concepts|--corpus]."""
 
 import argparse
 from collections.abc import Sequence
@@ -6,16 +6,17 @@ from pathlib import Path
 
 from PIL import Image
 
-from safezone.miniworld import SIZE, Scene, novel_concepts, render, scene_at
+from safezone.miniworld import SIZE, example_at, novel_concepts, render, scene_at
+from safezone.miniworld.textures import Pixels
 
 
-def contact_sheet(scenes: Sequence[Scene], columns: int) -> Image.Image:
-    """The pictures of the scenes in rows."""
-    rows = -(-len(scenes) // columns)
+def contact_sheet(pictures: Sequence[Pixels], columns: int) -> Image.Image:
+    """The pictures in rows."""
+    rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * SIZE, rows * SIZE))
-    for index, scene in enumerate(scenes):
+    for index, pixels in enumerate(pictures):
         row, column = divmod(index, columns)
-        sheet.paste(Image.fromarray(render(scene).image), (column * SIZE, row * SIZE))
+        sheet.paste(Image.fromarray(pixels), (column * SIZE, row * SIZE))
     return sheet
 
 
@@ -26,12 +27,16 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=64)
     parser.add_argument("--concepts", action="store_true", help="show the novel concepts instead")
+    parser.add_argument("--corpus", action="store_true", help="show what the model learns from")
     arguments = parser.parse_args()
+    indices = range(arguments.count)
     if arguments.concepts:
-        sheet = contact_sheet([s for c in novel_concepts() for s in c.scenes], columns=10)
+        pictures = [render(scene).image for each in novel_concepts() for scene in each.scenes]
+    elif arguments.corpus:
+        pictures = [example_at(arguments.seed, index).paint() for index in indices]
     else:
-        scenes = [scene_at(arguments.seed, index) for index in range(arguments.count)]
-        sheet = contact_sheet(scenes, columns=8)
+        pictures = [render(scene_at(arguments.seed, index)).image for index in indices]
+    sheet = contact_sheet(pictures, columns=10 if arguments.concepts else 8)
     sheet.save(arguments.out)
 
 

@@ -1,4 +1,4 @@
-"""What a person might write under a picture; uncaptioned parts are never named."""
+"""What a person might write under a picture: the object or its name, its parts, its place."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -8,7 +8,7 @@ import numpy as np
 
 from safezone.miniworld.palette import COLORS
 from safezone.miniworld.patterns import PATTERNS
-from safezone.miniworld.scenes import Scene
+from safezone.miniworld.scenes import EXTRAS, ObjectSpec, Scene
 from safezone.miniworld.shapes import SHAPES
 
 BACKGROUND_PHRASES: Final[Mapping[str, str]] = MappingProxyType(
@@ -64,33 +64,81 @@ PATTERN_PROBABILITY: Final = 0.75
 BACKGROUND_PROBABILITY: Final = 0.75
 TEMPLATE_PROBABILITY: Final = 0.15
 SIZE_PROBABILITY: Final = 0.5
+PART_PROBABILITY: Final = 0.75
+PART_COLOR_PROBABILITY: Final = 0.9
+NAME_PROBABILITY: Final = 0.6
+"""Of a scene whose object has a name: that the caption uses it."""
+NOUN_BESIDE_NAME_PROBABILITY: Final = 0.25
+
+PART_PHRASES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
+    {
+        "emblem": {kind: f"a {{}} {kind} on it" for kind in EXTRAS["emblem"]},
+        "hat": {
+            "top": "a {} top hat",
+            "cone": "a {} party hat",
+            "bowler": "a {} bowler hat",
+        },
+        "ears": {kind: f"{kind} {{}} ears" for kind in EXTRAS["ears"]},
+        "tone": {kind: f"a {{}} {kind} half" for kind in EXTRAS["tone"]},
+    }
+)
+"""How each part is named, by its name and kind; ``{}`` is its colour."""
 
 
-def caption(scene: Scene, rng: np.random.Generator) -> str:
-    """A caption of random detail: always the noun, mostly colour, pattern and background."""
+def caption(scene: Scene, rng: np.random.Generator, name: str | None = None) -> str:
+    """A caption of random detail: always the noun, mostly colours, pattern, parts, background.
+
+    ``name``: the word for this very object (``named_object``). Three of five captions then say
+    the name instead, a quarter of them the name and the noun.
+    """
     spec = scene.spec
-    words = [_prefix(scene.pose.scale, rng)]
+    place = BACKGROUND_PHRASES[scene.background] if rng.random() < BACKGROUND_PROBABILITY else ""
+    prefix = _prefix(scene.pose.scale, rng)
+    if name is not None and rng.random() < NAME_PROBABILITY:
+        noun = spec.shape if rng.random() < NOUN_BESIDE_NAME_PROBABILITY else ""
+        return joined(prefix, name, noun, place)
     named = rng.random() < COLOR_PROBABILITY
     patterned = spec.second_color is not None and rng.random() < PATTERN_PROBABILITY
-    if patterned:
-        words.append(spec.pattern)
-    if named:
-        words.append(spec.color)
-    if named and patterned:
-        words.append(f"and {spec.second_color}")
-    words.append(spec.shape)
-    if rng.random() < BACKGROUND_PROBABILITY:
-        words.append(BACKGROUND_PHRASES[scene.background])
-    return _with_articles(" ".join(words))
+    parts = [
+        _part(spec, part, rng.random() < PART_COLOR_PROBABILITY)
+        for part in EXTRAS
+        if part in spec.extras and rng.random() < PART_PROBABILITY
+    ]
+    return joined(
+        prefix,
+        spec.pattern if patterned else "",
+        spec.color if named else "",
+        f"and {spec.second_color}" if named and patterned else "",
+        spec.shape,
+        _with(parts),
+        place,
+    )
 
 
 def full_caption(scene: Scene) -> str:
     """Everything that words of this world can say about the scene."""
     spec = scene.spec
     colors = spec.color if spec.second_color is None else f"{spec.color} and {spec.second_color}"
-    pattern = "" if spec.second_color is None else f"{spec.pattern} "
-    phrase = BACKGROUND_PHRASES[scene.background]
-    return _with_articles(f"a photo of a {pattern}{colors} {spec.shape} {phrase}")
+    pattern = "" if spec.second_color is None else spec.pattern
+    parts = [_part(spec, part, True) for part in EXTRAS if part in spec.extras]
+    place = BACKGROUND_PHRASES[scene.background]
+    return joined("a photo of a", pattern, colors, spec.shape, _with(parts), place)
+
+
+def joined(*words: str) -> str:
+    """The words that are not empty, in a row, with "an" where English wants it."""
+    text = " ".join(word for word in words if word)
+    return f" {text}".replace(" a orange ", " an orange ").lstrip()
+
+
+def _part(spec: ObjectSpec, part: str, colored: bool) -> str:
+    extra = getattr(spec, part)
+    phrase = PART_PHRASES[part][extra.kind]
+    return phrase.format(extra.color) if colored else phrase.replace("{} ", "")
+
+
+def _with(parts: list[str]) -> str:
+    return f"with {' and '.join(parts)}" if parts else ""
 
 
 def _prefix(scale: float, rng: np.random.Generator) -> str:
@@ -105,10 +153,6 @@ def _prefix(scale: float, rng: np.random.Generator) -> str:
     return prefix
 
 
-def _with_articles(text: str) -> str:
-    return f" {text}".replace(" a orange ", " an orange ").lstrip()
-
-
 VOCABULARY: Final[tuple[str, ...]] = tuple(
     sorted(
         {
@@ -119,9 +163,16 @@ VOCABULARY: Final[tuple[str, ...]] = tuple(
             "an",
             "small",
             "close",
+            "with",
+            *(
+                word
+                for kinds in PART_PHRASES.values()
+                for phrase in kinds.values()
+                for word in phrase.replace("{} ", "").split()
+            ),
             *(word for phrase in BACKGROUND_PHRASES.values() for word in phrase.split()),
             *(word for prefix in (*PREFIXES, *TEMPLATE_PREFIXES) for word in prefix.split()),
         }
     )
 )
-"""Every word that a caption may contain, sorted."""
+"""Every word that a caption of a scene may contain but for names, sorted."""

@@ -1,4 +1,4 @@
-"""Parts which no caption names: emblems, hats and ears, as outlines of unit size."""
+"""Parts that objects may have: emblems, hats and ears, as outlines of unit size."""
 
 from collections.abc import Mapping
 from types import MappingProxyType

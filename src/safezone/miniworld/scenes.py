@@ -13,12 +13,12 @@ EXTRAS: Final[dict[str, tuple[str, ...]]] = {
     "ears": tuple(EARS),
     "tone": TONES,
 }
-"""The parts which no caption names, and the kinds of each."""
+"""The parts that an object may have, and the kinds of each."""
 
 
 @dataclass(frozen=True)
 class Extra:
-    """One uncaptioned part: its kind (a word of `EXTRAS`) and its own colour."""
+    """One part: its kind (a word of `EXTRAS`) and its own colour."""
 
     kind: str
     color: str
@@ -47,7 +47,7 @@ class ObjectSpec:
 
     @property
     def extras(self) -> frozenset[str]:
-        """Names of the uncaptioned parts which the object has."""
+        """Names of the parts which the object has."""
         return frozenset(name for name in EXTRAS if getattr(self, name) is not None)
 
     @property
