@@ -1,10 +1,13 @@
 """The tokenizer and the text encoder of the built-in models."""
 
 import json
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from safezone import miniworld
@@ -22,6 +25,45 @@ WORDS = (
 START, END = "<|startoftext|>", "<|endoftext|>"
 
 
+def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
+    """Byte-pair merges that make each word one token, the most frequent pair first.
+
+    Of equally frequent pairs the alphabetically first: the library's own learner takes any, so
+    that two trainings would have two vocabularies.
+    """
+    split = {word: [*word[:-1], word[-1] + "</w>"] for word in sorted(set(words))}
+    count: Counter[tuple[str, str]] = Counter()
+    where: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+
+    def tally(word: str, sign: int) -> None:
+        for pair in pairwise(split[word]):
+            count[pair] += sign
+            if sign > 0:
+                where[pair].add(word)
+            else:
+                where[pair].discard(word)
+            if not count[pair]:
+                del count[pair]
+
+    for word in split:
+        tally(word, 1)
+    merges = []
+    while count:
+        best = min(count, key=lambda pair: (-count[pair], pair))
+        merges.append(best)
+        for word in sorted(where[best]):
+            tally(word, -1)
+            parts: list[str] = []
+            for part in split[word]:
+                if parts and (parts[-1], part) == best:
+                    parts[-1] += part
+                else:
+                    parts.append(part)
+            split[word] = parts
+            tally(word, 1)
+    return merges
+
+
 def build_tokenizer(folder: Path) -> CLIPTokenizer:
     """Byte-pair encoding with CLIP's conventions; every word and name of the world is one token.
 
@@ -33,21 +75,8 @@ def build_tokenizer(folder: Path) -> CLIPTokenizer:
         {w for text in texts for w in text.replace("{}", " ").replace(",", " ").lower().split()}
         | set(WORDS)
     )
-    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    learner.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    learner.train_from_iterator(
-        words * 2,
-        trainers.BpeTrainer(
-            vocab_size=2 * len(alphabet) + 20_000,
-            initial_alphabet=alphabet,
-            end_of_word_suffix="</w>",
-            show_progress=False,
-        ),
-    )
-    merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
+    merges = learn_merges(words)
     tokens = [*alphabet, *(a + "</w>" for a in alphabet), *("".join(pair) for pair in merges)]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys([*tokens, START, END]))}
     folder.mkdir(parents=True, exist_ok=True)

@@ -101,7 +101,7 @@ def test_hyperparameters_are_scaled_to_the_preset() -> None:
     assert (paper.schedule, paper.learning_rate, paper.steps) == ("linear", 5e-3, 1000)
     mini = training_of(PRESETS["mini"].training, method, "mini")
     assert mini.learning_rate == pytest.approx(10 * PRESETS["mini"].training.learning_rate)
-    assert mini.steps == 80
+    assert mini.steps == 40
     same = training_of(PRESETS["mini"].training, TEXTUAL_INVERSION, "mini")
     assert same == PRESETS["mini"].training
 

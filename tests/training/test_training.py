@@ -20,7 +20,7 @@ from training.corpus import CAPTIONS, HELD_OUT_SEED, render_corpus
 from training.denoiser import Batches, new_unet
 from training.loop import Budget, train, trapezoid
 from training.pixels import export_pixels, train_pixels
-from training.text import LENGTH, WIDTH, WORDS, build_tokenizer, new_text_encoder
+from training.text import LENGTH, WIDTH, WORDS, build_tokenizer, learn_merges, new_text_encoder
 from training.twins import export_twin, train_twin
 
 CPU = torch.device("cpu")
@@ -76,6 +76,15 @@ def test_every_word_of_the_world_is_one_token(tmp_path: Path) -> None:
     ids = tokenizer("a photo of a zeppelin", padding="max_length").input_ids
     assert len(ids) == LENGTH
     assert tokenizer.unk_token_id not in tokenizer("a photo of a zeppelin").input_ids[1:-1]
+
+
+def test_the_same_words_give_the_same_merges() -> None:
+    words = ["low", "lower", "slow", "new", "newer"]
+    merges = learn_merges(reversed(words))
+    assert merges == learn_merges(words)
+    # by hand: "lo" and "we" and "ne" are in three, two and two words
+    assert merges[0] == ("l", "o")
+    assert {"".join(pair) for pair in merges} >= {f"{word}</w>" for word in words}
 
 
 def test_autoencoder_starts_as_a_smoothing_transform() -> None:

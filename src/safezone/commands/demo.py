@@ -1,7 +1,7 @@
-"""Three built-in concepts, clean and poisoned with ADM+: one page in minutes.
+"""Six built-in concepts, clean and poisoned with ADM+: one page in minutes.
 
 They are learned plainly and with Safe-Zone Training, drawn with six prompts and scored, in at most
-five minutes on two slow cores.
+four minutes on two slow cores.
 
 Example:
     safezone demo --out demo-output
@@ -35,7 +35,7 @@ def run(options: Options) -> Answer:
         settings,
         options.out,
         options.machine,
-        title="Does the protection of three objects hold?",
+        title="Does the protection of six objects hold?",
     )
 
 

@@ -259,9 +259,9 @@ DEMO: Final = replace(
             "a photo of a {} at night",
         ),
     ),
-    cells=Cells(concepts=3, seeds=1, poisons=("adm+",), defenses=("nominal", "szt"), poison_seed=0),
+    cells=Cells(concepts=6, seeds=1, poisons=("adm+",), defenses=("nominal", "szt"), poison_seed=0),
 )
-"""Three concepts in at most five minutes on two slow cores."""
+"""Six concepts in at most five minutes on two slow cores."""
 
 
 def preset(model: str, method: str = "ti") -> Settings:
