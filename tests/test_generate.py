@@ -6,11 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from PIL import Image
 
 from safezone.arrays import randn, stream
 from safezone.errors import UserError
-from safezone.generate import generate, preview_writer
+from safezone.generate import _rescaled, generate, preview_writer
+from safezone.images import to_uint8
 from safezone.models import Model, load_model
 from safezone.personalize import Adapter
 from tiny import write_tiny_folder
@@ -131,6 +134,7 @@ def test_no_adapters_give_no_images(tiny_model: Model) -> None:
         ({"batch_size": 0}, "batch_size is 0"),
         ({"guidance": -1.0}, "guidance is -1"),
         ({"guidance": float("nan")}, "guidance is nan"),
+        ({"guidance_rescale": 1.5}, "guidance_rescale is 1.5"),
         ({"prompts": ()}, "no prompts"),
         ({"size": 60}, "multiple of 8"),
         ({"scheduler": "magic"}, "magic"),
@@ -173,3 +177,50 @@ def test_the_global_random_state_is_left_alone(tiny_model: Model, adapters: list
     before = torch.get_rng_state()
     draw(tiny_model, adapters[:1], scheduler="ddpm")
     assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_guidance_is_rescaled_as_diffusers_does(share: float) -> None:
+    guided, prompted = (2.5 * randn([stream(n, i) for i in range(3)], (4, 8, 8)) for n in "ab")
+    expected = rescale_noise_cfg(guided, prompted, guidance_rescale=share)
+    torch.testing.assert_close(_rescaled(guided, prompted, share), expected)
+
+
+def test_a_velocity_model_without_signal_at_the_last_timestep(tmp_path: Path) -> None:
+    """The scheduler's file of ByteDance/sd2.1-base-zsnr-laionaes5 (Lin et al. 2024)."""
+    folder = write_tiny_folder(tmp_path / "zsnr", prediction_type="v_prediction", linear=True)
+    scheduler = DDIMScheduler(
+        steps_offset=1,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+    )
+    scheduler.save_pretrained(folder / "scheduler")
+    model = load_model(folder)
+    signal, sigma = model.process.signal_noise(torch.tensor([999]))
+    assert (float(signal), float(sigma)) == (0.0, 1.0)
+    assert model.scheduler("ddim").config.timestep_spacing == "trailing"
+    stock = StableDiffusionPipeline.from_pretrained(
+        folder, safety_checker=None, scheduler=scheduler
+    )
+    stock.set_progress_bar_config(disable=True)
+    latents = randn([stream(1, "generate", "", 0, 0)], (4, 8, 8))
+    found = {}
+    for share in (0.0, 0.7):
+        settings = {"guidance": 7.5, "guidance_rescale": share}
+        (found[share],) = draw(model, [None], prompts=("a dog on grass",), **settings)
+        expected = stock(
+            "a dog on grass",
+            latents=latents,
+            num_inference_steps=3,
+            guidance_scale=7.5,
+            guidance_rescale=share,
+            output_type="pt",
+        ).images
+        assert near(found[share], to_uint8(expected))
+    assert not near(found[0.0], found[0.7])

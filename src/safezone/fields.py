@@ -23,6 +23,8 @@ Quality: TypeAlias = Annotated[int, Field(ge=1, le=100)]
 """Of a JPEG."""
 Share: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 """A part of a whole, above 0 to 1."""
+Portion: TypeAlias = Annotated[float, Field(ge=0, le=1)]
+"""A part of a whole, or none of it."""
 Rate: TypeAlias = Annotated[float, Field(gt=0, le=100)]
 """A learning rate; one of 1e38 would overflow in the optimiser."""
 Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]

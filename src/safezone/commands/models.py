@@ -1,4 +1,4 @@
-"""Lists the built-in models and encoders, or prints the folder of one.
+"""Lists the built-in models and encoders, prints the folder of one, or converts pickled weights.
 
 The folder of mini is a plain diffusers folder: StableDiffusionPipeline.from_pretrained opens it.
 Elsewhere --model also takes your own diffusers folder or a hub name such as
@@ -7,6 +7,7 @@ stable-diffusion-v1-5/stable-diffusion-v1-5.
 Example:
     safezone models list
     safezone models path mini
+    safezone models convert ByteDance/sd2.1-base-zsnr-laionaes5 models/sd21-v
 
 Next:
     safezone demo --out demo-output
@@ -26,14 +27,18 @@ from safezone.errors import UserError
 class Options(Common):
     """The options."""
 
-    action: tyro.conf.Positional[Literal["list", "path"]] = "list"
-    """list, or path NAME."""
+    action: tyro.conf.Positional[Literal["list", "path", "convert"]] = "list"
+    """list, path NAME, or convert NAME OUT."""
     name: tyro.conf.Positional[str | None] = None
-    """The model or encoder whose folder is printed."""
+    """The model or encoder whose folder is printed; the folder or hub name to convert."""
+    out: tyro.conf.Positional[Path | None] = None
+    """The new folder of converted weights."""
 
 
 def run(options: Options) -> Answer:
-    """Prints names and folders; loads nothing."""
+    """Prints names and folders, or reads pickled weights as weights only and writes safetensors."""
+    if options.action == "convert":
+        return _converted(options)
     folders = _folders()
     if options.action == "path":
         if options.name not in folders:
@@ -54,6 +59,17 @@ def run(options: Options) -> Answer:
         lines.append(f"{name}: {state}, {folder}")
         data.append({"name": name, "path": str(folder), "bytes": size})
     return Answer({"models": data}, "\n".join(lines))
+
+
+def _converted(options: Options) -> Answer:
+    from safezone.models.converting import convert
+    from safezone.models.known import hub_name
+
+    if options.name is None or options.out is None:
+        raise UserError("convert needs a folder or hub name, and the new folder for the weights")
+    folder = convert(hub_name(options.name), options.out)
+    text = f"converted: {folder}\nnext: safezone personalize FOLDER --model {folder}"
+    return Answer({"path": str(folder)}, text)
 
 
 COMMAND = Command(__doc__, Options, run)

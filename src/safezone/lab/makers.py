@@ -222,6 +222,7 @@ def write_images(model: Model, drawing: Drawing, sampling: Sampling, most: int =
         noise_keys=[drawing.noise_key],
         steps=sampling.steps,
         guidance=sampling.guidance,
+        guidance_rescale=sampling.guidance_rescale,
         scheduler=sampling.scheduler,
         batch_size=size,
         progress=False,

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator
 from tyro.constructors import PrimitiveConstructorSpec
 
 from safezone.errors import UserError
-from safezone.fields import Checked, Count, Finite, Natural
+from safezone.fields import Checked, Count, Finite, Natural, Portion
 from safezone.lab.kinds import kind_of
 from safezone.lab.training import TRAINING, Training, training_preset
 from safezone.scores.table import SLOTS
@@ -131,6 +131,9 @@ class Sampling(Checked):
     """Denoising steps of every image."""
     guidance: Finite = 5.0
     """Classifier-free guidance; 1 is none."""
+    guidance_rescale: Portion = 0.0
+    """Share of the guided prediction brought to the prompt's own deviation; 0.7 suits velocity
+    models of zero terminal SNR."""
     scheduler: str = "ddim"
     """The sampler."""
 

@@ -117,10 +117,13 @@ def _check_parts(folder: Path) -> Mapping[str, Any]:
         if part in index and not any((folder / part).glob(f"{stem}*.safetensors")):
             if any((folder / part).glob("*.bin")):
                 raise UserError(
-                    f"{folder / part} has only pickled .bin weights, which are never opened; "
-                    "convert them with save_pretrained(..., safe_serialization=True)"
+                    f"{folder / part} has only pickled .bin weights, which models are never opened "
+                    f"from; convert them once with `safezone models convert {folder} NEW_FOLDER`"
                 )
-            raise UserError(f"{folder / part} has no {stem}.safetensors")
+            raise UserError(
+                f"{folder / part} has no {stem}.safetensors; a hub model with .bin files only is "
+                "converted once by `safezone models convert OWNER/NAME NEW_FOLDER`"
+            )
     config = read_config(folder / "unet" / "config.json")
     if config.get("in_channels", 4) != config.get("out_channels", 4):
         raise UserError(

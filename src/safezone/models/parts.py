@@ -53,13 +53,18 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or repr(error)).splitlines()[0].rstrip(".")
 
 
-def fetch_folder(name: str) -> Path:
-    """The hub's snapshot of ``name`` in the local cache, without pickled weights."""
+def fetch_folder(name: str, pickled: bool = False) -> Path:
+    """The hub's snapshot of ``name`` in the local cache; without pickled weights, or with."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(HUB_FILES)))
+        patterns = list(HUB_FILES)
+        if pickled:
+            stems = [f"{part}/{stem}" for part, stem in WEIGHT_FILES.items()]
+            ends = (".bin", "-?????-of-?????.bin", ".bin.index.json")
+            patterns += [stem + end for stem in stems for end in ends]
+        return Path(snapshot_download(name, allow_patterns=patterns))
     except GatedRepoError as error:
         raise UserError(
             f"the hub model {name} is gated; accept its licence on its page and log in to the hub"
