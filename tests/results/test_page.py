@@ -3,7 +3,10 @@
 import base64
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -25,13 +28,13 @@ from safezone.results.artifacts import (
     picture,
     read_run_images,
 )
-from safezone.results.folder import sections, write_page
+from safezone.results.folder import sections, write_page, write_results
 from safezone.results.meaning import meaning_sentences
 from safezone.results.notes import duration_text, paper_notes
 from safezone.results.page import Page, Section, render
 from safezone.results.published import AVERAGE, published, same_runs
 from safezone.results.tables import to_csv, to_latex, to_markdown
-from safezone.scores.rows import Row, csv_text
+from safezone.scores.rows import Row, csv_text, read_rows
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
 
@@ -295,11 +298,57 @@ def test_corrected_labels_are_said_on_the_page() -> None:
     assert "corrected labels" not in render(Page("t", [paper_section(17)]))
 
 
+def write_images(place: Path, **changes: object) -> Path:
+    """An image folder with one image of a run of which ``changes`` says what is its own."""
+    cell = {"concept": "toy", "poison": "clean", "defense": "szt", "method": "m", "model": "mini"}
+    record = {**cell, "seed": 0, "class_word": "toy", "placeholder": "<c>", **changes}
+    place.mkdir(parents=True)
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(place / "00-0.png")
+    record["images"] = [{"file": "00-0.png", "prompt": "a toy"}]
+    (place / "images.json").write_text(json.dumps(record))
+    return place
+
+
 def test_a_hidden_parent_hides_nothing_and_a_hidden_folder_is_left_out(tmp_path: Path) -> None:
     folder = tmp_path / ".cache" / "runs"
-    for name in ("b", "a/deep", ".partial-1"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "images.json").write_text("{}")
+    for seed, name in enumerate(("b", "a/deep", ".partial-1")):
+        write_images(folder / name, seed=seed)
     assert image_folders(folder) == [folder / "a/deep", folder / "b"]
     roundabout = folder / "b" / ".."
     assert image_folders(roundabout) == [roundabout / "a/deep", roundabout / "b"]
+
+
+def test_two_results_of_one_run_are_not_mixed(tmp_path: Path) -> None:
+    first, second = write_images(tmp_path / "a"), write_images(tmp_path / "b")
+    with pytest.raises(UserError) as error:
+        image_folders(tmp_path)
+    assert all(text in str(error.value) for text in ("toy,clean,szt,0", str(first), str(second)))
+
+
+def test_a_concept_whose_name_is_no_utf_8_has_rows_tables_and_a_page(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    odd = [replace(row, concept=f"{row.concept}\udcff") for row in rows]
+    page = write_results(tmp_path, {"title": "toy\udcff"}, odd)
+    assert read_rows(tmp_path / "rows.jsonl") == odd
+    assert (tmp_path / "rows.csv").read_text(encoding="utf-8").count("c0?,") == len(odd) // 6
+    assert "<h1>toy?</h1>" in page.read_text(encoding="utf-8")
+    assert json.loads((tmp_path / "summary.json").read_bytes())["failed"] == {}
+
+
+def test_a_page_is_written_where_the_terminal_knows_ascii_alone(
+    rows: list[Row], tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs"
+    write_results(folder, {"title": "Träger"}, rows)
+    (folder / "index.json").write_text(json.dumps({"title": "Träger"}))
+    code = "import sys; from safezone.cli import main; sys.exit(main())"
+    environment = {"PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    done = subprocess.run(
+        [*(sys.executable, "-c", code), "report", str(folder / ".." / "runs")],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "<h1>Träger</h1>" in (folder / "report.html").read_text(encoding="utf-8")

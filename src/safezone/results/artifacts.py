@@ -89,11 +89,21 @@ def read_run_images(place: Path, most: int | None = None) -> RunImages:
 
 
 def image_folders(folder: Path) -> list[Path]:
-    """The image folders below a folder that has no index, in order; hidden ones are left out."""
+    """The image folders below a folder that has no index, in order; hidden ones are left out.
+
+    Raises UserError when two of them are of one run: their numbers would count twice.
+    """
     places = sorted(path.parent.relative_to(folder) for path in folder.rglob(IMAGES_RECORD))
-    return [
-        folder / place for place in places if not any(part.startswith(".") for part in place.parts)
-    ]
+    shown = [folder / p for p in places if not any(part.startswith(".") for part in p.parts)]
+    runs: dict[Run, Path] = {}
+    for place in shown:
+        run = read_run_images(place, most=0).run
+        if (other := runs.setdefault(run, place)) != place:
+            raise UserError(
+                f"{folder} holds the run {run.label} twice, in {other} and {place}; give a folder "
+                "that holds one of them"
+            )
+    return shown
 
 
 class Picture(NamedTuple):

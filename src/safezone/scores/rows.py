@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from safezone.errors import UserError
-from safezone.files import write_text
+from safezone.files import write_bytes, write_text
 
 CLEAN = "clean"
 """The poison name of rows measured on unpoisoned training images."""
@@ -69,7 +69,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     if path.suffix == ".jsonl":
         write_text(path, "".join(json.dumps(record) + "\n" for record in _records(rows)))
     elif path.suffix == ".csv":
-        write_text(path, csv_text(rows))
+        write_bytes(path, csv_text(rows).encode("utf-8", "replace"))  # names may hold any bytes
     else:
         raise UserError(f"{path}: rows are written as .jsonl or .csv, choose one of these suffixes")
 

@@ -15,7 +15,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from safezone.files import write_bytes, write_text
+from safezone.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -176,7 +176,7 @@ def save(drawing: Drawing, folder: Path, stem: str) -> list[Path]:
     for path in paths[:2]:
         write_bytes(path, _bytes(drawing.figure, path.suffix[1:]))
     document = json.dumps(drawing.numbers, indent=1, ensure_ascii=False)
-    write_text(paths[2], document + "\n")
+    write_bytes(paths[2], f"{document}\n".encode("utf-8", "backslashreplace"))
     return paths
 
 
