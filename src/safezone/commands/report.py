@@ -12,7 +12,7 @@ Next:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -115,7 +115,8 @@ def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
         if clean is None:
             note(f"note: {folder} is not scored, since its clean images are not known")
             continue
-        rows += score_rows(encoders, clean, drawn.images, drawn.prompts, drawn.run)
+        scored = score_rows(encoders, clean, drawn.images, drawn.prompts, drawn.run)
+        rows += [replace(row, poison_model=drawn.poison_model()) for row in scored]
     return rows
 
 
