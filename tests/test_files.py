@@ -21,7 +21,6 @@ from safezone.files import (
     lock_file,
     locked,
     move_file,
-    read_json,
     require_new,
     whole_file,
     whole_folder,
@@ -31,6 +30,7 @@ from safezone.files import (
     write_text,
 )
 from safezone.images import write_png
+from safezone.reading import read_json
 
 WRITERS: dict[str, Callable[[Path], None]] = {
     "bytes": lambda path: write_bytes(path, b"new"),

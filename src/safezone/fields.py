@@ -34,6 +34,9 @@ Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
 """Any number that is neither infinite nor NaN."""
 
+FileName: TypeAlias = Annotated[str, Field(pattern=r"^[\w+@][^/\\\x00-\x1f]*$", max_length=100)]
+"""Of a file or folder to be made, inside the one that is meant."""
+
 AT_LEAST_ONE: Final = Field(min_length=1)
 """Of a list that must not be empty."""
 
@@ -50,6 +53,8 @@ _WHAT_TO_GIVE: Final[Mapping[str, str]] = {
     **dict.fromkeys(("tuple_type", "list_type"), "a list, such as [a, b]"),
     **dict.fromkeys(("dataclass_type", "dict_type"), "lines of its own below it"),
     "literal_error": "{expected}",
+    "string_pattern_mismatch": "a name without slashes that begins with a letter or a digit",
+    "string_too_long": "at most {max_length} characters",
 }
 
 

@@ -61,6 +61,11 @@ def _remove_left(place: Path) -> None:
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
 
 
+def clipped(name: str, most: int = 150) -> str:
+    """The beginning of a name, at most that many bytes, with room for what is put behind it."""
+    return os.fsencode(name)[:most].decode("utf-8", "ignore")
+
+
 # Files
 
 
@@ -119,17 +124,6 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """
     text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
     write_bytes(path, text.encode("utf-8", "backslashreplace"))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object; UserError when it is missing or something else."""
-    try:
-        value = json.loads(path.read_bytes() if path.is_file() else b"")
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} is missing or not valid JSON; make it again") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path} is not a JSON object; make it again")
-    return value
 
 
 def write_safetensors(

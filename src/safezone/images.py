@@ -17,6 +17,7 @@ from torch import Tensor
 from safezone.arrays import Images
 from safezone.errors import UserError
 from safezone.files import whole_file
+from safezone.reading import require_file
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 100_000_000
@@ -37,6 +38,7 @@ def _decode(path: Path, max_pixels: int) -> Image.Image:
         raise UserError(f"{path} does not exist; check the spelling of the file's name")
     if path.is_dir():
         raise UserError(f"{path} is a folder; give an image file inside it")
+    require_file(path, "an image file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # sizes are checked below; odd metadata does no harm
@@ -132,12 +134,21 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
     return np.array(_to_rgb(_decode(path, max_pixels), path), dtype=np.uint8)
 
 
+def _black_and_white(grey: NDArray[np.uint8]) -> bool:
+    """Whether nearly all values are near black or white, and some of them either."""
+    if not grey.size:
+        return False
+    dark, light = float((grey <= 16).mean()), float((grey >= 239).mean())
+    return dark + light >= 0.95 and min(dark, light) >= 0.001
+
+
 def read_mask(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
     """Reads a mask file as bool [height, width], True on the object.
 
-    True where the grey value is at least 128; a file of the values 0 and 1 alone is True at 1;
-    in a file with transparency (a cut-out object) the opacity is the mask. Raises UserError as
-    :func:`read_image` does. An empty mask is returned as it is.
+    True where the grey value is at least 128; a file of the values 0 and 1 alone is True at 1. In
+    a file with transparency (a cut-out object) the opacity is the mask, unless what is opaque is
+    itself painted in black and white. Raises UserError as :func:`read_image` does. An empty mask
+    is returned as it is.
     """
     image = _decode(path, max_pixels)
     if _sixteen_bit(image):
@@ -146,8 +157,13 @@ def read_mask(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.bool_]:
     else:
         grey = np.asarray(_to_rgb(image, path).convert("L"))
         if _has_alpha(image):
-            opacity = np.asarray(image.convert("RGBA").getchannel("A"))
-            grey = grey if opacity.min() == 255 else opacity
+            colours = np.asarray(image.convert("RGBA"))
+            opacity = colours[..., 3]
+            painted = np.asarray(image.convert("RGBA").convert("RGB").convert("L"))
+            if _black_and_white(painted[opacity >= 128]):
+                grey = np.where(opacity >= 128, painted, 0)
+            elif opacity.min() < 255:
+                grey = opacity
     return np.asarray(grey > 0 if grey.max() <= 1 else grey >= 128)
 
 

@@ -90,7 +90,10 @@ def test_other_peoples_files_are_passed_over(tmp_path: Path) -> None:
         "Thumbs.db",
     ):
         (tmp_path / name).write_text("{}")
-    concept = load_concept(tmp_path, 32)
+    with pytest.warns(UserWarning, match="left out") as caught:
+        concept = load_concept(tmp_path, 32)
+    told = [str(each.message).split(" is left out")[0] for each in caught]
+    assert told == [str(tmp_path / ".hidden.png"), str(tmp_path / "previews")]
     assert concept.image_names == ("0", "1", "2")
     assert concept.masks is None
 
@@ -124,6 +127,9 @@ def test_words_come_from_arguments_then_file_then_folder(
         ("dog6", "dog", "<dog6>"),
         ("rc car", "rc car", "<rc-car>"),
         ("2024", "2024", "<2024>"),
+        ("10_toy", "toy", "<toy>"),
+        ("3_sks dog", "sks dog", "<sks-dog>"),
+        ("10_20", "10", "<10-20>"),
         ("Größe_{x}", "größe x", "<größe-x>"),
         ("___", "object", "<concept>"),
     ],
@@ -162,9 +168,8 @@ def without_one_mask(folder: Path) -> None:
     (folder / "masks" / "1.png").unlink()
 
 
-def with_jpeg_masks_only(folder: Path) -> None:
-    for path in (folder / "masks").iterdir():
-        path.rename(path.with_suffix(".jpg"))
+def with_two_masks_of_one_image(folder: Path) -> None:
+    mask(folder / "masks" / "1.jpg")
 
 
 def with_object_off_centre(folder: Path) -> None:
@@ -198,9 +203,9 @@ BAD_FOLDERS = [
     (with_mask_too_small, r"masks/1\.png has 30 x 32 pixels but its image 32 x 32; make"),
     (with_empty_mask, r"masks/1\.png is empty; paint"),
     (without_one_mask, r"masks/1\.png is missing while .*masks has others; add it"),
-    (with_jpeg_masks_only, r"masks/0\.png is missing"),
+    (with_two_masks_of_one_image, r"masks of one image; remove one"),
     (with_object_off_centre, r"masks/1\.png is empty in the image's centre square .*crop"),
-    (with_broken_json, r"concept\.json is not readable JSON .*mend or remove"),
+    (with_broken_json, r"concept\.json is not valid JSON .*make it again"),
     (with_wrong_json, r"concept\.json must be an object whose name, class_word, placeholder"),
     (with_spaced_placeholder, r"'my duck' holds a space, brace or slash; change"),
     (with_escaping_name, r"'\.\./\.\./duck' cannot be the name of a file; change"),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from safezone.files import read_json, write_json
+from safezone.files import write_json
 from safezone.lab import memory, trainings
 from safezone.lab.lab import Lab
 from safezone.lab.memory import MEMORY, Capacity, ItemBytes, OutOfMemory, memory_left
@@ -18,6 +18,7 @@ from safezone.lab.stage import named
 from safezone.models import Model, load_model
 from safezone.personalize import train
 from safezone.personalize.checkpoints import CHECKPOINT
+from safezone.reading import read_json
 from small_lab import grid, small_lab
 
 GIGABYTE = 10**9

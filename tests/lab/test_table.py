@@ -12,7 +12,7 @@ import torch
 
 from safezone.cli import main
 from safezone.concepts import save_concept
-from safezone.files import read_json, write_json
+from safezone.files import write_json
 from safezone.images import write_png
 from safezone.lab import trainings
 from safezone.lab.archive import by_stage, catalogue, garbage
@@ -23,6 +23,7 @@ from safezone.lab.run import Run
 from safezone.lab.schedule import estimate, plan, run_grid
 from safezone.lab.stage import STAGES, Stage, job, jobs, own
 from safezone.lab.store import NEEDS, WORK
+from safezone.reading import read_json
 from small_lab import concept, grid
 
 # A sixth stage

@@ -22,10 +22,15 @@ def test_a_mask_has_the_images_size_and_is_the_same_every_time(
     segmenter: Segmenter, shape: tuple[int, int]
 ) -> None:
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
-    first = segmenter(image)
+    first, sureness = segmenter(image)
     assert first.shape == shape
     assert first.dtype == np.bool_
-    assert np.array_equal(first, segmenter(image))
+    assert np.isfinite(sureness)
+    assert np.array_equal(first, segmenter(image)[0])
+    middle = (shape[1] // 2, shape[0] // 2)
+    assert np.array_equal(first, segmenter(image, middle)[0])
+    assert segmenter(image, None, (2, 3, 30, 40))[0].shape == shape
+    assert segmenter(image, (8, 9), (2, 3, 30, 40))[0].shape == shape
 
 
 def test_sam_keeps_the_aspect_and_sam_2_does_not(segmenter: Segmenter) -> None:

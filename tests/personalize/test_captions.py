@@ -67,7 +67,34 @@ def test_a_wrong_caption_is_told_by_its_file(
     else:
         file.write_bytes(content)
     with pytest.raises(UserError, match=f"2.txt.*{words}"):
-        load_concept(tmp_path / "duck", 64)
+        load_concept(tmp_path / "duck", 64, require_captions=True)
+    with pytest.warns(UserWarning, match=f"no captions are read from .*2.txt.*{words}"):
+        assert load_concept(tmp_path / "duck", 64).captions is None
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfa {} on grass\r\n",
+        "a {} on\u00a0grass\u200b\n".encode(),
+        "\u200ea {} on\u3000grass".encode(),
+        b"a {} on\tgrass",
+    ],
+)
+def test_invisible_characters_are_no_part_of_a_caption(
+    captioned: Concept, tmp_path: Path, content: bytes
+) -> None:
+    save_concept(captioned, tmp_path / "duck")
+    (tmp_path / "duck" / "2.txt").unlink()
+    (tmp_path / "duck" / "2.TXT").write_bytes(content)
+    captions = load_concept(tmp_path / "duck", 64, require_captions=True).captions
+    assert captions == (*CAPTIONS[:2], "a {} on grass")
+
+
+def test_required_captions_are_asked_for(captioned: Concept, tmp_path: Path) -> None:
+    save_concept(replace(captioned, captions=None), tmp_path / "duck")
+    with pytest.raises(UserError, match=r"duck has no captions; write NAME\.txt beside each"):
+        load_concept(tmp_path / "duck", 64, require_captions=True)
 
 
 def test_a_text_file_that_is_no_caption_is_still_refused(

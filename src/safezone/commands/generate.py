@@ -117,11 +117,11 @@ def adapter_files(given: Sequence[Path]) -> dict[Path, Path]:
 
 
 def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[Drawing]":
-    from safezone.files import read_json
     from safezone.lab.makers import Drawing
     from safezone.lab.stage import drawn, named
     from safezone.lab.store import RUN_RECORD, made_key
     from safezone.personalize import load_adapter
+    from safezone.reading import read_json
     from safezone.scores import CLEAN, NOMINAL
 
     weights, jobs = model.fingerprint(), []

@@ -29,7 +29,7 @@ import tyro
 from safezone.commands.console import Answer, Command, Experiment, Flat, Machine, note, progress
 from safezone.commands.parsing import early
 from safezone.errors import UserError
-from safezone.fields import Checked, Count, Weight
+from safezone.fields import Checked, Count, FileName, Weight
 from safezone.lab.config import read_settings
 from safezone.lab.settings import Names, Settings, settings_told
 
@@ -77,7 +77,7 @@ class Options(Experiment):
     """Leave a poison, defense or method out; repeatedly."""
     only: Annotated[Names, tyro.conf.arg(metavar="NAME")] = ()
     """Run this concept, poison, defense or method only; repeatedly."""
-    name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    name: Annotated[FileName | None, tyro.conf.arg(metavar="NAME")] = None
     """Folder of the results in OUT; by default the grid's name."""
     reuse: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Copy what is wanted and lies below this folder, such as the --out of safezone personalize."""
@@ -92,8 +92,10 @@ def _table_preset(arguments: Sequence[str]) -> Settings | None:
     With --model sd15 table 26 trains as on SD 2.1, and table 32 as LoRAs are; a figure of
     generated images has its own prompt.
     """
+    from safezone.lab.run import Scope
+    from safezone.lab.settings import preset
+    from safezone.lab.variants import METHODS, split_method
     from safezone.paper.named import PAPER, model_for
-    from safezone.paper.settings import settings_for
 
     options = early(arguments, "config", "model")
     table = next((each for each in arguments if each in PAPER), None)
@@ -102,7 +104,8 @@ def _table_preset(arguments: Sequence[str]) -> Settings | None:
     if options.config and not options.model:
         return None
     model = model_for(table, options.model or "mini")
-    return settings_for(PAPER[table], model)
+    run = PAPER[table].build(Scope(model, ("any",), (0,))).runs[0]
+    return PAPER[table].settings(preset(model, METHODS[split_method(run.method)[0]]))
 
 
 def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine) -> "Lab":
@@ -200,6 +203,8 @@ def run(options: Options) -> Answer:
     settings = _settings(options)
     _require_known(options, settings)
     work = options.out.absolute() / WORK
+    if options.name == WORK:
+        raise UserError(f"--name is {WORK}, where a workspace keeps its artifacts; give another")
     data = None if options.data is None else options.data.absolute()
     lab = open_lab(work, settings, data, options.machine)
     again = partial(open_lab, work, settings, data, _worker_machine(options))

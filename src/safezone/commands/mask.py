@@ -2,12 +2,14 @@
 
 Masks lie in FOLDER/masks, one PNG for each image with the image's name and size, white on the
 object. Defenses with a loss mask (lm, szt) need them. GrabCut finds things in the middle that
-differ from what is behind them: look at the previews before you trust it. SAM and SAM 2 work
-where you have their weights. --compare makes masks beside the given ones, writes nothing and tells
-their intersection over union; of a folder of folders it tells that of each and their mean.
+differ from what is behind them, and says how sure it is: look at the previews, and give it a box
+or a point where it is wrong. SAM and SAM 2 work where you have their weights. --compare makes masks
+beside the given ones, writes nothing and tells their intersection over union; of a folder of
+folders it tells that of each and their mean.
 
 Examples:
     safezone mask my-toy --preview
+    safezone mask my-toy --point 210 180 --overwrite --preview
     safezone mask my-toy --source sam --sam facebook/sam-vit-base
     safezone concepts export concepts && safezone mask concepts --compare
 
@@ -15,13 +17,13 @@ Next:
     safezone personalize my-toy --defense szt --out runs/my-toy
 """
 
-import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 import numpy as np
+import tyro
 
 from safezone.commands.console import Answer, Command, Common, Folder
 from safezone.errors import UserError
@@ -29,11 +31,14 @@ from safezone.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-Maker: TypeAlias = "Callable[[NDArray[np.uint8]], NDArray[np.bool_]]"
+    from safezone.concepts.masks import Cutout, Hint
+
+Maker: TypeAlias = "Callable[[NDArray[np.uint8], Hint], Cutout]"
 
 MAKERS: Final = {"grabcut": "GrabCut", "sam": "SAM"}
-PREVIEW_FOLDER: Final = "mask-previews"
 PREVIEW_SIDE: Final = 512
+SURE: Final = 0.9
+"""A made mask that is less sure than this should be looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,13 +59,20 @@ class Options(Common):
     """Write FOLDER/mask-previews: the outline, and the latent cells that the mask keeps."""
     size: int = 128
     """Image size of the previews' latent cells: 128 for mini, 512 for Stable Diffusion 1.5."""
+    box: tuple[int, int, int, int] | None = None
+    """Where the object is: left, top, right, bottom, in pixels of the upright image."""
+    point: tuple[int, int] | None = None
+    """A pixel on the object: across, down."""
+    hints: Annotated[Path | None, tyro.conf.arg(metavar="FILE.json")] = None
+    """Boxes and points by image, as {"00.jpg": {"box": [0, 0, 90, 90], "point": [40, 50]}}; masks
+    of other images stay."""
 
 
 def run(options: Options) -> Answer:
     """Makes all masks or none; tells the share of each image that its object covers."""
-    from safezone.concepts import MASK_FOLDER, image_files, load_concept
-    from safezone.files import whole_folder
-    from safezone.images import read_mask, write_png
+    from safezone.concepts import MASK_FOLDER, image_files, load_concept, mask_files
+    from safezone.concepts.concept import square_mask
+    from safezone.images import read_image, read_mask
 
     if options.size < 64 or options.size % 64:
         raise UserError(f"--size is {options.size}; give a multiple of 64, such as 128 or 512")
@@ -68,33 +80,109 @@ def run(options: Options) -> Answer:
         raise UserError("--source sam and --sam FOLDER need each other; give both or neither")
     if options.compare:
         return _compare(options)
-    files, place = image_files(options.folder), options.folder / MASK_FOLDER
-    given = place.is_dir() and any(place.iterdir())
-    make = options.source in MAKERS or (options.source is None and not given)
-    if options.source == "given" and not given:
-        raise UserError(
-            f"{options.folder} has no masks; leave --source out to make them with GrabCut"
-        )
-    if make and given and not options.overwrite:
-        raise UserError(f"{place} is there already; give --overwrite to replace its masks")
-    source = (options.source or "grabcut") if make else "given"
+    folder = options.folder
+    files = image_files(folder)
+    hints = _hints(options, files)
+    before = mask_files(folder, () if hints else files)
+    make = options.source in MAKERS or (options.source is None and (not before or bool(hints)))
+    if options.source == "given" and not before:
+        raise UserError(f"{folder} has no masks; leave --source out to make them with GrabCut")
+    if make and before and not options.overwrite:
+        raise UserError(f"{folder} has masks already; give --overwrite to replace them")
+    load_concept(folder, options.size)  # tells what else is wrong before anything is written
+    wanted = [path for path in files if options.hints is None or path.name in hints] if make else []
+    cutouts = _made(wanted, _maker(options), hints)
+    masks = {p.stem: cutouts[p.stem].mask for p in files if p.stem in cutouts}
+    masks |= {p.stem: read_mask(before[p.stem]) for p in files if p.stem not in cutouts}
+    squares = {
+        path: square_mask(masks[path.stem], path, read_image(path), options.size) for path in files
+    }
+    place = folder / MASK_FOLDER if make else next(iter(before.values())).parent
     if make:
-        made = _made(files, _maker(options))
-        with whole_folder(place) as temporary:
-            for stem, mask in made.items():
-                write_png(temporary / f"{stem}.png", mask)
-            shutil.rmtree(place, ignore_errors=True)
-    concept = load_concept(options.folder, options.size, require_masks=True)
-    shares = {path.stem: float(read_mask(place / f"{path.stem}.png").mean()) for path in files}
+        _write_masks(place, masks)
     if options.preview:
-        _previews(options, concept)
-    how = f"made with {MAKERS[source]}" if make else "checked"
-    lines = [f"{how}: {len(files)} masks in {place}"]
-    lines += [f"  {stem}: {share:.0%} of the image" for stem, share in shares.items()]
+        _previews(options, squares)
+    return _answer(options, place, make, masks, cutouts)
+
+
+def _answer(
+    options: Options,
+    place: Path,
+    make: bool,
+    masks: "Mapping[str, NDArray[np.bool_]]",
+    cutouts: "Mapping[str, Cutout]",
+) -> Answer:
+    from safezone.concepts.folder import PREVIEW_FOLDER
+
+    source = (options.source or "grabcut") if make else "given"
+    shares = {stem: float(mask.mean()) for stem, mask in masks.items()}
+    lines = [
+        f"{f'made with {MAKERS[source]}' if make else 'checked'}: {len(masks)} masks in {place}"
+    ]
+    for stem, share in shares.items():
+        line = f"  {stem}: {share:.0%} of the image"
+        if stem in cutouts:
+            sureness = cutouts[stem].sureness
+            line += f", sureness {sureness:.2f}{'' if sureness >= SURE else ': look at it'}"
+        lines.append(line)
+    unsure = [stem for stem, cutout in cutouts.items() if cutout.sureness < SURE]
+    if unsure:
+        lines.append(
+            f"{len(unsure)} of {len(cutouts)} are not sure: look at them with --preview, and give "
+            "--box, --point or --hints FILE.json with --overwrite, or use --source sam"
+        )
     if options.preview:
         lines.append(f"previews in {options.folder / PREVIEW_FOLDER}")
-    data = {"masks": str(place), "source": source, "shares": shares}
+    data = {
+        "masks": str(place),
+        "source": source,
+        "shares": shares,
+        "sureness": {stem: cutout.sureness for stem, cutout in cutouts.items()},
+        "unsure": unsure,
+    }
     return Answer(data, "\n".join(lines))
+
+
+def _write_masks(place: Path, masks: "Mapping[str, NDArray[np.bool_]]") -> None:
+    """All of them at once; other files than masks are not thrown away."""
+    from safezone.concepts.folder import is_image
+    from safezone.files import whole_folder
+    from safezone.images import write_png
+
+    for path in place.iterdir() if place.is_dir() else ():
+        if not is_image(path) and not path.name.startswith("."):
+            raise UserError(f"{path} is no mask; move it out of {place}, which will be replaced")
+    with whole_folder(place, replace=True) as temporary:
+        for stem, mask in masks.items():
+            write_png(temporary / f"{stem}.png", mask)
+
+
+def _hints(options: Options, files: Sequence[Path]) -> "dict[str, Hint]":
+    """Box and point by the image's file name, from --hints, --box and --point."""
+    from pydantic import TypeAdapter, ValidationError
+
+    from safezone.concepts.masks import Hint
+    from safezone.fields import reason
+    from safezone.reading import read_json
+
+    every = Hint(options.box, options.point)
+    if options.hints is None:
+        return {} if every == Hint() else {path.name: every for path in files}
+    if every != Hint():
+        raise UserError("--hints comes without --box and --point; write them into its file")
+    try:
+        hints = TypeAdapter(dict[str, Hint]).validate_python(read_json(options.hints))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{options.hints}: {key} {reason(first)}") from error
+    names = {path.stem: path.name for path in files} | {path.name: path.name for path in files}
+    for name in hints:
+        if name not in names:
+            raise UserError(
+                f"{options.hints} names {name}, which is no image of {options.folder}; correct it"
+            )
+    return {names[name]: hint for name, hint in hints.items()}
 
 
 COMMAND = Command(__doc__, Options, run)
@@ -102,24 +190,33 @@ COMMAND = Command(__doc__, Options, run)
 
 def _maker(options: Options) -> "Maker":
     """What makes one image's mask."""
-    from safezone.concepts.masks import grabcut, one_object
+    from safezone.concepts.masks import Cutout, cut_out, one_object
 
     if options.sam is None:
-        return grabcut
+        return cut_out
     from safezone.models.segment import load_segmenter
 
     segmenter = load_segmenter(options.sam)
-    return lambda image: one_object(segmenter(image), "SAM")
+
+    def segment(image: "NDArray[np.uint8]", hint: "Hint") -> Cutout:
+        hint.require_inside(*image.shape[:2])
+        mask, sureness = segmenter(image, hint.point, hint.box)
+        return Cutout(one_object(mask, "SAM", hint.point), sureness)
+
+    return segment
 
 
-def _made(files: Sequence[Path], maker: "Maker") -> "dict[str, NDArray[np.bool_]]":
+def _made(
+    files: Sequence[Path], maker: "Maker", hints: "Mapping[str, Hint]"
+) -> "dict[str, Cutout]":
     """Each image's mask by its stem; UserError, naming the file, when one cannot be made."""
+    from safezone.concepts.masks import Hint
     from safezone.images import read_image
 
     made = {}
     for path in files:
         try:
-            made[path.stem] = maker(read_image(path))
+            made[path.stem] = maker(read_image(path), hints.get(path.name, Hint()))
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
     return made
@@ -127,30 +224,34 @@ def _made(files: Sequence[Path], maker: "Maker") -> "dict[str, NDArray[np.bool_]
 
 def _compare(options: Options) -> Answer:
     """Intersection over union with the given masks, of a folder or of each folder in it."""
-    from safezone.concepts import MASK_FOLDER, image_files
-    from safezone.concepts.masks import iou
+    from safezone.concepts import folder_name, image_files, mask_files
+    from safezone.concepts.folder import is_image
+    from safezone.concepts.masks import Hint, iou
     from safezone.images import read_image, read_mask
 
-    inner = [path.parent for path in sorted(options.folder.glob(f"*/{MASK_FOLDER}"))]
-    folders = inner or [options.folder]
+    inner = [path for path in sorted(options.folder.glob("*/")) if not path.name.startswith(".")]
+    if any(map(is_image, options.folder.iterdir() if options.folder.is_dir() else ())):
+        inner = []
     maker, maker_name = _maker(options), MAKERS[options.source or "grabcut"]
     values: dict[str, list[float]] = {}
     refused = []
-    for folder in folders:
-        if not (folder / MASK_FOLDER).is_dir():
+    for folder in inner or [options.folder]:
+        files = image_files(folder)
+        masks = mask_files(folder, files)
+        if not masks:
             raise UserError(f"{folder} has no masks to compare with; put them into its masks/")
-        found = values.setdefault(folder.name, [])
-        for path in image_files(folder):
-            given = read_mask(folder / MASK_FOLDER / f"{path.stem}.png")
+        values[folder_name(folder)] = []
+        for path in files:
+            given = read_mask(masks[path.stem])
             try:
-                made = maker(read_image(path))
+                mask = maker(read_image(path), Hint()).mask
             except UserError as error:
                 refused.append(f"{path}: {error}")
-                made = np.zeros_like(given)
-            if made.shape != given.shape:
+                mask = np.zeros_like(given)
+            if mask.shape != given.shape:
                 raise UserError(f"the mask of {path} has another size than it; make it anew")
-            found.append(iou(made, given))
-    means = {name: sum(found) / len(found) for name, found in values.items()}
+            values[folder_name(folder)].append(iou(mask, given))
+    means = {name: sum(each) / len(each) for name, each in values.items()}
     mean = sum(means.values()) / len(means)
     count = sum(map(len, values.values()))
     lines = [f"{maker_name} beside the given masks: mean IoU {mean:.3f} ({count} images)"]
@@ -162,17 +263,15 @@ def _compare(options: Options) -> Answer:
     return Answer({"mean_iou": mean, "folders": values, "refused": refused}, "\n".join(lines))
 
 
-def _previews(options: Options, concept: Any) -> None:
+def _previews(options: Options, masks: "Mapping[Path, NDArray[np.bool_]]") -> None:
+    from safezone.concepts.folder import PREVIEW_FOLDER
     from safezone.concepts.masks import draw_preview
     from safezone.files import whole_folder
-    from safezone.images import write_png
+    from safezone.images import read_image, to_square, write_png
 
-    place = options.folder / PREVIEW_FOLDER
     zoom = max(1, PREVIEW_SIDE // options.size)
-    with whole_folder(place) as temporary:
-        for stem, image, mask in zip(
-            concept.image_names, concept.images, concept.masks, strict=True
-        ):
-            picture = draw_preview(image.permute(1, 2, 0).numpy(), mask.numpy(), factor=8)
-            write_png(temporary / f"{stem}.png", picture.repeat(zoom, 0).repeat(zoom, 1))
-        shutil.rmtree(place, ignore_errors=True)
+    with whole_folder(options.folder / PREVIEW_FOLDER, replace=True) as temporary:
+        for path, mask in masks.items():
+            image = to_square(read_image(path), options.size)
+            picture = draw_preview(image, mask, factor=8)
+            write_png(temporary / f"{path.stem}.png", picture.repeat(zoom, 0).repeat(zoom, 1))

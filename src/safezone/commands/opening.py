@@ -11,11 +11,11 @@ import torch
 from safezone.commands.console import Machine, Precision, note
 from safezone.concepts import CONCEPT_FILE
 from safezone.errors import UserError
-from safezone.files import read_json
 from safezone.lab.run import content_key
 from safezone.lab.settings import Scoring
 from safezone.lab.store import MANIFEST, require_finite
 from safezone.models import BUILTIN, Model, load_model
+from safezone.reading import read_json
 from safezone.results.notes import MINI_LIMITS
 from safezone.scores import CLEAN, SLOTS, CachedEncoder, Encoders
 from safezone.scores.slot import NONE

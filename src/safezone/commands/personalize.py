@@ -123,12 +123,16 @@ COMMAND = Command(__doc__, Options, run)
 
 def _concepts(options: Options, size: int) -> "dict[str, tuple[Concept, Path]]":
     """Each folder's concept under a label of its own: the concept's name, else the folder's."""
-    from safezone.concepts import load_concept
+    from safezone.concepts import folder_name, load_concept
 
     loaded = [
         (
             load_concept(
-                folder, size, class_word=options.class_word, placeholder=options.placeholder
+                folder,
+                size,
+                class_word=options.class_word,
+                placeholder=options.placeholder,
+                require_captions=options.training.templates == "captions",
             ),
             folder,
         )
@@ -137,7 +141,7 @@ def _concepts(options: Options, size: int) -> "dict[str, tuple[Concept, Path]]":
     names = [concept.name for concept, _ in loaded]
     labels: dict[str, tuple[Concept, Path]] = {}
     for concept, folder in loaded:
-        label = concept.name if names.count(concept.name) == 1 else folder.resolve().name
+        label = concept.name if names.count(concept.name) == 1 else folder_name(folder)
         if label in labels:
             raise UserError(
                 f"{labels[label][1]} and {folder} would both be called {label}; rename one folder"

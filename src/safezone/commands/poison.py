@@ -54,12 +54,12 @@ def run(options: Options) -> Answer:
         tell_limits,
     )
     from safezone.concepts import image_files, load_concept
-    from safezone.files import read_json
     from safezone.lab.lab import UNSCORED, Lab
     from safezone.lab.makers import write_poisoned
     from safezone.lab.run import TEXTUAL_INVERSION, Run
     from safezone.lab.settings import Settings
     from safezone.lab.stage import job
+    from safezone.reading import read_json
     from safezone.scores import CLEAN, NOMINAL
 
     settings = options.poisoning.poison(options.poison)

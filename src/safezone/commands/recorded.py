@@ -23,8 +23,8 @@ def preset_of_images(arguments: Sequence[str]) -> Settings | None:
 def _model(folder: Path) -> str | None:
     if not folder.is_dir():  # an option; what follows takes seconds to import
         return None
-    from safezone.files import read_json
     from safezone.lab.store import IMAGES_RECORD
+    from safezone.reading import read_json
 
     record = next(folder.rglob(IMAGES_RECORD), None)
     found = None if record is None else read_json(record).get("model")

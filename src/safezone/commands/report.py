@@ -12,7 +12,7 @@ Next:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,8 +84,8 @@ def _answer(page: Path, **more: object) -> Answer:
 
 def _recorded(folders: Sequence[Path]) -> dict[str, object]:
     """How the images were sampled, and whether photographs were learned from."""
-    from safezone.files import read_json
     from safezone.lab.store import IMAGES_RECORD
+    from safezone.reading import read_json
     from safezone.results.notes import MINI_LIMITS
 
     records = [read_json(each / IMAGES_RECORD) for each in folders]
@@ -115,8 +115,7 @@ def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
         if clean is None:
             note(f"note: {folder} is not scored, since its clean images are not known")
             continue
-        scored = score_rows(encoders, clean, drawn.images, drawn.prompts, drawn.run)
-        rows += [replace(row, poison_model=drawn.poison_model()) for row in scored]
+        rows += score_rows(encoders, clean, drawn.images, drawn.prompts, drawn.run)
     return rows
 
 

@@ -1,15 +1,19 @@
 """What goes in: concepts and their folders, data sets, masks, captions, prompts."""
 
 from safezone.concepts.concept import (
-    CONCEPT_FILE,
-    MASK_FOLDER,
-    MOST_IMAGES,
     Concept,
     default_class_word,
     default_placeholder,
-    image_files,
     load_concept,
     save_concept,
+)
+from safezone.concepts.folder import (
+    CONCEPT_FILE,
+    MASK_FOLDER,
+    MOST_IMAGES,
+    folder_name,
+    image_files,
+    mask_files,
 )
 
 __all__ = [
@@ -19,7 +23,9 @@ __all__ = [
     "Concept",
     "default_class_word",
     "default_placeholder",
+    "folder_name",
     "image_files",
     "load_concept",
+    "mask_files",
     "save_concept",
 ]

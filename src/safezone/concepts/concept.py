@@ -1,9 +1,9 @@
-"""Concept: the images of one object, their masks and its words; its folder; known data sets."""
+"""Concept: the images of one object, their masks and its words; read from a folder, and written."""
 
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,19 @@ from torch import Tensor
 
 from safezone.arrays import Images
 from safezone.concepts.captions import CAPTION_SUFFIX, check_caption, read_captions
+from safezone.concepts.folder import (
+    CONCEPT_FILE,
+    MASK_FOLDER,
+    MOST_IMAGES,
+    folder_name,
+    image_files,
+    mask_files,
+    read_words,
+    readable_name,
+)
 from safezone.errors import UserError
 from safezone.files import digest, require_new, whole_folder, write_json, write_text
-from safezone.images import IMAGE_SUFFIXES, read_image, read_mask, to_float, to_square, write_png
-
-MOST_IMAGES = 15
-CONCEPT_FILE = "concept.json"
-MASK_FOLDER = "masks"
-
-_IGNORED_FILE = re.compile(
-    r"\..*|(concept|manifest|metadata)\.json|.*\.md|licen[cs]e.*|readme.*|thumbs\.db|desktop\.ini",
-    re.IGNORECASE,
-)
+from safezone.images import read_image, read_mask, to_float, to_square, write_png
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -91,93 +92,30 @@ class Concept:
         return digest(json.dumps(header), *tensors)
 
 
+_REPEATS = re.compile(r"\d+_(?=.*[^\W\d_])")
+"""Begins the name of a training folder of kohya's scripts: 10_toy is ten times the toy."""
+
+
 def default_placeholder(name: str) -> str:
-    """``duck_toy`` gives ``<duck-toy>``."""
-    words = re.sub(r"[\W_]+", "-", name.lower()).strip("-")
+    """``duck_toy`` gives ``<duck-toy>``, as does kohya's ``10_duck toy``."""
+    words = re.sub(r"[\W_]+", "-", _REPEATS.sub("", name, count=1).lower()).strip("-")
     return f"<{words or 'concept'}>"
 
 
 def default_class_word(name: str) -> str:
-    """``duck_toy`` gives ``duck toy``, ``dog6`` gives ``dog``."""
-    words = re.sub(r"[\W_]+", " ", name.lower()).strip()
+    """``duck_toy`` gives ``duck toy``, ``dog6`` gives ``dog``, kohya's ``10_toy`` gives ``toy``."""
+    words = re.sub(r"[\W_]+", " ", _REPEATS.sub("", name, count=1).lower()).strip()
     return re.sub(r"\s*\d+$", "", words) or words or "object"
 
 
-def _natural(path: Path) -> tuple[list[str | int], str]:
-    """Sorts 2.png before 10.png."""
-    parts = re.split(r"([0-9]+)", path.name.lower())
-    return [int(part) if part.isdecimal() else part for part in parts], path.name
+def square_mask(
+    mask: NDArray[np.bool_], path: Path, image: NDArray[np.uint8], size: int
+) -> NDArray[np.bool_]:
+    """The mask of one image, checked, cut and resized as the image is: bool [size, size].
 
-
-def _entries(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        problem = "is not a folder" if folder.exists() else "does not exist"
-        raise UserError(f"{folder} {problem}; give a folder with the images of one object")
-    try:
-        return sorted(folder.iterdir(), key=_natural)
-    except OSError as error:
-        raise UserError(
-            f"{folder} cannot be listed ({error.strerror}); allow reading it"
-        ) from error
-
-
-def image_files(folder: Path) -> tuple[Path, ...]:
-    """The image files directly in a folder, in natural order (2 before 10), stems unique.
-
-    Hidden files, folders, concept.json and the like, readme and licence files and the images'
-    captions (``<stem>.txt``) are passed over.
-    Raises UserError when the folder is missing, holds any other file or no image, or when two
-    images share a stem.
+    ``path``: where it comes from, for messages. Raises UserError for another size than the
+    image's and for one that is empty; warns of one that covers all.
     """
-    files = [p for p in _entries(folder) if not p.is_dir() and not _IGNORED_FILE.fullmatch(p.name)]
-    stems = {path.stem for path in files if path.suffix.lower() in IMAGE_SUFFIXES}
-    files = [p for p in files if p.suffix != CAPTION_SUFFIX or p.stem not in stems]
-    seen: dict[str, Path] = {}
-    for path in files:
-        if path.suffix.lower() not in IMAGE_SUFFIXES:
-            raise UserError(
-                f"{path} is not an image ({', '.join(IMAGE_SUFFIXES)}); "
-                "convert it or move it out of the folder"
-            )
-        if path.stem in seen:
-            raise UserError(
-                f"{seen[path.stem].name} and {path.name} in {folder} differ only in their ending; "
-                "rename one or move it away"
-            )
-        seen[path.stem] = path
-    if not files:
-        raise UserError(f"{folder} holds no images; put 3 to {MOST_IMAGES} of one object into it")
-    return tuple(files)
-
-
-def _words(folder: Path) -> dict[str, str]:
-    """name, class_word and placeholder as far as concept.json gives them."""
-    path = folder / CONCEPT_FILE
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not readable JSON ({error}); mend or remove it") from error
-    keys = ("name", "class_word", "placeholder")
-    if not isinstance(found, dict) or not all(isinstance(found.get(k, ""), str) for k in keys):
-        raise UserError(f"{path} must be an object whose {', '.join(keys)} are strings; mend it")
-    return {key: found[key] for key in keys if found.get(key)}
-
-
-def _has_masks(folder: Path) -> bool:
-    masks = folder / MASK_FOLDER
-    return masks.is_dir() and any(
-        path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
-        for path in masks.iterdir()
-    )
-
-
-def _square_mask(path: Path, image: NDArray[np.uint8], size: int) -> NDArray[np.bool_]:
-    """The mask of one image, checked, cut and resized as the image is."""
-    if not path.exists():
-        raise UserError(f"the mask {path} is missing while {path.parent} has others; add it")
-    mask = read_mask(path)
     if mask.shape != image.shape[:2]:
         raise UserError(
             f"{path} has {mask.shape[1]} x {mask.shape[0]} pixels but its image "
@@ -203,16 +141,17 @@ def load_concept(
     class_word: str | None = None,
     placeholder: str | None = None,
     require_masks: bool = False,
+    require_captions: bool = False,
     min_images: int = 1,
 ) -> Concept:
-    """Reads a folder of images as squares of ``size`` pixels, with ``masks/<stem>.png`` and the
-    captions ``<stem>.txt`` where it has them.
+    """Reads a folder of images as squares of ``size`` pixels, with their masks and captions.
 
     The words come from the arguments, else from ``concept.json``, else from the folder's name.
     Images and masks are cut alike (``images.to_square``). Raises UserError for a folder that
-    :func:`image_files` refuses, fewer than ``min_images`` images, an unreadable image, a mask that
-    is missing, empty or of another size than its image, or missing masks with ``require_masks``.
-    Warns of more than 15 images, of images smaller than ``size`` and of masks that cover all.
+    ``image_files`` or ``mask_files`` refuses, fewer than ``min_images`` images, an unreadable
+    image, a mask that is empty or of another size than its image, or masks and captions that are
+    required and missing or wrong. Warns of wrong captions that nobody requires, of more than 15
+    images, of images smaller than ``size`` and of masks that cover all.
     """
     if size < 1:
         raise UserError(f"the image size {size} is not positive; give a number of pixels")
@@ -226,32 +165,51 @@ def load_concept(
         warnings.warn(
             f"{folder} holds {len(files)} images; 3 to {MOST_IMAGES} are usual", stacklevel=2
         )
-    masked = _has_masks(folder)
-    if require_masks and not masked:
+    mask_paths = mask_files(folder, files)
+    if require_masks and not mask_paths:
         raise UserError(f"{folder} has no masks; make them with `safezone mask {folder}`")
+    captions = _captions(folder, files, require_captions)
     images, masks = [], []
     for path in files:
         image = read_image(path)
         if min(image.shape[:2]) < size:
             warnings.warn(f"{path} is smaller than {size} px and is enlarged", stacklevel=2)
         images.append(torch.from_numpy(to_square(image, size)).permute(2, 0, 1).contiguous())
-        if masked:
-            mask_path = folder / MASK_FOLDER / f"{path.stem}.png"
-            masks.append(torch.from_numpy(_square_mask(mask_path, image, size)))
-    words = _words(folder)
-    name = words.get("name", folder.resolve().name)
+        if mask_paths:
+            mask_path = mask_paths[path.stem]
+            square = square_mask(read_mask(mask_path), mask_path, image, size)
+            masks.append(torch.from_numpy(square))
+    words = read_words(folder)
+    name = words.get("name", folder_name(folder))
     try:
         return Concept(
             name=name,
             class_word=class_word or words.get("class_word", default_class_word(name)),
             placeholder=placeholder or words.get("placeholder", default_placeholder(name)),
             images=torch.stack(images),
-            masks=torch.stack(masks) if masked else None,
-            image_names=tuple(path.stem for path in files),
-            captions=read_captions(files),
+            masks=torch.stack(masks) if masks else None,
+            image_names=tuple(readable_name(path.stem) for path in files),
+            captions=captions,
         )
     except ValueError as error:
         raise UserError(f"{folder} or its words cannot be used: {error}; change that") from error
+
+
+def _captions(folder: Path, files: Sequence[Path], required: bool) -> tuple[str, ...] | None:
+    """The captions; other text files beside the images harm nobody who asks for no captions."""
+    try:
+        captions = read_captions(files)
+    except UserError as error:
+        if required:
+            raise
+        warnings.warn(f"no captions are read from {folder}: {error}", stacklevel=3)
+        return None
+    if required and captions is None:
+        raise UserError(
+            f"{folder} has no captions; write NAME{CAPTION_SUFFIX} beside each image NAME, with "
+            "{} where the concept stands"
+        )
+    return captions
 
 
 def save_concept(

@@ -15,7 +15,7 @@ from safezone.defenses.filters import (
     Rescale,
 )
 from safezone.defenses.loss_masks import InputMask, LatentMask, LossInputMask, LossMask
-from safezone.defenses.pixel_purify import FOUR_FOLD, STAGE_TWO, DiffPure, GridPure, PDMPure
+from safezone.defenses.pixel_purify import DiffPure, GridPure, PDMPure
 from safezone.defenses.preprocess import Jpeg
 from safezone.defenses.purify import Impress, Regen
 from safezone.defenses.timesteps import AtLeast
@@ -26,7 +26,9 @@ _REGEN = Defense("regen", preprocess=Regen())
 _PDMPURE = Defense("pdmpure", preprocess=PDMPure())
 _PDMPURE_IF = Defense(
     "pdmpure-if",
-    preprocess=PDMPure(model=STAGE_TWO, upscaler=FOUR_FOLD),
+    preprocess=PDMPure(
+        model="DeepFloyd/IF-II-L-v1.0", upscaler="stabilityai/stable-diffusion-x4-upscaler"
+    ),
 )
 _T500 = Defense("t500", timesteps=AtLeast(0.5))
 _T600 = Defense("t600", timesteps=AtLeast(0.6))
@@ -75,7 +77,6 @@ DEFENSES: Mapping[str, Defense] = MappingProxyType(
             Defense("gridpure", preprocess=GridPure()),
             Defense("impress", preprocess=Impress()),
             _PDMPURE_IF,
-            Defense("pdmpure-published", preprocess=PDMPure(start=99, stride=11, noise_at=44)),
             # Filters that the paper does not list
             Defense("random-jpeg", preprocess=RandomJpeg()),
             Defense("blur", preprocess=GaussianBlur()),

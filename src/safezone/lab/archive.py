@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from safezone.errors import UserError
-from safezone.files import read_json, write_json
+from safezone.files import write_json
 from safezone.lab.lab import TRAINING
 from safezone.lab.stage import STAGES, Stage, of_runs
 from safezone.lab.store import NEEDS, WORK
+from safezone.reading import read_json
 
 CATALOGUE: Final = "catalogue.json"
 """In the work folder: every finished artifact. It can be rebuilt from them at any time."""

@@ -136,16 +136,6 @@ class Bench:
         run = self.run(concept, data)
         return self.lab.load(self.made([run], "poison")[run].of["poison"])
 
-    def marks(self, *paper: int) -> list[int]:
-        """The steps that were asked for; else those of a training that are nearest to the paper's.
-
-        ``paper``: of the paper's 5000 steps.
-        """
-        steps = self.lab.settings.training.steps
-        kept = mark_steps(steps)
-        own = {min(kept, key=lambda k: abs(k - steps * each / PAPER_STEPS)) for each in paper}
-        return sorted({*self.scope.marks} or own)
-
     def histories(self, runs: Sequence[Run], steps: Sequence[int]) -> dict[Run, History]:
         """The learned vectors of textual inversion on the way; missing trainings are made.
 

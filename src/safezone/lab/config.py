@@ -12,6 +12,7 @@ from safezone.fields import reason
 from safezone.lab.kinds import kind_of, require_spelling
 from safezone.lab.settings import Settings, preset
 from safezone.lab.training import training_preset
+from safezone.reading import read_yaml
 
 
 def _merged(base: Mapping[str, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
@@ -23,24 +24,6 @@ def _merged(base: Mapping[str, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
     return result
 
 
-def _yaml(path: Path) -> Mapping[str, Any]:
-    import yaml
-
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as text; give a YAML file") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"{path} is not valid YAML{where}; mend it") from error
-    if found is None:
-        return {}
-    if not isinstance(found, Mapping):
-        raise UserError(f"{path} is not a list of settings; write lines such as model: mini")
-    return found
-
-
 def read_settings(
     path: Path | None, model: str | None, base: Settings | None = None, method: str | None = None
 ) -> Settings:
@@ -50,7 +33,7 @@ def read_settings(
     rather than that of ``base``. Raises UserError naming the file and the key for keys and
     values that are not known.
     """
-    told = {} if path is None else _yaml(path)
+    told: Mapping[str, Any] = {} if path is None else read_yaml(path, "a YAML file")
     named = told.get("model")
     chosen = model or (named if isinstance(named, str) else None)
     if chosen is not None:

@@ -25,10 +25,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from safezone.defenses import defense
 from safezone.errors import UserError
-from safezone.fields import reason
+from safezone.fields import FileName, reason
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.settings import Settings
 from safezone.lab.variants import training_of
+from safezone.reading import parse_yaml, read_text
 from safezone.scores.rows import CLEAN
 
 _FORBID: Any = {"extra": "forbid"}
@@ -67,7 +68,7 @@ class GridFile:
 
     __pydantic_config__: ClassVar[Any] = _FORBID
 
-    name: str
+    name: FileName
     axes: Axes
     metric: str = "instance_similarity"
     include: tuple[Cells, ...] = ()
@@ -99,20 +100,13 @@ def _mark(node: yaml.Node, place: Location, lines: dict[Location, int]) -> None:
 
 def read_grid_file(path: Path) -> GridFile:
     """The file, its form checked; UserError with its line for what is unknown or wrong."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        node, told = yaml.compose(text, yaml.SafeLoader), yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as text; give a YAML file") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise UserError(f"{path}{where} is not valid YAML; mend it") from error
+    text = read_text(path, "a YAML file")
+    told, node = parse_yaml(text, path), yaml.compose(text, yaml.SafeLoader)
     lines: dict[Location, int] = {}
     if node is not None:
         _mark(node, (), lines)
     try:
-        if not isinstance(told, dict) or {"path", "lines"} & told.keys():
+        if not told or {"path", "lines"} & told.keys():
             raise UserError(f"{path}, line 1: give name, axes and, if needed, include and exclude")
         read = TypeAdapter(GridFile).validate_python(told)
     except ValidationError as error:

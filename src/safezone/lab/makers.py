@@ -17,7 +17,6 @@ from safezone.concepts import Concept, save_concept
 from safezone.concepts.prompts import fill
 from safezone.defenses import defense, preprocessed
 from safezone.errors import UserError, WorkspaceError
-from safezone.files import read_json
 from safezone.generate import MadeNaN
 from safezone.generate import generate as draw
 from safezone.images import read_image, write_png
@@ -30,6 +29,7 @@ from safezone.lab.turns import in_turn
 from safezone.models.base import Model
 from safezone.personalize import Adapter, read_adapter
 from safezone.poisons import Checkpoints, Poison, imperceptibility, poison_concept
+from safezone.reading import read_json
 from safezone.scores import Encoders, Pictures, Row, score_images, write_rows
 
 OF_ONE_RUN: Final = (UserError, FloatingPointError, OutOfMemory)

@@ -12,9 +12,10 @@ import psutil
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from safezone.files import read_json, write_json
+from safezone.files import write_json
 from safezone.models.base import Model
 from safezone.models.fingerprint import tensors
+from safezone.reading import read_json
 
 MEMORY: Final = "memory.json"
 """In a workspace: by kind of pass the largest size found to fit."""

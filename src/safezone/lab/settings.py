@@ -124,7 +124,7 @@ class Sampling(Checked):
 
     prompts: Names = ("all25",)
     """Prompt list, text file or a prompt, with {} for the learned word or (generate) in full; may
-    be given repeatedly. By default the model's own list (mini, paper24) or the demo's six."""
+    be given repeatedly. By default the model's own list (mini, all25) or the demo's six."""
     images_per_prompt: Count = 1
     """Images for every prompt."""
     steps: Count = 25
@@ -240,10 +240,10 @@ PRESETS: Final[Mapping[str, Settings]] = MappingProxyType(
             scoring=Scoring(**{slot.setting: slot.built_in for slot in SLOTS.values()}),
             cells=Cells(poison_seed=0),
         ),
-        # The paper's: five images for each of 24 prompts; the sampler is not stated there.
+        # The paper's: 5000 steps of one image at 5e-4; the sampler is not stated there.
         "sd15": Settings(
             model="sd15",
-            sampling=Sampling(prompts=("paper24",), images_per_prompt=5, steps=50, guidance=7.5),
+            sampling=Sampling(prompts=("all25",), steps=50, guidance=7.5),
         ),
     }
 )

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from safezone.defenses import Identity, defense, fingerprints
+from safezone.files import clipped
 from safezone.lab import cost, makers, trainings
 from safezone.lab.cost import Passes
 from safezone.lab.lab import Job, Lab, Make
@@ -57,7 +58,9 @@ class Stage:
 
     def known(self, work: Path, label: str, key: str) -> Artifact:
         """The artifact of this key in a work folder."""
-        return Artifact(self.name, key, work / self.name / f"{label}-{key[:16]}", self.record)
+        return Artifact(
+            self.name, key, work / self.name / f"{clipped(label)}-{key[:16]}", self.record
+        )
 
 
 def _clean(lab: Lab, run: Run) -> str:

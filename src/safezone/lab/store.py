@@ -9,16 +9,9 @@ from typing import Any, Final
 
 from safezone.concepts import Concept
 from safezone.errors import UserError, WorkspaceError
-from safezone.files import (
-    PARTIAL,
-    digest,
-    move_file,
-    read_json,
-    require_new,
-    whole_folder,
-    write_json,
-)
+from safezone.files import PARTIAL, digest, move_file, require_new, whole_folder, write_json
 from safezone.models.fingerprint import tensors
+from safezone.reading import read_json
 
 WORK: Final = "work"
 """The folder of all artifacts in a workspace."""

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 
 from safezone.defenses import defense
 from safezone.errors import UserError
-from safezone.files import cannot_write, read_json, whole_folder, write_json
+from safezone.files import cannot_write, whole_folder, write_json
 from safezone.generate import generate, preview_writer
 from safezone.lab.lab import TRAINING, Failures, Job, Lab, Note
 from safezone.lab.makers import reason
@@ -28,6 +28,7 @@ from safezone.personalize import PreparedRun, TrainingRun, save_adapter, train
 from safezone.personalize.checkpoints import CHECKPOINT, log_path
 from safezone.personalize.personalization import captions_of
 from safezone.personalize.trackers import trackers_of
+from safezone.reading import read_json
 
 MEMBERS: Final = "members.json"
 """In the folder of a training's checkpoints: its runs (``member``)."""

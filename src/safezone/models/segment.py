@@ -19,7 +19,7 @@ _STD: Final = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, eq=False)
 class Segmenter:
-    """A SAM or SAM 2 with a single point as its prompt.
+    """A SAM or SAM 2 with a point or a box as its prompt.
 
     ``side``: of its square input. ``keeps_aspect``: SAM shrinks the longer side and pads with
     zeros; SAM 2 squeezes the image into the square.
@@ -38,11 +38,16 @@ class Segmenter:
 
     @torch.no_grad()
     def __call__(
-        self, image: NDArray[np.uint8], point: tuple[float, float] = (0.5, 0.5)
-    ) -> NDArray[np.bool_]:
-        """The mask that the network thinks best of, of three: uint8 [h, w, 3] to bool [h, w].
+        self,
+        image: NDArray[np.uint8],
+        point: tuple[int, int] | None = None,
+        box: tuple[int, int, int, int] | None = None,
+    ) -> tuple[NDArray[np.bool_], float]:
+        """The mask that the network thinks best of, of three, and its own guess of its quality.
 
-        ``point``: a place on the object, as shares of the width and of the height.
+        ``image``: uint8 [h, w, 3]; the mask is bool [h, w], the guess an intersection over union.
+        ``point``: a pixel on the object, across and down, by default the middle where there is no
+        ``box``: left, top, right, bottom.
         """
         height, width = image.shape[:2]
         fitted = self._fitted(height, width)
@@ -50,18 +55,23 @@ class Segmenter:
         small = F.interpolate(pixels, fitted, mode="bilinear", antialias=True, align_corners=False)
         small = (small - torch.tensor(_MEAN).view(3, 1, 1)) / torch.tensor(_STD).view(3, 1, 1)
         padded = F.pad(small, (0, self.side - fitted[1], 0, self.side - fitted[0]))
-        at = [point[0] * fitted[1], point[1] * fitted[0]]
-        output = self.network(
-            pixel_values=padded.to(self.device),
-            input_points=torch.tensor([[[at]]], device=self.device),
-            input_labels=torch.ones(1, 1, 1, dtype=torch.int64, device=self.device),
-        )
-        best = int(output.iou_scores.flatten().argmax())
+        scale = torch.tensor([fitted[1] / width, fitted[0] / height])
+        prompts: dict[str, Tensor] = {}
+        if point is not None or box is None:
+            at = torch.tensor(point or (width / 2, height / 2)) * scale
+            prompts["input_points"] = at.view(1, 1, 1, 2).to(self.device)
+            prompts["input_labels"] = torch.ones(1, 1, 1, dtype=torch.int64, device=self.device)
+        if box is not None:
+            prompts["input_boxes"] = (torch.tensor(box) * scale.repeat(2)).view(1, 1, 4)
+            prompts["input_boxes"] = prompts["input_boxes"].to(self.device)
+        output = self.network(pixel_values=padded.to(self.device), **prompts)
+        scores = output.iou_scores.flatten()
+        best = int(scores.argmax())
         logits: Tensor = output.pred_masks.flatten(0, 2)[best][None, None].float().cpu()
         square = F.interpolate(logits, (self.side,) * 2, mode="bilinear", align_corners=False)
         square = square[..., : fitted[0], : fitted[1]]
         full = F.interpolate(square, (height, width), mode="bilinear", align_corners=False)
-        return np.asarray(full[0, 0].numpy() > 0)
+        return np.asarray(full[0, 0].numpy() > 0), float(scores[best])
 
 
 def load_segmenter(name_or_folder: str, device: str | None = None) -> Segmenter:

@@ -1,20 +1,15 @@
 """A table or figure of the paper as a value: what is run, and the runs of a scope."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
-from safezone.lab.kinds import kind_of
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Scope
 from safezone.lab.settings import CANDIDATES, Settings
 from safezone.results.published import Published, published
 from safezone.scores.rows import CLEAN, NOMINAL
 
 Item = TypeVar("Item")
-
-DATASET_STEPS: Final[Mapping[str, int]] = {"CustomConcept101": 2500}
-"""Of textual inversion (Sec. 5.1); other data sets have the model's. On the built-in model, whose
-concepts stand for every data set, its own preset holds."""
 
 SEVEN: Final = (CLEAN, "adm+", "adm-", "sds+", "sds-", "ea", "da")
 """Clean images and the paper's six poisons."""
@@ -51,9 +46,8 @@ class PaperRow:
 
     ``title``: what is compared. ``figure``: its number; without one it is ``table``, whose printed
     numbers these are. ``methods``: by default the table's own. ``part``: of the concepts; None for
-    all. ``prompt``: of a figure of generated images, with {} for the learned word; ``mini_prompt``:
-    in its place on the built-in model, which does not know every word. ``concepts``: how many the
-    paper used. ``finding``: what the paper says; a table's numbers say it.
+    all. ``prompt``: of a figure of generated images, with {} for the learned word. ``concepts``:
+    how many the paper used. ``finding``: what the paper says; a table's numbers say it.
     """
 
     title: str
@@ -64,7 +58,6 @@ class PaperRow:
     methods: tuple[str, ...] = ()
     part: Part | None = None
     prompt: str | None = None
-    mini_prompt: str | None = None
     data: str = "NovelConcepts10"
     concepts: int = 10
     finding: str = ""
@@ -106,13 +99,8 @@ class PaperRow:
         )
 
     def settings(self, base: Settings) -> Settings:
-        """``base``, but for a figure's own prompt and images and the data set's own steps."""
-        builtin = kind_of(base.model) == "mini"
-        if self.prompt is not None:
-            prompts = ((builtin and self.mini_prompt) or self.prompt,)
-            own = replace(base.sampling, prompts=prompts, images_per_prompt=CANDIDATES)
-            base = replace(base, sampling=own)
-        if not builtin and base.training.method == "ti":
-            steps = min(base.training.steps, DATASET_STEPS.get(self.dataset, base.training.steps))
-            base = replace(base, training=replace(base.training, steps=steps))
-        return base
+        """``base``, but for a figure's own prompt and number of images."""
+        if self.prompt is None:
+            return base
+        own = replace(base.sampling, prompts=(self.prompt,), images_per_prompt=CANDIDATES)
+        return replace(base, sampling=own)

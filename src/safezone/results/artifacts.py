@@ -16,12 +16,12 @@ from torch import Tensor
 
 from safezone.concepts import Concept, load_concept
 from safezone.errors import UserError
-from safezone.files import read_json
 from safezone.images import read_image
 from safezone.lab.run import Run
 from safezone.lab.store import IMAGES_RECORD, MANIFEST, RUN_RECORD
 from safezone.lab.variants import column_of
 from safezone.personalize import read_adapter
+from safezone.reading import read_json
 from safezone.results.tables import CellKey, count
 from safezone.scores import CLEAN
 
@@ -54,16 +54,6 @@ class RunImages:
     place: Path
     clean: Path | None
     training: Path | None
-
-    def poison_model(self) -> str:
-        """What the poison was made on, where it is known and another model than the run's."""
-        made_on = str(self.manifest().get("model", ""))
-        return made_on if self.run.poison != CLEAN and made_on != self.run.model else ""
-
-    def manifest(self) -> dict[str, Any]:
-        """How the trained-on images were poisoned; nothing where that is not known."""
-        place = None if self.training is None else self.training / MANIFEST
-        return {} if place is None or not place.is_file() else read_json(place)
 
     def clean_concept(self) -> Concept | None:
         """The clean images at the generated images' size, with the run's words."""
@@ -244,11 +234,11 @@ def _facts(images: RunImages, adapter: Path) -> dict[str, str]:
         facts["training"] = ", ".join(
             f"{k} {settings[k]}" for k in _TRAINING_FACTS if k in settings
         )
-    if images.run.poison != CLEAN:
-        record = images.manifest()
-        parts = [f"{k} {_level(record[k])}" for k in _POISON_FACTS if record.get(k)]
+    if images.run.poison != CLEAN and images.training is not None:
+        manifest = images.training / MANIFEST
+        record = read_json(manifest) if manifest.is_file() else {}
         facts["poison"] = ", ".join(
-            parts + ([f"made on {record['model']}"] if "model" in record else [])
+            f"{k} {_level(record[k])}" for k in _POISON_FACTS if record.get(k)
         )
     return {name: text for name, text in facts.items() if text}
 

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from safezone.files import read_json, write_json, write_text
+from safezone.files import write_json, write_text
 from safezone.lab.config import flat
 from safezone.lab.store import ROWS
 from safezone.lab.variants import columns_of
+from safezone.reading import read_json
 from safezone.results.artifacts import INDEX, PICTURES, Evidence, evidence
 from safezone.results.comparisons import compare
 from safezone.results.meaning import meaning_sentences

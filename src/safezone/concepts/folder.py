@@ -1,0 +1,185 @@
+"""What lies in a concept's folder: its images, their masks, its words, and what is passed over."""
+
+import os
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from safezone.concepts.captions import caption_files
+from safezone.errors import UserError
+from safezone.images import IMAGE_SUFFIXES
+from safezone.reading import read_json
+
+MOST_IMAGES: Final = 15
+CONCEPT_FILE: Final = "concept.json"
+MASK_FOLDER: Final = "masks"
+PREVIEW_FOLDER: Final = "mask-previews"
+MASK_LABEL: Final = "-masklabel"
+"""Ends the name of a mask that lies beside its image, as OneTrainer keeps them."""
+
+_OTHER_LABEL: Final = "-condlabel"
+"""OneTrainer's pictures for conditioning, which nothing here uses."""
+_IGNORED: Final = re.compile(
+    r"\..*|(concept|manifest|metadata)\.json|.*\.md|licen[cs]e.*|readme.*"
+    r"|(eh)?thumbs\.db|desktop\.ini|icon\r",
+    re.IGNORECASE,
+)
+_NOT_OURS: Final = ("__MACOSX", "@eaDir", PREVIEW_FOLDER)
+
+
+def readable_name(name: str) -> str:
+    """A file's name as text: bytes that are not UTF-8 are read as the Latin-1 of old archives."""
+    content = os.fsencode(name)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
+def folder_name(folder: Path) -> str:
+    """The name under which a folder was given: of a link the link's own, not its target's."""
+    return readable_name(Path(os.path.abspath(folder)).name)
+
+
+def _natural(path: Path) -> tuple[list[str | int], str]:
+    """Sorts 2.png before 10.png."""
+    parts = re.split(r"([0-9]+)", path.name.lower())
+    return [int(part) if part.isdecimal() else part for part in parts], path.name
+
+
+def _entries(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        problem = "is not a folder" if folder.exists() else "does not exist"
+        raise UserError(f"{folder} {problem}; give a folder with the images of one object")
+    try:
+        return sorted(folder.iterdir(), key=_natural)
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be listed ({error.strerror}); allow reading it"
+        ) from error
+
+
+def is_image(path: Path) -> bool:
+    """By its name's ending."""
+    return path.suffix.lower() in IMAGE_SUFFIXES
+
+
+def _ignored(path: Path) -> bool:
+    """Whether a file is none of ours. Of images only hidden ones are, which a warning names."""
+    return _IGNORED.fullmatch(path.name) is not None and (
+        path.name.startswith(".") or not is_image(path)
+    )
+
+
+def _labelled(paths: Sequence[Path], label: str) -> dict[str, Path]:
+    """Pictures that belong to the image ``<stem>``, as their names say, by that stem."""
+    stems = {path.stem for path in paths if is_image(path)}
+    return {
+        path.stem.removesuffix(label): path
+        for path in paths
+        if is_image(path) and path.stem.endswith(label) and path.stem.removesuffix(label) in stems
+    }
+
+
+def image_files(folder: Path) -> tuple[Path, ...]:
+    """The image files directly in a folder, in natural order (2 before 10), stems unique.
+
+    Passed over: hidden files, concept.json and the like, readme and licence files that are no
+    images, captions (``<stem>.txt``), masks (``<stem>-masklabel.png``). Warns of images that are
+    left out: hidden ones, those of folders inside. Raises UserError when the folder is missing,
+    holds any other file or no image, or when two images share a stem.
+    """
+    entries = _entries(folder)
+    files = [path for path in entries if not path.is_dir() and not _ignored(path)]
+    unused = _labelled(files, _OTHER_LABEL)
+    beside = {*_labelled(files, MASK_LABEL).values(), *unused.values()}
+    files = [path for path in files if path not in beside]
+    captions = set(caption_files([path for path in files if is_image(path)]).values())
+    seen: dict[str, Path] = {}
+    for path in files:
+        if path in captions:
+            continue
+        if not is_image(path):
+            raise UserError(
+                f"{path} is not an image ({', '.join(IMAGE_SUFFIXES)}); "
+                "convert it or move it out of the folder"
+            )
+        if path.stem in seen:
+            raise UserError(
+                f"{seen[path.stem].name} and {path.name} in {folder} differ only in their ending; "
+                "rename one or move it away"
+            )
+        seen[path.stem] = path
+    for path in (*entries, *unused.values()):
+        if path in unused.values() or _left_out(path):
+            warnings.warn(f"{path} is left out: images are read from {folder} alone", stacklevel=2)
+    if not seen:
+        inner = [path for path in entries if _left_out(path) and path.is_dir()]
+        hint = f", or give {inner[0]}" if inner else ""
+        raise UserError(
+            f"{folder} holds no images; put 3 to {MOST_IMAGES} of one object into it{hint}"
+        )
+    return tuple(seen.values())
+
+
+def _left_out(path: Path) -> bool:
+    """Whether an image, or a folder with images, is passed over without being a mask's."""
+    if not path.is_dir():
+        return is_image(path) and path.name.startswith(".") and not path.name.startswith("._")
+    if path.name.startswith(".") or path.name in _NOT_OURS or path.name.lower() == MASK_FOLDER:
+        return False
+    try:
+        return any(is_image(inner) and not _ignored(inner) for inner in path.iterdir())
+    except OSError:
+        return False
+
+
+def mask_folder(folder: Path) -> Path:
+    """Where the masks are, or will be: ``masks``, in any case."""
+    inner = [path for path in _entries(folder) if path.name.lower() == MASK_FOLDER]
+    exact = folder / MASK_FOLDER
+    return exact if exact in inner or not inner else inner[0]
+
+
+def mask_files(folder: Path, images: Sequence[Path]) -> Mapping[str, Path]:
+    """The masks of a folder's images, by the image's stem; empty when there are none.
+
+    ``masks/<stem>.png``, in any format and with ``-masklabel`` or without, else
+    ``<stem>-masklabel.png`` beside the images. Raises UserError when an image has none while
+    others have, or two.
+    """
+    place = mask_folder(folder)
+    files = [path for path in _entries(place) if is_image(path)] if place.is_dir() else []
+    masks: dict[str, Path] = {}
+    for path in (path for path in files if not _ignored(path)):
+        stem = path.stem.removesuffix(MASK_LABEL)
+        if stem in masks:
+            raise UserError(f"{masks[stem]} and {path.name} are masks of one image; remove one")
+        masks[stem] = path
+    beside = _labelled(_entries(folder), MASK_LABEL)
+    if masks and beside:
+        warnings.warn(f"the masks of {place} are used, not {min(beside.values())}", stacklevel=2)
+    masks = masks or beside
+    for path in images if masks else ():
+        if path.stem not in masks:
+            example = next(iter(masks.values()))
+            missing = example.with_name(f"{path.stem}{MASK_LABEL if beside else ''}.png")
+            raise UserError(
+                f"the mask {missing} is missing while {example.parent} has others; add it"
+            )
+    return masks
+
+
+def read_words(folder: Path) -> dict[str, str]:
+    """name, class_word and placeholder as far as concept.json gives them."""
+    path = folder / CONCEPT_FILE
+    if not path.exists():
+        return {}
+    content: dict[str, Any] = read_json(path)
+    keys = ("name", "class_word", "placeholder")
+    if not all(isinstance(content.get(key, ""), str) for key in keys):
+        raise UserError(f"{path} must be an object whose {', '.join(keys)} are strings")
+    words = {key: content[key].strip() for key in keys if key in content}
+    return {key: word for key, word in words.items() if word}

@@ -1,0 +1,96 @@
+"""Reading the files of others: text, JSON and YAML, with one sentence for whatever is wrong."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safezone.errors import UserError
+
+
+def read_text(path: Path, what: str = "a text file") -> str:
+    """The text of a UTF-8 file, without the mark that some programs put at its beginning.
+
+    ``what``: what the file should be, for the message. Raises UserError when it is missing, not a
+    file (a folder, a pipe: none is waited for), or not UTF-8.
+    """
+    try:
+        require_file(path, what)
+        return path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); allow reading it") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text; save it as {what} in UTF-8") from error
+
+
+def require_file(path: Path, what: str) -> None:
+    """Raises UserError when the path is missing or not a file, such as a folder or a pipe."""
+    if path.is_file():
+        return
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link to nothing; give {what}")
+    if not path.exists():
+        raise UserError(f"{path} does not exist; check the spelling, or give {what}")
+    raise UserError(f"{path} is {'a folder' if path.is_dir() else 'no file'}; give {what}")
+
+
+def unique_keys(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
+    """A dict of the pairs; ValueError when a key comes twice, of which only one would count."""
+    result: dict[Any, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise ValueError(f"{key} is there twice, remove one")
+        result[key] = value
+    return result
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object; UserError when it is missing or something else."""
+    try:
+        value = json.loads(read_text(path, "JSON"), object_pairs_hook=unique_keys)
+    except UserError as error:
+        raise UserError(f"{error}, or make it again") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}); make it again") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is not a JSON object; make it again")
+    return value
+
+
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
+    """Reads a YAML file of ``key: value`` lines; empty for an empty file.
+
+    ``what``: what the file should be, for the message. Raises UserError when it is missing, not
+    YAML or something else, and when a key is there twice: of the two only one would count.
+    """
+    return parse_yaml(read_text(path, what), path)
+
+
+def parse_yaml(text: str, path: Path) -> dict[str, Any]:
+    """``read_yaml`` of what was read from ``path``."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """Refuses repeated keys; merged ones (``<<``) may be overridden."""
+
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+            own = [self.construct_object(key, deep=True) for key, _ in node.value]
+            repeated = [key for key in own if key != "<<" and own.count(key) > 1]
+            if repeated:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{repeated[0]} is there twice, remove one", node.start_mark
+                )
+            return super().construct_mapping(node, deep)
+
+    try:
+        content = yaml.load(text, Loader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark is not None else ""
+        problem = getattr(error, "problem", None) or str(error)
+        raise UserError(f"{path} is not valid YAML{where}: {problem}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise UserError(f"{path} is not a list of settings; write lines such as model: mini")
+    return content
