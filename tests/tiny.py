@@ -16,6 +16,8 @@ from diffusers import (
 )
 from tokenizers import pre_tokenizers
 from transformers import (
+    CLIPConfig,
+    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -239,3 +241,29 @@ def write_tiny_pixel_folder(folder: Path, *, size: int = 64, seed: int = 1) -> P
     unet.save_pretrained(folder / "unet", safe_serialization=True)
     DDIMScheduler(num_train_timesteps=1000).save_pretrained(folder / "scheduler")
     return folder
+
+
+def write_clip(folder: Path) -> None:
+    tokenizer = write_tokenizer(folder, 16)
+    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    config = CLIPConfig(
+        text_config={
+            **shared,
+            "num_attention_heads": 2,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": 16,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        },
+        vision_config={**shared, "num_attention_heads": 2, "image_size": 64, "patch_size": 8},
+        projection_dim=12,
+    )
+    CLIPModel(config).save_pretrained(folder)
+    settings = {
+        "size": {"height": 64, "width": 64},
+        "do_center_crop": False,
+        "resample": 4,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_std": [0.5, 0.5, 0.5],
+    }
+    (folder / "preprocessor_config.json").write_text(json.dumps(settings))

@@ -280,7 +280,13 @@ def paper_section(number: int) -> Section:
 def test_the_papers_number_stands_beside_ours_and_of_sibling_tables_too() -> None:
     text = render(Page("t", [paper_section(17)]))
     shown = re.findall(r'class="paper">paper ([\d.]+)', text)
-    assert set(same_runs(17)) == {"instance_similarity", "frechet", "clip_score"}
+    assert set(same_runs(17)) == {
+        "instance_similarity",
+        "frechet",
+        "clip_score",
+        "fid",
+        "clip_score_token",
+    }
     every = [*published(17).values.values(), *published(19).values.values()]
     assert len(shown) == len(every)
     assert f"paper {published(17).values['adm+', 'szt']:.2f}" in text

@@ -10,7 +10,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import (
-    CLIPConfig,
     CLIPModel,
     ConvNextConfig,
     ConvNextModel,
@@ -23,7 +22,7 @@ from transformers import (
 from safezone.errors import UserError
 from safezone.scores import CachedEncoder, load_encoder, load_text_image_encoder, loading
 from safezone.scores.preprocessing import DINOV2, MINI, Preprocessing, read_preprocessing
-from tiny import write_tokenizer
+from tiny import write_clip
 
 IMAGES = torch.randint(
     0, 256, (5, 3, 40, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
@@ -48,32 +47,6 @@ def write_dinov2(folder: Path) -> None:
             hidden_size=12, num_hidden_layers=2, num_attention_heads=2, image_size=56, patch_size=14
         )
     ).save_pretrained(folder)
-
-
-def write_clip(folder: Path) -> None:
-    tokenizer = write_tokenizer(folder, 16)
-    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-    config = CLIPConfig(
-        text_config={
-            **shared,
-            "num_attention_heads": 2,
-            "vocab_size": len(tokenizer),
-            "max_position_embeddings": 16,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
-        },
-        vision_config={**shared, "num_attention_heads": 2, "image_size": 64, "patch_size": 8},
-        projection_dim=12,
-    )
-    CLIPModel(config).save_pretrained(folder)
-    settings = {
-        "size": {"height": 64, "width": 64},
-        "do_center_crop": False,
-        "resample": 4,
-        "image_mean": [0.5, 0.5, 0.5],
-        "image_std": [0.5, 0.5, 0.5],
-    }
-    (folder / "preprocessor_config.json").write_text(json.dumps(settings))
 
 
 WRITERS: dict[str, Callable[[Path], None]] = {

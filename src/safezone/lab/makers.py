@@ -17,6 +17,7 @@ from safezone.concepts import Concept, save_concept
 from safezone.concepts.prompts import fill
 from safezone.defenses import defense, preprocessed
 from safezone.errors import UserError, WorkspaceError
+from safezone.files import write_safetensors
 from safezone.generate import MadeNaN
 from safezone.generate import generate as draw
 from safezone.images import read_image, write_png
@@ -255,13 +256,26 @@ def score_rows(
 ) -> list[Row]:
     """The rows of one run. ``images``: uint8 [n, 3, h, w], described by ``prompts`` one by one."""
     pictures = Pictures(images, prompts, clean.images, clean.class_word, clean.placeholder)
+    return _rows(encoders, pictures, run)
+
+
+def _rows(encoders: Encoders, pictures: Pictures, run: Run) -> list[Row]:
     cell = (run.concept, run.poison, run.defense, run.method, run.model, run.seed)
     return [Row(*cell, *score) for score in score_images(pictures, encoders.by_slot)]
 
 
 def score(lab: Lab, job: Job) -> None:
-    """Writes the rows of one run, ``rows.jsonl``."""
+    """Writes the rows of one run, ``rows.jsonl``, and what encoders keep for many runs."""
     images, prompts = read_images(job.of["generate"].place)
-    rows = score_rows(lab.encoders, lab.concepts[job.run.concept], images, prompts, job.run)
+    clean, learned = lab.concepts[job.run.concept], {}
+    if "token" in lab.encoders:
+        vectors = read_adapter(job.of["personalize"].place).vectors
+        learned = {"vectors": vectors, "word_vectors": lab.model.word_vectors(clean.class_word)}
+    pictures = Pictures(
+        images, prompts, clean.images, clean.class_word, clean.placeholder, **learned
+    )
+    rows, kept = _rows(lab.encoders, pictures, job.run), lab.encoders.kept(pictures)
     with job.of["score"].written({}) as folder:
         write_rows(folder / ROWS, rows)
+        for name, tensors in kept.items():
+            write_safetensors(folder / f"{name}.safetensors", tensors)

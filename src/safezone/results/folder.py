@@ -14,7 +14,7 @@ from safezone.reading import read_json
 from safezone.results.artifacts import INDEX, PICTURES, Evidence, evidence
 from safezone.results.comparisons import compare
 from safezone.results.meaning import meaning_sentences
-from safezone.results.notes import caveats, paper_notes, versions
+from safezone.results.notes import caveats, paper_notes, pooled_notes, versions
 from safezone.results.page import Page, Section, render
 from safezone.results.published import same_runs
 from safezone.results.summary import ratios_markdown, summary_json
@@ -45,7 +45,7 @@ def sections(
         metric=str(index.get("metric", SIMILARITY)),
         papers=papers,
         failed=dict(index.get("failed") or {}),
-        notes=[*notes, *paper_notes(papers)],
+        notes=[*notes, *paper_notes(papers), *pooled_notes(index.get("pooled", ()))],
         command=str(index.get("command", "")),
         settings=flat(index.get("settings", {})),
         duration=index.get("duration"),

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -11,7 +11,7 @@ from safezone.files import locked, write_json, write_text
 from safezone.lab.config import settings_yaml
 from safezone.lab.executors import Executor
 from safezone.lab.lab import Lab
-from safezone.lab.run import Grid
+from safezone.lab.run import Grid, Run
 from safezone.lab.schedule import plan, run_grid
 from safezone.lab.stage import job, jobs
 from safezone.lab.store import NEEDS
@@ -84,12 +84,37 @@ def measure(
             "grid": grid.name if kind == "grid" else None,
             "table": grid.table,
             "metric": grid.metric,
+            "pooled": _pooled(lab, [run for run in grid if run not in results.failed]),
             "images": [images for images, _ in places],
             "adapters": {images: adapter for images, adapter in places},
         }
         write_json(folder / INDEX, index)
         page = write_results(folder, index, results.rows)
     return Measured(results.rows, failed, page)
+
+
+def _pooled(lab: Lab, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The FID of each cell over all of its concepts and seeds, where Inception's features are.
+
+    One value for each method, model, poison and defense, with the counts of images behind it.
+    """
+    from safetensors.torch import load_file
+
+    from safezone.scores.inception import pooled_distance
+
+    cells: dict[tuple[str, ...], list[tuple[str, Path]]] = {}
+    for run in runs:
+        file = job(lab, run).of["score"].place / "inception.safetensors"
+        if file.is_file():
+            cell = (run.method, run.model, run.poison, run.defense)
+            cells.setdefault(cell, []).append((run.concept, file))
+    values = []
+    for names, files in cells.items():
+        distance = pooled_distance((concept, load_file(file)) for concept, file in files)
+        if distance is not None:
+            columns = ("method", "model", "poison", "defense")
+            values.append(dict(zip(columns, names, strict=True)) | asdict(distance))
+    return values
 
 
 def _write_needs(lab: Lab, grid: Grid, folder: Path) -> None:

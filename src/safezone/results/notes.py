@@ -1,13 +1,13 @@
 """What a reader has to know before trusting the numbers of a page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final
+from typing import Any, Final
 
 from safezone import __version__
 from safezone.lab.kinds import kind_of
 from safezone.results.published import Published
-from safezone.results.tables import count
+from safezone.results.tables import count, label, number
 from safezone.scores.rows import Row
 
 MINI_LIMITS: Final = (
@@ -49,9 +49,24 @@ def paper_notes(papers: Mapping[str, Published]) -> list[str]:
     if "frechet" in papers:
         result.append(
             "The Fréchet distance here is of the instance encoder's features, not of Inception's: "
-            "compare the order of its values with that of the paper's FID, not the values."
+            "compare the order of its values with that of the paper's FID, not the values. FID "
+            "itself is measured with --inception-encoder, from which file is in the settings."
         )
-    return [*result, *(paper.note for paper in papers.values() if paper.note)]
+    return [*result, *dict.fromkeys(paper.note for paper in papers.values() if paper.note)]
+
+
+def pooled_notes(cells: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The FID of each cell over all concepts and seeds, one sentence for a method and model."""
+    parts: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        parts.setdefault((cell["method"], cell["model"]), []).append(
+            f"{label(cell['poison'])}, {label(cell['defense'])} {number(cell['value'], 1)} "
+            f"({cell['n_generated']} generated, {cell['n_reference']} reference images)"
+        )
+    return [
+        f"FID over all concepts and seeds at once, {method} on {model}: {'; '.join(values)}."
+        for (method, model), values in parts.items()
+    ]
 
 
 def versions() -> dict[str, str]:

@@ -31,7 +31,8 @@ _METRICS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
         "fid": ("frechet", "FID"),
     }
 )
-"""The paper's metric to ours and as printed. Our Fréchet distance is of other features than FID."""
+"""The paper's metric to ours that is always measured, and as printed. Our Fréchet distance is of
+other features than FID's; given their encoders, ``fid`` and ``clip_score_token`` are too."""
 
 
 @dataclass(frozen=True)
@@ -111,4 +112,6 @@ def same_runs(number: int) -> dict[str, Published]:
         return table.dataset, table.model, table.method, table.columns, table.poisons
 
     others = [each for each in _tables().values() if kind(each) == kind(own)]
-    return {own.metric: own} | {each.metric: each for each in others if each.metric != own.metric}
+    tables = {own.metric: own} | {each.metric: each for each in others if each.metric != own.metric}
+    also = {"frechet": "fid", "clip_score": "clip_score_token"}
+    return tables | {also[metric]: table for metric, table in tables.items() if metric in also}

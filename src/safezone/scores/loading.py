@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from safezone.errors import UserError
 from safezone.models.frozen import freeze
+from safezone.models.text import TextEncoder
 from safezone.scores.instance import InstanceEncoder
 from safezone.scores.preprocessing import (
     DINOV2,
@@ -20,7 +21,7 @@ from safezone.scores.preprocessing import (
     clip_preprocessing,
     read_preprocessing,
 )
-from safezone.scores.text_image import ClipEncoder
+from safezone.scores.text_image import ClipEncoder, LearnedTokenEncoder
 
 BUILTIN_FOLDER = Path(__file__).parents[1] / "models" / "weights"
 """Where the built-in encoders are: one folder a name."""
@@ -183,6 +184,14 @@ def load_encoder(
     if model_type not in _LOADERS:
         raise UserError(f"{path}: model_type {model_type!r} is none of {', '.join(_LOADERS)}")
     return _LOADERS[model_type](name, folder, torch.device(device))
+
+
+def load_learned_token_encoder(
+    name_or_folder: str | Path, device: torch.device | str = "cpu"
+) -> LearnedTokenEncoder:
+    """As ``load_text_image_encoder``, to read prompts with the learned token in them."""
+    clip = load_text_image_encoder(name_or_folder, device)
+    return LearnedTokenEncoder(clip, TextEncoder(clip.model.text_model, clip.tokenizer))
 
 
 def load_text_image_encoder(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
 
@@ -22,7 +22,10 @@ class Pictures:
     """The generated images of one run, their prompts and the clean images of the object.
 
     ``prompts``: one for each generated image, with ``placeholder`` in it; empty where they are not
-    known. ``class_word``: the object's noun. Raises ValueError for unequal counts or no images.
+    known. ``class_word``: the object's noun. ``vectors``: what was learned for the placeholder,
+    float [k, width], k = 0 where the placeholder is a plain word, None where it is not known;
+    ``word_vectors``: the rows of the class word in the lookup of the model. Raises ValueError for
+    unequal counts or no images.
     """
 
     generated: UInt8[Tensor, "n 3 h w"]
@@ -30,6 +33,8 @@ class Pictures:
     clean: UInt8[Tensor, "m 3 s s"]
     class_word: str = ""
     placeholder: str = ""
+    vectors: Float[Tensor, "k width"] | None = None
+    word_vectors: Float[Tensor, "words width"] | None = None
 
     def __post_init__(self) -> None:
         n, m = len(self.generated), len(self.clean)

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from safezone.scores.pictures import Pictures, Score
 from safezone.scores.table import METRICS, SLOTS
 
@@ -20,6 +22,15 @@ class Encoders:
         if slot not in self.by_slot:
             raise ValueError(f"no {slot} encoder was opened")
         return self.by_slot[slot]
+
+    def kept(self, pictures: Pictures) -> dict[str, Mapping[str, Tensor]]:
+        """What the encoders keep of a run for measurements over many, by slot."""
+        keepers = {name: SLOTS[name].keep for name in self.by_slot}
+        return {
+            name: keep(self.by_slot[name], pictures)
+            for name, keep in keepers.items()
+            if keep is not None
+        }
 
     def __contains__(self, slot: object) -> bool:
         return slot in self.by_slot

@@ -1,6 +1,6 @@
 """What a kind of encoder is: how it is opened, what it measures, how its numbers are shown."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
@@ -46,7 +46,8 @@ class Slot:
     run to scores, each of a metric in ``metrics``, without those that the pictures do not allow.
     ``built_in`` and ``default``: the encoder's name for the built-in models and for all others.
     ``optional``: whether ``none`` leaves it out. ``cached``: whether the features of images that
-    come again, such as the clean ones, are remembered.
+    come again, such as the clean ones, are remembered. ``keep``: what is written beside the rows,
+    as ``<name>.safetensors``, for measurements over many runs.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Slot:
     default: str = NONE
     optional: bool = True
     cached: bool = False
+    keep: "Callable[[Any, Pictures], Mapping[str, torch.Tensor]] | None" = None
 
     @property
     def setting(self) -> str:

@@ -36,6 +36,29 @@ _ROWS = (
         built_in="mini-clip",
         default="clip",
     ),
+    Slot(
+        "token",
+        "Compares images with prompts that keep the learned token: the CLIP whose text encoder is "
+        "the model's own (clip for sd15), or none.",
+        later("safezone.scores.loading", "load_learned_token_encoder"),
+        later("safezone.scores.text_image", "measure_learned_token"),
+        (
+            Metric("clip_score_token", "CLIP score, learned token kept", True),
+            Metric("clip_cosine_token", "CLIP cosine, learned token kept", True, 3),
+        ),
+    ),
+    Slot(
+        "inception",
+        "Measures FID: a safetensors file with Inception's weights, or none.",
+        later("safezone.scores.inception", "load_inception"),
+        later("safezone.scores.inception", "measure_inception"),
+        (
+            Metric("fid", "FID", False, 1),
+            Metric("kid", "Kernel distance of Inception's features", False, 4),
+        ),
+        cached=True,
+        keep=later("safezone.scores.inception", "inception_features"),
+    ),
 )
 
 SLOTS: Mapping[str, Slot] = MappingProxyType({row.name: row for row in _ROWS})
