@@ -7,9 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from safezone.files import read_json
 from safezone.lab.stage import job
 from safezone.models import Model
+from safezone.reading import read_json
 from safezone.results.measurement import measure
 from safezone.results.published import same_runs
 from safezone.scores import Encoders
