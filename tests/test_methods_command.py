@@ -72,7 +72,7 @@ def test_settings_of_another_method_are_refused(training: Training, words: str) 
 
 def test_every_setting_reaches_a_method() -> None:
     own = {each.name for kind in METHODS.values() for each in fields(kind)}
-    way = {"method", "runs_per_pass", "tracker", "checkpointing", "compile"}
+    way = {"method", "runs_per_pass", "tracker", "checkpointing", "compile", "captured"}
     assert {each.name for each in fields(Training)} <= own | way
 
 

@@ -18,7 +18,6 @@ from safezone.models import Model, load_model
 from safezone.personalize import Adapter, TextualInversion, TrainingRun, train
 from safezone.personalize.checkpoints import log_path
 from safezone.personalize.draws import draw, pick
-from safezone.personalize.method import learning_rate
 from safezone.personalize.posteriors import training_data
 
 SHORT = TextualInversion(steps=7, learning_rate=5e-3, checkpoint_every=3, log_every=2)
@@ -334,7 +333,7 @@ def test_the_log_tells_loss_norm_and_rate(
 )
 def test_schedules(schedule: str, factors: tuple[float, ...]) -> None:
     settings = TextualInversion(steps=10, learning_rate=2.0, schedule=schedule)  # type: ignore[arg-type]
-    rates = [learning_rate(settings, step) for step in (0, 5, 9)]
+    rates = [settings.rate(step) for step in (0, 5, 9)]
     assert rates == pytest.approx([2 * factor for factor in factors], abs=1e-3)
 
 

@@ -15,7 +15,14 @@ if TYPE_CHECKING:
     from safezone.personalize import Personalization
 
 _LAYER_ENDS: Final = ("to_q", "to_k", "to_v", "to_out.0")
-_NOT_OF_A_METHOD: Final = ("method", "runs_per_pass", "tracker", "checkpointing", "compile")
+_NOT_OF_A_METHOD: Final = (
+    "method",
+    "runs_per_pass",
+    "tracker",
+    "checkpointing",
+    "compile",
+    "captured",
+)
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,8 @@ class Training(Checked):
     """Also tell the log to tensorboard, wandb or any other tracker of accelerate."""
     compile: bool = False
     """The U-Net through torch.compile: a slower start, faster steps."""
+    captured: bool = False
+    """Each step as one CUDA graph (GPU): a little more memory, far less work for the processor."""
 
     def personalization(self) -> "Personalization":
         """The same as the trainer's own settings.

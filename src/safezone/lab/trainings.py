@@ -193,6 +193,7 @@ def _train_pass(
             ),
             compile=training.compile,
             checkpointing=training.checkpointing,
+            captured=training.captured,
             observers=observers,
         )
     except (OSError, SafetensorError) as error:

@@ -36,14 +36,16 @@ class Tokens:
     """Tokenised prompts with the places where learned vectors go.
 
     ``ids``: int64 [batch, length]. ``slots``: int64 [batch, length], -1 at ordinary tokens and
-    k where vector k of the placeholder belongs.
+    k where vector k of the placeholder belongs. ``vectors``: how many the slots name at most;
+    None is found by looking, which waits for the device.
     """
 
     ids: Int[Tensor, "batch length"]
     slots: Int[Tensor, "batch length"]
+    vectors: int | None = None
 
     def __getitem__(self, rows: Tensor | slice) -> "Tokens":
-        return Tokens(self.ids[rows], self.slots[rows])
+        return Tokens(self.ids[rows], self.slots[rows], self.vectors)
 
 
 @dataclass(frozen=True)

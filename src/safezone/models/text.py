@@ -111,7 +111,9 @@ class TextEncoder:
 
 def check_vectors(tokens: Tokens, vectors: Tensor | None, width: int) -> Tensor | None:
     """The vectors where the tokens need them, else None; ValueError for too few or misshapen."""
-    needed = int(tokens.slots.max()) + 1 if tokens.slots.numel() else 0
+    needed = tokens.vectors
+    if needed is None:
+        needed = int(tokens.slots.max()) + 1 if tokens.slots.numel() else 0
     if needed == 0:
         return None
     expected = (len(tokens.ids), width)

@@ -32,6 +32,8 @@ class StableDiffusionXL(StableDiffusion):
         self._zero_empty = zero_empty
         self.layers = {**self.layers, **watch("text_encoder_2", self._text_2.layers, self._slot)}
         self.embedding_widths = (self._text.width, self._text_2.width)
+        size = self.image_size
+        self._time_ids = torch.tensor([[size, size, 0, 0, size, size]], device=self.device)
 
     def embed_text(
         self,
@@ -59,9 +61,8 @@ class StableDiffusionXL(StableDiffusion):
             empty = (ids[:, 1] == self.tokenizer.eos_token_id)[:, None]
             hidden = hidden.masked_fill(empty[..., None], 0)
             pooled = pooled.masked_fill(empty, 0)
-        size = self.image_size
-        time_ids = torch.tensor([[size, size, 0, 0, size, size]], device=self.device)
-        added = {"text_embeds": pooled, "time_ids": time_ids.expand(len(ids), -1).to(pooled)}
+        time_ids = self._time_ids.expand(len(ids), -1).to(pooled)
+        added = {"text_embeds": pooled, "time_ids": time_ids}
         return Conditioning(hidden, added, changes)
 
     def word_vectors(self, text: str) -> Float[Tensor, "tokens width"]:

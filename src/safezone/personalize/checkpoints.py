@@ -133,13 +133,13 @@ def truncate_log(path: Path, step: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         return
-    kept = []
+    whole = []
     for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
         try:
-            written = json.loads(line)["step"]
+            of_step = json.loads(line)["step"]
         except (ValueError, KeyError, TypeError):
             break
-        if not line.endswith("\n") or written > step:
+        if not line.endswith("\n") or of_step > step:
             break
-        kept.append(line)
-    write_text(path, "".join(kept))
+        whole.append(line)
+    write_text(path, "".join(whole))

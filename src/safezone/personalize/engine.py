@@ -1,23 +1,21 @@
 """The one training loop: many runs share each pass through the frozen model; leading axis = run.
 
-A method brings what is learned and how it is put into the model (``Method``, ``Injection``);
-everything else is here. Run r's gradient is that of its own loss alone and the optimiser acts on
-each element alone, so a run's result does not depend on its neighbours.
+A method (``Personalization``) brings what is learned and how it is put into the model; ``steps``
+has one step, everything around it is here. Run r's gradient is that of its own loss alone and the
+optimiser acts on each element alone, so a run's result does not depend on its neighbours.
 """
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from safezone.defenses import masked_loss
 from safezone.errors import UserError
 from safezone.files import digest
 from safezone.models.base import Model
@@ -32,25 +30,17 @@ from safezone.personalize.checkpoints import (
 )
 from safezone.personalize.crops import check_size
 from safezone.personalize.history import History, kept, mark_steps
-from safezone.personalize.method import (
-    Batch,
-    Injection,
-    Method,
-    Network,
-    Observer,
-    Outcome,
-    Preview,
-    learning_rate,
-)
+from safezone.personalize.personalization import Personalization
 from safezone.personalize.posteriors import prior_data, training_data
 from safezone.personalize.runs import PreparedRun
-from safezone.personalize.samples import Sampler, Samples
+from safezone.personalize.samples import Sampler
+from safezone.personalize.steps import CapturedStep, EagerStep, Parts, Step
 
 _VERSION = 3
 """Raised when the same settings no longer give the same result; part of the content key."""
 
 
-def content_key(model: Model, runs: Sequence[PreparedRun], method: Method) -> str:
+def content_key(model: Model, runs: Sequence[PreparedRun], method: Personalization) -> str:
     """A hash of all that the result depends on; a checkpoint of another key is refused."""
     content = {
         "version": _VERSION,
@@ -62,116 +52,58 @@ def content_key(model: Model, runs: Sequence[PreparedRun], method: Method) -> st
 
 
 @dataclass(frozen=True, eq=False)
-class _Training:
-    """What stays the same from the first step to the last."""
+class Outcome:
+    """What one run learned. ``failed_at``: the step at which it became NaN, else None.
 
-    model: Model
-    runs: Sequence[PreparedRun]
-    method: Method
-    injection: Injection
-    sampler: Sampler
-    network: Network
-    max_batch: int
-    observers: Sequence[Observer]
+    ``parameters``: by name, without the run axis; of a failed run the last finite ones.
+    ``loss``: the mean training loss over the last ``log_every`` steps before the run's end.
+    ``history``: of textual inversion the token vectors on the way.
+    """
 
-    @property
-    def scale(self) -> float:
-        """What losses are multiplied with before the backward pass, a power of two.
-
-        In float16 the gradient of a mean over thousands of elements would underflow to zero, so
-        there it is about that of the sum.
-        """
-        if self.model.dtype != torch.float16:
-            return 1.0
-        return float(2 ** round(math.log2(self.sampler.data.shape.numel())))
-
-    def accumulate(
-        self, parameters: Mapping[str, Tensor], step: int, active: Int[Tensor, " active"]
-    ) -> Float[Tensor, " active"]:
-        """Adds the gradients of one step of the active runs; returns their losses, float64.
-
-        The gradient is that of the sum over runs of the run's mean over its batch, however few
-        rows the device takes at once.
-        """
-        parts = self.sampler.at(step, active)
-        factors = (1.0, self.method.prior_weight)
-        losses = [
-            factor * self._backward(parameters, samples, len(active), factor)
-            for samples, factor in zip(parts, factors, strict=False)
-        ]
-        return torch.stack(losses).sum(dim=0)
-
-    def _backward(
-        self, parameters: Mapping[str, Tensor], samples: Samples, active: int, factor: float
-    ) -> Float[Tensor, " active"]:
-        """Adds the gradients of ``factor`` times the loss; returns the losses without it."""
-        size = self.method.batch_size * self.method.accumulation
-        rows = min(self.max_batch, active * self.method.batch_size)
-        losses = []
-        for start in range(0, len(samples.runs), rows):
-            cut = slice(start, start + rows)
-            batch = Batch(
-                samples.runs[cut], samples.prompts[cut], samples.noisy[cut], samples.timesteps[cut]
-            )
-            prediction = self.injection.predict(self.network, parameters, batch)
-            weights = None if samples.weights is None else samples.weights[cut]
-            loss = masked_loss(prediction.float() - samples.target[cut], weights)
-            (loss.sum() / size * (factor * self.scale)).backward()
-            losses.append(loss.detach())
-        return torch.cat(losses).view(-1, size).mean(dim=1).double().cpu()
-
-    def advance(self, state: State, optimiser: torch.optim.AdamW) -> None:
-        """One optimiser step of all runs that are well; one that becomes NaN keeps what it had."""
-        active = (state.failed_at < 0).nonzero().flatten()
-        losses = self.accumulate(state.parameters, state.step, active)
-        well = torch.zeros(len(self.runs), dtype=torch.bool)
-        well[active] = losses.isfinite()
-        for parameter in state.parameters.values():
-            _gradient(parameter).div_(self.scale)
-            well &= _gradient(parameter).flatten(1).isfinite().all(dim=1).cpu()
-        ill = ~well
-        frozen = {}
-        if ill.any():
-            for name, parameter in state.parameters.items():
-                _gradient(parameter)[ill] = 0
-                frozen[name] = parameter.detach()[ill].clone()
-        optimiser.param_groups[0]["lr"] = learning_rate(self.method, state.step)
-        optimiser.step()
-        optimiser.zero_grad()
-        with torch.no_grad():
-            self.injection.constrain(state.parameters)
-            for name, value in frozen.items():
-                state.parameters[name][ill] = value
-        state.step += 1
-        state.failed_at[ill & (state.failed_at < 0)] = state.step
-        state.window[active] += losses.where(well[active], torch.zeros(()).double())
-
-    def log(self, state: State, folder: Path | None) -> None:
-        """Closes the window of losses: one line for each run that is well or has just failed."""
-        since = (state.step - 1) % self.method.log_every + 1
-        for r, run in enumerate(self.runs):
-            failed_at = int(state.failed_at[r])
-            if 0 <= failed_at <= state.step - since:
-                continue
-            line: dict[str, Any] = {"step": state.step}
-            if failed_at < 0:
-                state.last_loss[r] = state.window[r] / since
-                squares = [value.detach()[r].square().sum() for value in state.parameters.values()]
-                line |= {
-                    "loss": float(state.last_loss[r]),
-                    "norm": math.sqrt(float(sum(squares))),
-                    "lr": learning_rate(self.method, state.step - 1),
-                }
-            else:
-                line |= {"failed_at": failed_at}
-            if folder is not None:
-                append_log(log_path(folder, run.key), line)
-            for tell in self.observers:
-                tell(run.key, line)
-        state.window.zero_()
+    parameters: Mapping[str, Tensor]
+    failed_at: int | None
+    loss: float
+    history: History | None = None
 
 
-def _outcomes(state: State, method: Method) -> list[Outcome]:
+Observer: TypeAlias = Callable[[str, Mapping[str, Any]], None]
+"""Called with a run's key and each line of its log."""
+Preview: TypeAlias = Callable[[int, Sequence[Outcome]], None]
+"""Called with the steps done and what each run has learned so far."""
+
+
+def _log(
+    state: State,
+    runs: Sequence[PreparedRun],
+    method: Personalization,
+    folder: Path | None,
+    observers: Sequence[Observer],
+) -> None:
+    """Closes the window of losses: one line for each run that is well or has just failed."""
+    since = (state.step - 1) % method.log_every + 1
+    for r, run in enumerate(runs):
+        failed_at = int(state.failed_at[r])
+        if 0 <= failed_at <= state.step - since:
+            continue
+        line: dict[str, Any] = {"step": state.step}
+        if failed_at < 0:
+            state.last_loss[r] = state.window[r] / since
+            squares = [value.detach()[r].square().sum() for value in state.parameters.values()]
+            line |= {
+                "loss": float(state.last_loss[r]),
+                "norm": math.sqrt(float(sum(squares))),
+                "lr": method.rate(state.step - 1),
+            }
+        else:
+            line |= {"failed_at": failed_at}
+        if folder is not None:
+            append_log(log_path(folder, run.key), line)
+        for tell in observers:
+            tell(run.key, line)
+    state.window.zero_()
+
+
+def _outcomes(state: State, method: Personalization) -> list[Outcome]:
     """What each run has learned so far."""
     return [
         Outcome(
@@ -184,34 +116,12 @@ def _outcomes(state: State, method: Method) -> list[Outcome]:
     ]
 
 
-def _finished(state: State, method: Method) -> bool:
+def _finished(state: State, method: Personalization) -> bool:
     return state.step >= method.steps or not bool((state.failed_at < 0).any())
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and step % every == 0
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    if parameter.grad is None:
-        # The prediction may not depend on a layer, such as the last of SDXL's text encoders.
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
-
-
-def _optimiser(method: Method, state: State) -> torch.optim.AdamW:
-    """AdamW over the state's own tensors, so that its step changes the state."""
-    parameters = [value.requires_grad_(True) for value in state.parameters.values()]
-    optimiser = torch.optim.AdamW(
-        parameters, lr=method.learning_rate, weight_decay=method.weight_decay, foreach=False
-    )
-    for name, parameter in state.parameters.items():
-        optimiser.state[parameter] = {
-            "step": torch.tensor(float(state.step)),
-            "exp_avg": state.exp_avg[name],
-            "exp_avg_sq": state.exp_avg_sq[name],
-        }
-    return optimiser
 
 
 def _check(runs: Sequence[PreparedRun], max_batch: int) -> None:
@@ -228,7 +138,7 @@ def _check(runs: Sequence[PreparedRun], max_batch: int) -> None:
 def fit(
     model: Model,
     runs: Sequence[PreparedRun],
-    method: Method,
+    method: Personalization,
     folder: Path | None = None,
     *,
     progress: bool = True,
@@ -236,6 +146,7 @@ def fit(
     max_batch: int = 64,
     compile: bool = False,
     checkpointing: bool = False,
+    captured: bool = False,
     observers: Sequence[Observer] = (),
 ) -> list[Outcome]:
     """Trains all runs in one pass a step and returns their outcomes in order.
@@ -248,14 +159,17 @@ def fit(
     the same result to float tolerance, and to the bit where ``models.frozen`` applies.
     ``compile``: the network through ``torch.compile``. ``checkpointing``: recompute the network's
     activations in the backward pass, which takes a third more time and a fraction of the memory.
-    ``observers``: called with a run's key and each line of its log.
+    ``captured``: each step as one function of static shapes, on a GPU a CUDA graph
+    (``steps.CapturedStep``); the same to rounding, and the losses leave the device only when they
+    are logged. ``observers``: called with a run's key and each line of its log.
 
     Raises UserError for no runs, keys that are not unique, unfit images, missing masks, and a
     checkpoint in ``folder`` that other runs or settings have made.
     """
     _check(runs, max_batch)
-    if compile and checkpointing:
-        raise UserError("compile and checkpointing do not work together; choose one of them.")
+    for name, used in {"compile": compile, "a captured step": captured}.items():
+        if used and checkpointing:
+            raise UserError(f"{name} and checkpointing do not work together; choose one of them.")
     injection = method.inject(model, runs)
     key = content_key(model, runs, method)
     checkpoint = None if folder is None else folder / CHECKPOINT
@@ -270,11 +184,12 @@ def fit(
     network = torch.compile(model.predict, dynamic=False) if compile else model.predict
     prior = prior_data(model, runs, max_batch=max_batch) if method.prior_weight else None
     sampler = Sampler(model, runs, method, data, prior, injection.templates)
-    training = _Training(model, runs, method, injection, sampler, network, max_batch, observers)
+    parts = Parts(model, method, injection, sampler, network, max_batch)
     if folder is not None:
         for run in runs:
             truncate_log(log_path(folder, run.key), state.step)
-    optimiser, marks = _optimiser(method, state), set(mark_steps(method.steps))
+    step: Step = CapturedStep(parts, state) if captured else EagerStep(parts, state)
+    marks = set(mark_steps(method.steps))
     bar = tqdm(
         total=method.steps,
         initial=state.step,
@@ -283,14 +198,16 @@ def fit(
         disable=not progress,
     )
     with model.checkpointed(checkpointing), bar:
-        while not _finished(state, method):
-            training.advance(state, optimiser)
+        last = False
+        while not last:
+            step()
             bar.update()
-            last = _finished(state, method)
+            logged = state.step % method.log_every == 0 or state.step == method.steps
+            last = (logged or not captured) and _finished(state, method)
             if state.step in marks:
                 state.history += kept(state.parameters)
-            if last or state.step % method.log_every == 0:
-                training.log(state, folder)
+            if last or logged:
+                _log(state, runs, method, folder, observers)
                 bar.set_postfix(loss=f"{float(state.last_loss.nanmean()):.4f}", refresh=False)
             if checkpoint is not None and (last or _due(state.step, method.checkpoint_every)):
                 save_state(state, checkpoint, key)

@@ -91,12 +91,12 @@ def export_adapter(
         write_tensors(embedding, embedding_tensors(adapter, key), replace(adapter, deltas={}))
         files.append(embedding)
     if deltas:
-        written = replace(adapter, deltas=deltas, vectors=adapter.vectors[:0])
+        changes = replace(adapter, deltas=deltas, vectors=adapter.vectors[:0])
         if form == "diffusers":
-            write_tensors(lora, diffusers_lora(deltas, adapter.convolutions), written)
+            write_tensors(lora, diffusers_lora(deltas, adapter.convolutions), changes)
         else:
             tensors = kohya_lora(deltas, xl, adapter.convolutions)
-            write_tensors(lora, tensors, written, _kohya_metadata(deltas, xl))
+            write_tensors(lora, tensors, changes, _kohya_metadata(deltas, xl))
         files.append(lora)
     return Exported(tuple(files), error, words, tuple(limits))
 
@@ -128,10 +128,10 @@ def low_rank(deltas: Mapping[str, Delta], rank: int) -> tuple[dict[str, Delta], 
             result[name] = delta
             continue
         u, s, v = torch.linalg.svd(delta.change.double(), full_matrices=False)
-        kept = min(rank, len(s))
-        root = s[:kept].sqrt()
-        result[name] = LowRank((root[:, None] * v[:kept]).float(), (u[:, :kept] * root).float())
-        lost += float(s[kept:].square().sum())
+        most = min(rank, len(s))
+        root = s[:most].sqrt()
+        result[name] = LowRank((root[:, None] * v[:most]).float(), (u[:, :most] * root).float())
+        lost += float(s[most:].square().sum())
         total += float(s.square().sum())
     error: float | None = None
     if any(isinstance(each, Full) for each in deltas.values()):

@@ -1,17 +1,35 @@
 """How a pass through the model uses what the runs have learned so far."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
-from safezone.arrays import Latents
+from safezone.arrays import Latents, Timesteps
 from safezone.models.base import Conditioning, Model, Tokens
 from safezone.models.deltas import Changes, Delta
 from safezone.personalize.history import VECTORS
-from safezone.personalize.method import Batch, Network
+
+Network: TypeAlias = Callable[[Latents, Timesteps, Conditioning], Latents]
+"""Noisy latents, timesteps and what the text says to the raw prediction, as ``Model.predict``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Some rows of one pass.
+
+    ``runs``, ``prompts``: int64 [batch]: which run, which of its prompts (-1: its last). ``noisy``:
+    [batch, channels, h, w]. ``timesteps``: int64 [batch]. On the model's device, but the indices
+    on the CPU where ``Injection.predict`` looks for equal ones.
+    """
+
+    runs: Int[Tensor, " batch"]
+    prompts: Int[Tensor, " batch"]
+    noisy: Latents
+    timesteps: Timesteps
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +46,15 @@ class Start:
 
 
 class Rules(Protocol):
-    """What a method says about its parameters."""
+    """What a method says about its parameters, by name, each [runs, ...], on the model's device."""
 
-    def deltas(self, parameters: Mapping[str, Tensor]) -> dict[str, Delta]: ...
-    def constrain(self, parameters: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> None: ...
+    def deltas(self, parameters: Mapping[str, Tensor]) -> dict[str, Delta]:
+        """The changes of layers that they make, by the layer's name; differentiable."""
+        ...
+
+    def constrain(self, parameters: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> None:
+        """Projects them in place after a step; ``start``: as they were before the first."""
+        ...
 
 
 class Injection:
@@ -47,6 +70,7 @@ class Injection:
         self._tokens = Tokens(
             torch.cat([each.ids for each in tokens]).to(model.device),
             torch.cat([each.slots for each in tokens]).to(model.device),
+            vectors,
         )  # run after run, prompt after prompt
         self.initial: Mapping[str, Tensor] = {
             name: torch.stack([start.parameters[name] for start in starts]).to(model.device)
@@ -68,21 +92,51 @@ class Injection:
         makes of the prompts stays the same.
         """
         device = self._model.device
-        layers = self._rules.deltas(parameters)
-        prompts = batch.runs * self._prompts + batch.prompts % self._prompts
+        prompts = self._places(batch)
         if self._fixed is not None:
-            fixed = self._fixed[prompts.to(device)]
-            changes = Changes(layers, batch.runs.to(device))
-            conditioning = Conditioning(fixed.encoder_hidden_states, fixed.added, changes)
-            return network(batch.noisy, batch.timesteps, conditioning)
+            return self._predict(network, parameters, batch, prompts.to(device))
         pairs, pair_of = torch.unique(prompts, return_inverse=True)
-        runs, pairs = (pairs // self._prompts).to(device), pairs.to(device)
-        conditioning = self._model.embed_text(
-            self._tokens[pairs],
+        conditioning = self._embed(
+            parameters, pairs.to(device), (pairs // self._prompts).to(device)
+        )
+        return network(batch.noisy, batch.timesteps, conditioning[pair_of.to(device)])
+
+    def predict_rows(
+        self, network: Network, parameters: Mapping[str, Tensor], batch: Batch
+    ) -> Latents:
+        """As ``predict``, but the text encoder sees every row, so that all shapes stay the same.
+
+        Nothing waits for the device: the indices lie there too.
+        """
+        prompts = self._places(batch)
+        if self._fixed is not None:
+            return self._predict(network, parameters, batch, prompts)
+        conditioning = self._embed(parameters, prompts, batch.runs)
+        return network(batch.noisy, batch.timesteps, conditioning)
+
+    def _places(self, batch: Batch) -> Int[Tensor, " batch"]:
+        """Each row's prompt among those of all runs."""
+        return batch.runs * self._prompts + batch.prompts % self._prompts
+
+    def _embed(
+        self, parameters: Mapping[str, Tensor], prompts: Tensor, runs: Tensor
+    ) -> Conditioning:
+        layers = self._rules.deltas(parameters)
+        return self._model.embed_text(
+            self._tokens[prompts],
             parameters[VECTORS][runs] if VECTORS in parameters else None,
             Changes(layers, runs) if layers else None,
         )
-        return network(batch.noisy, batch.timesteps, conditioning[pair_of.to(device)])
+
+    def _predict(
+        self, network: Network, parameters: Mapping[str, Tensor], batch: Batch, prompts: Tensor
+    ) -> Latents:
+        """With what the text encoder made of the prompts before the first step."""
+        assert self._fixed is not None
+        fixed, device = self._fixed[prompts], self._model.device
+        changes = Changes(self._rules.deltas(parameters), batch.runs.to(device))
+        conditioning = Conditioning(fixed.encoder_hidden_states, fixed.added, changes)
+        return network(batch.noisy, batch.timesteps, conditioning)
 
     def constrain(self, parameters: Mapping[str, Tensor]) -> None:
         """Projects the parameters in place after each step."""

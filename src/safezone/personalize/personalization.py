@@ -1,34 +1,32 @@
 """What all personalization methods share: how long and how fast they learn, with which prompts."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
+from pydantic import Field
 from torch import Tensor
 
 from safezone.concepts import Concept
 from safezone.concepts.captions import CAPTION_SUFFIX
 from safezone.concepts.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES, Templates
 from safezone.errors import UserError
+from safezone.fields import Checked, Count, Natural, Rate, Weight
 from safezone.files import digest
 from safezone.models.base import Model
 from safezone.models.deltas import Delta
 from safezone.personalize.crops import PREFIXES
 from safezone.personalize.injection import Injection, Start
-from safezone.personalize.method import Schedule
 from safezone.personalize.runs import PreparedRun
 
 _WITHOUT_EFFECT = ("log_every", "checkpoint_every", "preview_every", "preview_prompts")
-_NEWER = (
-    *("accumulation", "start", "random_rows", "prior_weight", "prior_images", "text_targets"),
-)
-"""Settings that enter the content only when they are used: older results keep their keys."""
 
 
 @dataclass(frozen=True)
-class Personalization(ABC):
+class Personalization(Checked, ABC):
     """The settings that every method has.
 
     ``steps``: optimiser steps. ``batch_size``: images a run sees in each pass. ``accumulation``:
@@ -55,33 +53,24 @@ class Personalization(ABC):
     crop_rescale: ClassVar[bool] = False
     """Whether images are shown smaller or in part (``safezone.personalize.crops``)."""
 
-    steps: int = 5000
-    batch_size: int = 1
-    learning_rate: float = 5e-4
-    schedule: Schedule = "constant"
+    steps: Count = 5000
+    batch_size: Count = 1
+    learning_rate: Rate = 5e-4
+    schedule: Annotated[Literal["constant", "linear", "cosine"], Field()] = "constant"
     templates: Templates | tuple[str, ...] = "object"
     flip: bool = True
-    weight_decay: float = 0.0
-    accumulation: int = 1
+    weight_decay: Weight = 0.0
+    accumulation: Count = 1
     start: Path | None = None
-    log_every: int = 10
-    checkpoint_every: int = 500
-    preview_every: int = 0
+    log_every: Count = 10
+    checkpoint_every: Natural = 500
+    preview_every: Natural = 0
     preview_prompts: tuple[str, ...] = ("a photo of a {}",)
-    prior_weight: float = 0.0
-    prior_images: int = 100
+    prior_weight: Weight = 0.0
+    prior_images: Count = 100
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulation", "log_every", "prior_images"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} is {getattr(self, name)}; give at least 1.")
-        for name in ("checkpoint_every", "preview_every", "weight_decay", "prior_weight"):
-            if not getattr(self, name) >= 0:
-                raise UserError(f"{name} is {getattr(self, name)}; give 0 or more.")
-        if not 0 < self.learning_rate < float("inf"):
-            raise UserError(f"learning_rate is {self.learning_rate}; give a positive number.")
-        if self.schedule not in ("constant", "linear", "cosine"):
-            raise UserError(f"schedule is {self.schedule!r}; choose constant, linear or cosine.")
+        super().__post_init__()
         if isinstance(self.templates, str) and self.templates not in get_args(Templates):
             raise UserError(
                 f"templates is {self.templates!r}; choose object, style, captions or a list of "
@@ -110,35 +99,48 @@ class Personalization(ABC):
             return self.templates
         return {"object": OBJECT_TEMPLATES, "style": STYLE_TEMPLATES}.get(self.templates, ())
 
+    def rate(self, step: int) -> float:
+        """AdamW's rate in step ``step`` from 0: constant, or down to 0 linearly or as a cosine."""
+        done = step / self.steps
+        factors = {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+        return self.learning_rate * factors.get(self.schedule, 1.0)
+
     def content(self) -> Mapping[str, Any]:
-        """The settings that the result depends on."""
-        unused = {each.name for each in fields(self) if getattr(self, each.name) == each.default}
+        """The settings that the result depends on, as JSON values; of ``start`` the file's hash."""
         settings = {
             name: list(value) if isinstance(value, tuple) else value
             for name, value in asdict(self).items()
-            if name not in _WITHOUT_EFFECT and not (name in _NEWER and name in unused)
+            if name not in _WITHOUT_EFFECT
         }
         settings["templates"] = "captions" if self.captions else list(self.prompts)
-        if self.start is not None:
-            settings["start"] = digest(self.start)
+        settings["start"] = None if self.start is None else digest(self.start)
         return settings
 
     def trigger(self, concept: Concept) -> str:
-        """What stands in a prompt for the concept."""
+        """What stands in a prompt for the concept, by default its placeholder."""
         return concept.placeholder
 
     def deltas(self, parameters: Mapping[str, Tensor]) -> dict[str, Delta]:
-        """The changes of layers that the parameters make, with or without an axis of runs."""
+        """The changes of layers that the parameters make, by the names of ``Model.layers``.
+
+        ``parameters``: as ``begin`` names them, [*runs, ...], with an axis of runs in training and
+        without when the adapter is made. Differentiable. By default none.
+        """
         return {}
 
     @abstractmethod
     def begin(self, model: Model, run: PreparedRun) -> Mapping[str, Tensor]:
-        """The parameters of one run before the first step, float32, without an axis of runs."""
+        """The parameters of one run before the first step, by name, float32, on the CPU.
 
-    def constrain(  # noqa: B027 (most methods leave their parameters free)
-        self, parameters: Mapping[str, Tensor], start: Mapping[str, Tensor]
-    ) -> None:
-        """Projects the parameters in place after each step."""
+        Random ones come from ``stream(run.seed, run.concept.name, ...)``. Raises UserError where
+        the model or the run does not fit the settings.
+        """
+
+    def constrain(self, parameters: Mapping[str, Tensor], start: Mapping[str, Tensor]) -> None:
+        """Projects the parameters, [runs, ...], in place after each step; by default not at all.
+
+        ``start``: as they were before the first step.
+        """
 
     def inject(self, model: Model, runs: Sequence[PreparedRun]) -> Injection:
         """The parameters of all runs at their start, and how a pass uses them.

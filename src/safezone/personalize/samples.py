@@ -12,7 +12,7 @@ from safezone.defenses.timesteps import TimestepDistribution
 from safezone.models.base import Model, Posterior
 from safezone.personalize.crops import Crop, crops_of
 from safezone.personalize.draws import draw, pick
-from safezone.personalize.method import Method
+from safezone.personalize.personalization import Personalization
 from safezone.personalize.posteriors import PriorData, TrainingData
 from safezone.personalize.runs import PreparedRun
 
@@ -33,6 +33,23 @@ class Samples:
     target: Latents
     weights: Float[Tensor, "rows 1 h w"] | None
 
+    @property
+    def batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """What a prediction is made from, in the order of ``injection.Batch``."""
+        return self.runs, self.prompts, self.noisy, self.timesteps
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors that there are, in one order."""
+        return [*self.batch, self.target, *([] if self.weights is None else [self.weights])]
+
+    def to(self, device: torch.device) -> "Samples":
+        """Copies on the device, the indices too."""
+        runs, prompts, noisy, timesteps, target, *weights = (
+            tensor.to(device, copy=True) for tensor in self.tensors
+        )
+        return Samples(runs, prompts, noisy, timesteps, target, weights[0] if weights else None)
+
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
@@ -40,7 +57,7 @@ class Sampler:
 
     model: Model
     runs: Sequence[PreparedRun]
-    method: Method
+    method: Personalization
     data: TrainingData
     prior: PriorData | None
     templates: int
@@ -58,8 +75,8 @@ class Sampler:
         draws = draw(names, step, size, self.data.shape)
         rows = (prior.first[active, None] + pick(draws.image, prior.counts[active, None])).flatten()
         rows, device = rows.to(self.model.device), self.model.device
-        found = Posterior(prior.posteriors.mean[rows], prior.posteriors.std[rows])
-        clean, noise = found.sample(draws.posterior_noise.to(device)), draws.noise.to(device)
+        posterior = Posterior(prior.posteriors.mean[rows], prior.posteriors.std[rows])
+        clean, noise = posterior.sample(draws.posterior_noise.to(device)), draws.noise.to(device)
         timesteps = pick(draws.timestep, process.steps).flatten().to(device)
         return Samples(
             active.repeat_interleave(size),
@@ -107,8 +124,8 @@ class Sampler:
         for i, r in enumerate(active.tolist()):
             groups.setdefault(self.runs[r].timesteps, []).append(i)
         for distribution, members in groups.items():
-            drawn = distribution.sample(uniforms[members].flatten(), self.model.process.steps)
-            result[members] = drawn.view(len(members), -1)
+            timesteps = distribution.sample(uniforms[members].flatten(), self.model.process.steps)
+            result[members] = timesteps.view(len(members), -1)
         return result.flatten()
 
     def _cropped(self, crops: Sequence[Crop], rows: Tensor, noise: Latents) -> Latents:

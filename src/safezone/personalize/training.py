@@ -9,9 +9,8 @@ import torch
 
 from safezone.models.base import Model
 from safezone.personalize.adapters import Adapter
-from safezone.personalize.engine import fit
+from safezone.personalize.engine import Observer, Outcome, fit
 from safezone.personalize.history import VECTORS
-from safezone.personalize.method import Observer, Outcome
 from safezone.personalize.personalization import Personalization
 from safezone.personalize.runs import PreparedRun, TrainingRun
 
@@ -29,6 +28,7 @@ def train(
     max_batch: int = 64,
     compile: bool = False,
     checkpointing: bool = False,
+    captured: bool = False,
     observers: Sequence[Observer] = (),
 ) -> list[Adapter]:
     """Learns what the method says for all runs in one pass a step; adapters in the runs' order.
@@ -63,6 +63,7 @@ def train(
         max_batch=max_batch,
         compile=compile,
         checkpointing=checkpointing,
+        captured=captured,
         observers=observers,
     )
     return adapters(settings.steps, outcomes)

@@ -1,0 +1,288 @@
+"""One optimiser step of all runs: as torch does it, or as one function of static shapes.
+
+In both a run's gradient is that of its own loss alone, the optimiser acts on each element alone,
+and a run whose loss or gradient is not finite keeps what it had.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from safezone.defenses import masked_loss
+from safezone.models.base import Model
+from safezone.personalize.checkpoints import State
+from safezone.personalize.injection import Batch, Injection, Network
+from safezone.personalize.personalization import Personalization
+from safezone.personalize.samples import Sampler, Samples
+
+_BETAS: Final = (0.9, 0.999)
+_EPSILON: Final = 1e-8
+"""AdamW's, torch's own defaults."""
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a step is made of, the same from the first to the last.
+
+    ``max_batch``: rows (runs x batch size) in one forward pass.
+    """
+
+    model: Model
+    method: Personalization
+    injection: Injection
+    sampler: Sampler
+    network: Network
+    max_batch: int
+
+    @property
+    def size(self) -> int:
+        """Rows of a run in one step."""
+        return self.method.batch_size * self.method.accumulation
+
+    @property
+    def factors(self) -> tuple[float, float]:
+        """What the losses on the concept's images and on those of its class are multiplied with."""
+        return 1.0, self.method.prior_weight
+
+    @property
+    def scale(self) -> float:
+        """What losses are multiplied with before the backward pass, a power of two.
+
+        In float16 the gradient of a mean over thousands of elements would underflow to zero, so
+        there it is about that of the sum.
+        """
+        if self.model.dtype != torch.float16:
+            return 1.0
+        return float(2 ** round(math.log2(self.sampler.data.shape.numel())))
+
+    def cuts(self, rows: int, runs: int) -> Iterator[slice]:
+        """The rows of each pass, for so many runs."""
+        most = min(self.max_batch, runs * self.method.batch_size)
+        return (slice(start, start + most) for start in range(0, rows, most))
+
+
+class Step(Protocol):
+    """Brings the state one step further."""
+
+    def __call__(self) -> None:
+        """Changes the state in place; ``State.step`` is one more."""
+        ...
+
+
+class EagerStep:
+    """Operation by operation, with torch's AdamW; the runs that have failed are left out."""
+
+    def __init__(self, parts: Parts, state: State) -> None:
+        self._parts, self._state = parts, state
+        self._optimiser = torch.optim.AdamW(
+            [value.requires_grad_(True) for value in state.parameters.values()],
+            weight_decay=parts.method.weight_decay,
+            betas=_BETAS,
+            eps=_EPSILON,
+            foreach=False,
+        )
+        for name, parameter in state.parameters.items():  # so that its step changes the state
+            self._optimiser.state[parameter] = {
+                "step": torch.tensor(float(state.step)),
+                "exp_avg": state.exp_avg[name],
+                "exp_avg_sq": state.exp_avg_sq[name],
+            }
+
+    def __call__(self) -> None:
+        """One step of all runs that are well."""
+        state, parts = self._state, self._parts
+        active = (state.failed_at < 0).nonzero().flatten()
+        samples = parts.sampler.at(state.step, active)
+        losses = torch.stack(
+            [
+                factor * self._backward(each, len(active), factor)
+                for each, factor in zip(samples, parts.factors, strict=False)
+            ]
+        ).sum(dim=0)  # [active], float64
+        well = torch.zeros(len(state.failed_at), dtype=torch.bool)
+        well[active] = losses.isfinite()
+        for parameter in state.parameters.values():
+            _gradient(parameter).div_(parts.scale)
+            well &= _gradient(parameter).flatten(1).isfinite().all(dim=1).cpu()
+        ill = ~well
+        before = {}
+        if ill.any():
+            for name, parameter in state.parameters.items():
+                _gradient(parameter)[ill] = 0
+                before[name] = parameter.detach()[ill].clone()
+        self._optimiser.param_groups[0]["lr"] = parts.method.rate(state.step)
+        self._optimiser.step()
+        self._optimiser.zero_grad()
+        with torch.no_grad():
+            parts.injection.constrain(state.parameters)
+            for name, value in before.items():
+                state.parameters[name][ill] = value
+        state.step += 1
+        state.failed_at[ill & (state.failed_at < 0)] = state.step
+        state.window[active] += losses.where(well[active], torch.zeros(()).double())
+
+    def _backward(self, samples: Samples, active: int, factor: float) -> Float[Tensor, " active"]:
+        """Adds the gradients of ``factor`` times the loss; returns the losses without it.
+
+        The gradient is that of the sum over runs of the run's mean over its batch, however few
+        rows the device takes at once.
+        """
+        parts, losses = self._parts, []
+        for cut in parts.cuts(len(samples.runs), active):
+            batch = Batch(*(each[cut] for each in samples.batch))
+            prediction = parts.injection.predict(parts.network, self._state.parameters, batch)
+            loss = _loss(prediction, samples.target[cut], samples.weights, cut)
+            (loss.sum() / parts.size * (factor * parts.scale)).backward()
+            losses.append(loss.detach())
+        return torch.cat(losses).view(-1, parts.size).mean(dim=1).double().cpu()
+
+
+class CapturedStep:
+    """The losses, their gradients and AdamW as one function of static shapes, all on the device.
+
+    On a GPU it is recorded once as a CUDA graph and then replayed, so that the host has one call to
+    make a step instead of thousands; elsewhere it is called. Nothing waits for the device: failed
+    runs stay in the batch, without effect, and the state knows of them there. Equal to
+    ``EagerStep`` to rounding. What the samples are drawn from (``Sampler``) stays outside.
+    """
+
+    def __init__(self, parts: Parts, state: State) -> None:
+        self._parts, self._state = parts, state
+        device = parts.model.device
+        state.failed_at, state.window = state.failed_at.to(device), state.window.to(device)
+        for value in state.parameters.values():
+            value.requires_grad_(True)
+        self._runs = torch.arange(len(state.failed_at))
+        self._inputs: list[Samples] = []
+        self._count = torch.tensor(state.step, device=device)
+        # AdamW's step size, its decay of weights, and the root of the second bias correction.
+        self._numbers = tuple(torch.zeros((), device=device) for _ in range(3))
+        self._graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self) -> None:
+        """One step; the samples and the rate are copied to where the function reads them."""
+        state, method = self._state, self._parts.method
+        self._load(self._parts.sampler.at(state.step, self._runs))
+        rate, t = method.rate(state.step), state.step + 1
+        numbers = (
+            rate / (1 - _BETAS[0] ** t),
+            1 - rate * method.weight_decay,
+            math.sqrt(1 - _BETAS[1] ** t),
+        )
+        for place, number in zip(self._numbers, numbers, strict=True):
+            place.fill_(number)
+        if self._parts.model.device.type != "cuda":
+            self.function()
+        else:
+            if self._graph is None:
+                self._graph = self._record()
+            self._graph.replay()
+        state.step += 1
+
+    def _load(self, samples: Sequence[Samples]) -> None:
+        device = self._parts.model.device
+        if not self._inputs:
+            self._inputs = [each.to(device) for each in samples]
+            return
+        for mine, new in zip(self._inputs, samples, strict=True):
+            for place, value in zip(mine.tensors, new.tensors, strict=True):
+                place.copy_(value, non_blocking=True)
+
+    def _record(self) -> torch.cuda.CUDAGraph:
+        """The function as a graph; the calls that warm it up are taken back."""
+        state = self._state
+        tensors = [
+            *(
+                value
+                for group in (state.parameters, state.exp_avg, state.exp_avg_sq)
+                for value in group.values()
+            ),
+            *(state.failed_at, state.window, self._count),
+        ]
+        before = [tensor.detach().clone() for tensor in tensors]
+        stream, now = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(now)
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                self.function()
+        now.wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.function()
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
+        return graph
+
+    def function(self) -> None:
+        """What is recorded: reads the samples and numbers that were copied, changes the state."""
+        state, parts = self._state, self._parts
+        alive = state.failed_at < 0
+        gradients = [torch.zeros_like(value) for value in state.parameters.values()]
+        losses = torch.zeros_like(state.window)
+        for samples, factor in zip(self._inputs, parts.factors, strict=False):
+            losses += factor * self._accumulate(gradients, samples, factor)
+        with torch.no_grad():
+            well = alive & losses.isfinite()
+            for gradient in gradients:
+                gradient.div_(parts.scale)
+                well &= gradient.flatten(1).isfinite().all(dim=1)
+            before = [value.detach().clone() for value in state.parameters.values()]
+            for name, gradient in zip(state.parameters, gradients, strict=True):
+                self._adamw(name, gradient.where(_over(well, gradient), 0))
+            parts.injection.constrain(state.parameters)
+            for value, old in zip(state.parameters.values(), before, strict=True):
+                value.copy_(value.where(_over(well, value), old))
+            self._count += 1
+            state.failed_at.copy_(state.failed_at.where(~alive | well, self._count))
+            state.window += losses.where(well, 0)
+
+    def _accumulate(
+        self, gradients: Sequence[Tensor], samples: Samples, factor: float
+    ) -> Float[Tensor, " runs"]:
+        """Adds the gradients of ``factor`` times the loss; returns the losses without it."""
+        parts, losses = self._parts, []
+        for cut in parts.cuts(len(samples.runs), len(self._runs)):
+            batch = Batch(*(each[cut] for each in samples.batch))
+            prediction = parts.injection.predict_rows(parts.network, self._state.parameters, batch)
+            loss = _loss(prediction, samples.target[cut], samples.weights, cut)
+            total = loss.sum() / parts.size * (factor * parts.scale)
+            own = torch.autograd.grad(
+                total, list(self._state.parameters.values()), allow_unused=True
+            )
+            for gradient, more in zip(gradients, own, strict=True):
+                if more is not None:
+                    gradient += more
+            losses.append(loss.detach())
+        return torch.cat(losses).view(-1, parts.size).mean(dim=1).double()
+
+    def _adamw(self, name: str, gradient: Tensor) -> None:
+        """Loshchilov & Hutter (2019), as torch's AdamW, with its numbers on the device."""
+        size, decay, root = self._numbers
+        first, second = self._state.exp_avg[name], self._state.exp_avg_sq[name]
+        first.lerp_(gradient, 1 - _BETAS[0])
+        second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
+        value = self._state.parameters[name]
+        value.copy_(value * decay - size * first / (second.sqrt() / root + _EPSILON))
+
+
+def _loss(
+    prediction: Tensor, target: Tensor, weights: Tensor | None, cut: slice
+) -> Float[Tensor, " rows"]:
+    return masked_loss(prediction.float() - target, None if weights is None else weights[cut])
+
+
+def _over(runs: Bool[Tensor, " runs"], like: Tensor) -> Tensor:
+    return runs.view(-1, *(1,) * (like.ndim - 1))
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    if parameter.grad is None:
+        # The prediction may not depend on a layer, such as the last of SDXL's text encoders.
+        parameter.grad = torch.zeros_like(parameter)
+    return parameter.grad

@@ -1,0 +1,221 @@
+"""The captured step is the eager one to rounding, whatever happens on the way.
+
+On the CPU the captured function is called as it is; on a GPU it is recorded and replayed.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from safezone.concepts import Concept
+from safezone.defenses import Defense, LossMask
+from safezone.errors import UserError
+from safezone.models import Model, load_model
+from safezone.personalize import (
+    CustomDiffusion,
+    LoRA,
+    Personalization,
+    TextualInversion,
+    TrainingRun,
+    train,
+)
+from safezone.personalize.engine import Outcome, fit
+from safezone.personalize.steps import CapturedStep
+
+METHODS: dict[str, Personalization] = {
+    "one vector": TextualInversion(steps=6, learning_rate=5e-3, log_every=2),
+    "anchored, accumulated, decayed": TextualInversion(
+        steps=6,
+        learning_rate=5e-3,
+        vectors=2,
+        norm_anchor=True,
+        accumulation=2,
+        batch_size=2,
+        weight_decay=0.1,
+        schedule="cosine",
+        log_every=3,
+    ),
+    "lora": LoRA(steps=6, learning_rate=1e-3, batch_size=2, log_every=2),
+    "lora of the text encoder": LoRA(steps=4, learning_rate=1e-3, text_encoder=True),
+    "custom diffusion": CustomDiffusion(steps=4, learning_rate=1e-3, schedule="linear"),
+}
+
+
+def learned(
+    model: Model, runs: Sequence[TrainingRun], method: Personalization, **more: Any
+) -> list[Outcome]:
+    return fit(model, [run.prepare(model) for run in runs], method, progress=False, **more)
+
+
+def assert_equal(first: Sequence[Outcome], second: Sequence[Outcome]) -> None:
+    for one, other in zip(first, second, strict=True):
+        assert one.failed_at == other.failed_at
+        assert one.loss == pytest.approx(other.loss, rel=1e-4, nan_ok=True)
+        assert set(one.parameters) == set(other.parameters)
+        for name, value in one.parameters.items():
+            torch.testing.assert_close(value, other.parameters[name], rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize("max_batch", [64, 3])
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_captured_training_equals_the_eager_one(
+    tiny_model: Model, sixteen: Sequence[TrainingRun], kind: str, max_batch: int
+) -> None:
+    method, runs = METHODS[kind], sixteen[::3]
+    eager, captured = (
+        learned(tiny_model, runs, method, max_batch=max_batch, captured=each)
+        for each in (False, True)
+    )
+    assert_equal(eager, captured)
+    start = method.inject(tiny_model, [run.prepare(tiny_model) for run in runs]).initial
+    name = min(start)
+    moved = [(one.parameters[name] - start[name][r]).abs().max() for r, one in enumerate(captured)]
+    assert min(moved) > 1e-4
+
+
+def test_prior_preservation_is_captured(
+    tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun]
+) -> None:
+    run = replace(run_of(concept, "szt"), prior=concept.images.flip(0))
+    method = LoRA(steps=4, learning_rate=1e-3, prior_weight=0.7, prior_images=3)
+    assert_equal(
+        learned(tiny_model, [run], method), learned(tiny_model, [run], method, captured=True)
+    )
+
+
+def test_a_captured_training_that_was_killed_goes_on_to_the_same_bytes(
+    tiny_model: Model, sixteen: Sequence[TrainingRun], tmp_path: Path
+) -> None:
+    method = replace(METHODS["one vector"], checkpoint_every=1)
+    whole = train(
+        tiny_model, sixteen[:3], method, tmp_path / "whole", progress=False, captured=True
+    )
+
+    class Killed(Exception):
+        pass
+
+    def kill(step: int, adapters: object) -> None:
+        if step in killed_at:
+            killed_at.remove(step)
+            raise Killed
+
+    killed_at = [2, 5]
+    previewed, done = replace(method, preview_every=1), tmp_path / "killed"
+    for _ in range(2):
+        with pytest.raises(Killed):
+            train(
+                *(tiny_model, sixteen[:3], previewed, done),
+                progress=False,
+                preview=kill,
+                captured=True,
+            )
+    again = train(tiny_model, sixteen[:3], previewed, done, progress=False, captured=True)
+    for one, other in zip(whole, again, strict=True):
+        assert torch.equal(one.vectors, other.vectors)
+    logs = [sorted((tmp_path / n / "logs").iterdir()) for n in ("whole", "killed")]
+    assert [p.read_bytes() for p in logs[0]] == [p.read_bytes() for p in logs[1]]
+
+
+def test_logs_are_those_of_the_eager_training(
+    tiny_model: Model, sixteen: Sequence[TrainingRun], tmp_path: Path
+) -> None:
+    lines = []
+    for captured in (False, True):
+        folder = tmp_path / str(captured)
+        train(
+            *(tiny_model, sixteen[:2], METHODS["one vector"], folder),
+            progress=False,
+            captured=captured,
+        )
+        texts = [path.read_text() for path in sorted((folder / "logs").iterdir())]
+        lines.append([json.loads(line) for text in texts for line in text.splitlines()])
+    assert len(lines[0]) == len(lines[1]) == 6
+    for eager, other in zip(*lines, strict=True):
+        assert eager == pytest.approx(other, rel=1e-4)
+
+
+class BrokenLater(LossMask):
+    """A loss mask that is NaN on the last image."""
+
+    def weights(
+        self, masks: torch.Tensor | None, factor: int, *, concept: str = "the concept"
+    ) -> torch.Tensor:
+        weights = torch.ones(3, 1, 8, 8)
+        weights[-1] = torch.nan
+        return weights
+
+
+def test_a_run_that_becomes_nan_stops_there_and_its_neighbours_go_on(
+    tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun]
+) -> None:
+    broken = run_of(concept, Defense("broken", loss_mask=BrokenLater()), seed=4)
+    runs, method = [run_of(concept), broken, run_of(concept, "t600")], METHODS["one vector"]
+    method = replace(method, steps=8)
+    eager, captured = (learned(tiny_model, runs, method, captured=each) for each in (False, True))
+    assert captured[1].failed_at is not None
+    assert [each.failed_at is None for each in captured] == [True, False, True]
+    assert_equal(eager, captured)
+
+
+def test_when_all_have_failed_it_ends_with_the_next_line_of_the_log(
+    tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun]
+) -> None:
+    class Broken(BrokenLater):
+        def weights(self, *rest: Any, **more: Any) -> torch.Tensor:
+            return torch.full((3, 1, 8, 8), torch.nan)
+
+    run = run_of(concept, Defense("broken", loss_mask=Broken()))
+    method, lines = replace(METHODS["one vector"], steps=50), []
+    (outcome,) = learned(
+        tiny_model, [run], method, captured=True, observers=[lambda key, line: lines.append(line)]
+    )
+    assert outcome.failed_at == 1
+    assert lines == [{"step": 2, "failed_at": 1}]
+    assert bool(outcome.parameters["vectors"].isfinite().all())
+
+
+def test_nothing_waits_for_the_device_within_the_function(
+    tiny_model: Model,
+    sixteen: Sequence[TrainingRun],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A number that leaves a tensor (item, bool, int, tolist) would break the capture."""
+
+    def refused(*_: object) -> None:
+        raise AssertionError("a value was read from a tensor inside the captured function")
+
+    inner = CapturedStep.function
+
+    def watched(self: CapturedStep) -> None:
+        with monkeypatch.context() as patch:
+            for name in ("item", "tolist", "__bool__", "__int__", "__float__", "nonzero", "cpu"):
+                patch.setattr(torch.Tensor, name, refused)
+            inner(self)
+
+    monkeypatch.setattr(CapturedStep, "function", watched)
+    for method in METHODS.values():
+        learned(tiny_model, sixteen[:2], replace(method, steps=1), captured=True)
+
+
+def test_checkpointing_is_refused(
+    tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun]
+) -> None:
+    with pytest.raises(UserError, match="captured step and checkpointing"):
+        learned(tiny_model, [run_of(concept)], METHODS["lora"], captured=True, checkpointing=True)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_recorded_graph_equals_the_eager_training(
+    tiny_model_folder: Path, sixteen: Sequence[TrainingRun], kind: str
+) -> None:
+    model = load_model(tiny_model_folder, "cuda")
+    eager, captured = (
+        learned(model, sixteen[:4], METHODS[kind], captured=each) for each in (False, True)
+    )
+    assert_equal(eager, captured)
