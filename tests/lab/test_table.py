@@ -58,7 +58,9 @@ def test_a_sixth_stage_is_a_row(lab: Lab) -> None:
     """Planned, estimated, run, failing, listed and collected like the others."""
     runs = grid(lab, ("clean",))  # two concepts, two defenses; szt leaves the images as they are
     assert plan(lab, runs, TABLE)["brightness"] == (0, 2)
-    cost = estimate(lab, runs, Passes(1, 1, 1, per_second=7.0), stages=TABLE)["brightness"]
+    cost = estimate(lab, runs, Passes(1, 1, 1, per_second=7.0, poison=2), stages=TABLE)[
+        "brightness"
+    ]
     assert (cost.todo, cost.seconds, cost.size) == (2, 2.0, 200.0)
     made = jobs(lab, runs, TABLE)
     results = run_grid(lab, runs, progress=False, stages=TABLE)

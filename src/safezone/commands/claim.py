@@ -62,7 +62,13 @@ def measure(
     dry_run: bool = False,
 ) -> Answer:
     """Runs the claim with these settings; the demo is the same with fewer cells."""
-    from safezone.commands.opening import open_encoders, open_model, require_out_folder
+    from safezone.commands.opening import (
+        open_encoders,
+        open_model,
+        require_out_folder,
+        with_models,
+    )
+    from safezone.concepts.datasets import miniworld_concepts
     from safezone.paper.claim import claim, claim_lab, claim_plan
     from safezone.results.meaning import meaning_sentences
     from safezone.results.summary import summary_json, summary_markdown
@@ -71,6 +77,7 @@ def measure(
     require_out_folder(out)
     model = open_model(settings.model, machine)
     lab = claim_lab(out, model, open_encoders(settings.scoring, machine), settings)
+    lab = with_models(lab, machine, miniworld_concepts)
     stages = claim_plan(lab)
     lines = [f"{name}: {made} of {total} done" for name, (made, total) in stages.items()]
     if dry_run:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
 import tyro
 
 from safezone.fields import AT_LEAST_ONE, Checked, Count
-from safezone.lab.settings import Poisoning, Sampling, Scoring, Settings
+from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, Settings
 from safezone.lab.training import Training
 
 Group = TypeVar("Group")
@@ -58,6 +58,11 @@ class OnModel(Common):
 class Experiment(OnModel):
     """The options of every command that runs whole experiments."""
 
+    poison_model: Annotated[Names, tyro.conf.arg(metavar="NAME")] = ()
+    """What poisons are made on; may be given repeatedly, then their objectives are averaged. By
+    default the model that is personalized (white box), for tables 23 to 31 SD 1.5 or mini."""
+    purify_model: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """What regen and impress denoise with; by default likewise."""
     training: Flat[Training] = field(default_factory=Training)
     poisoning: Poisoning = field(default_factory=Poisoning)
     sampling: Sampling = field(default_factory=Sampling)

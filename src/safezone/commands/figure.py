@@ -32,7 +32,6 @@ from safezone.lab.settings import Names, Settings, preset, settings_told
 if TYPE_CHECKING:
     from safezone.concepts import Concept
     from safezone.lab.bench import Bench
-    from safezone.models import Model
     from safezone.paper.figure import Figure
 
 
@@ -89,12 +88,11 @@ def run(options: Options) -> Answer:
 COMMAND = Command(__doc__, Options, run, _own_prompt)
 
 
-def _concepts(options: Options, row: "Figure", model: "Model") -> "dict[str, Concept]":
+def _concepts(options: Options, row: "Figure", size: int) -> "dict[str, Concept]":
     """Those named, the first ones, or all where the figure chooses among them."""
     from safezone.concepts.datasets import load_dataset, miniworld_concepts
     from safezone.paper.named import PAPER
 
-    size = model.image_size
     every = miniworld_concepts(size) if options.data is None else load_dataset(options.data, size)
     named = {concept.name: concept for concept in every}
     for name in options.concept:
@@ -113,7 +111,7 @@ def _concepts(options: Options, row: "Figure", model: "Model") -> "dict[str, Con
 
 def _bench(options: Options, row: "Figure") -> "Bench":
     from safezone.analysis.timesteps import timestep_grid
-    from safezone.commands.opening import open_encoders, open_model
+    from safezone.commands.opening import open_encoders, open_model, with_models
     from safezone.defenses import defense
     from safezone.lab.bench import Bench
     from safezone.lab.lab import UNSCORED, Lab
@@ -131,6 +129,7 @@ def _bench(options: Options, row: "Figure") -> "Bench":
         model,
         open_encoders(options.scoring, options.machine) if row.scores else UNSCORED,
         settings,
-        _concepts(options, row, model),
+        _concepts(options, row, model.image_size),
     )
+    lab = with_models(lab, options.machine, lambda size: _concepts(options, row, size).values())
     return Bench(lab, options.scope, options.data is None, progress(), note)

@@ -34,6 +34,7 @@ from safezone.lab.config import read_settings
 from safezone.lab.settings import Names, Settings, settings_told
 
 if TYPE_CHECKING:
+    from safezone.concepts import Concept
     from safezone.lab.executors import Executor
     from safezone.lab.lab import Lab
     from safezone.lab.run import Grid
@@ -110,19 +111,20 @@ def _table_preset(arguments: Sequence[str]) -> Settings | None:
 
 def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine) -> "Lab":
     """The lab of a grid: model, encoders and all concepts of the data. Workers call it as well."""
-    from safezone.commands.opening import open_encoders, open_model
+    from safezone.commands.opening import open_encoders, open_model, with_models
     from safezone.concepts.datasets import load_readable, miniworld_concepts
     from safezone.lab.lab import Lab
 
     model = open_model(settings.model, machine)
-    unreadable: dict[str, str] = {}
-    if data is None:
-        concepts = miniworld_concepts(model.image_size)
-    else:
-        concepts, unreadable = load_readable(data, model.image_size)
+
+    def readable(size: int) -> tuple[Sequence[Concept], dict[str, str]]:
+        return (miniworld_concepts(size), {}) if data is None else load_readable(data, size)
+
+    concepts, unreadable = readable(model.image_size)
     encoders = open_encoders(settings.scoring, machine)
     named = {concept.name: concept for concept in concepts}
-    return Lab(work, model, encoders, settings, named, unreadable)
+    lab = Lab(work, model, encoders, settings, named, unreadable)
+    return with_models(lab, machine, lambda size: readable(size)[0])
 
 
 def make_grid(options: Options, lab: "Lab") -> "Grid":
@@ -220,7 +222,7 @@ def run(options: Options) -> Answer:
             grid,
             options.out.absolute(),
             options.out.absolute() / (options.name or grid.name),
-            title=_title(grid, settings.model),
+            title=_title(grid, settings),
             command=command,
             executor=_executor(options, again),
             progress=progress(),
@@ -247,9 +249,14 @@ def _failures(failed: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _title(grid: "Grid", model: str) -> str:
+def _title(grid: "Grid", settings: Settings) -> str:
     found = re.fullmatch(r"(table|figure)(\d+)", grid.name)
-    return grid.name if found is None else f"{found[1].title()} {found[2]} of the paper, on {model}"
+    if found is None:
+        return grid.name
+    title = f"{found[1].title()} {found[2]} of the paper, on {settings.model}"
+    if settings.poison_model and settings.poison_model != (settings.model,):
+        return f"{title}, poisons made on {' + '.join(settings.poison_model)}"
+    return f"{title}, poisons made on it (white box)" if settings.poison_model else title
 
 
 def _dry(options: Options, lab: "Lab", grid: "Grid") -> Answer:
@@ -258,7 +265,7 @@ def _dry(options: Options, lab: "Lab", grid: "Grid") -> Answer:
     from safezone.results.notes import duration_text
 
     workers = 1 if options.workers.executor == "here" else options.workers.workers
-    costs = estimate(lab, grid, count_passes(lab.model), workers)
+    costs = estimate(lab, grid, count_passes(lab.model, lab.poisoners), workers)
     lines = [f"{grid.name}: {len(grid)} runs on {lab.model.name}"]
     for stage, cost in costs.items():
         lines.append(

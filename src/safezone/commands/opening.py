@@ -1,15 +1,16 @@
 """Opening models, encoders and folders for the commands."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
 
 from safezone.commands.console import Machine, Precision, note
-from safezone.concepts import CONCEPT_FILE
+from safezone.concepts import CONCEPT_FILE, Concept
 from safezone.errors import UserError
 from safezone.lab.run import content_key
 from safezone.lab.settings import Scoring
@@ -19,6 +20,9 @@ from safezone.reading import read_json
 from safezone.results.notes import MINI_LIMITS
 from safezone.scores import CLEAN, SLOTS, CachedEncoder, Encoders
 from safezone.scores.slot import NONE
+
+if TYPE_CHECKING:
+    from safezone.lab.lab import Lab
 
 
 def idle_cores(seconds: float = 0.3) -> float:
@@ -70,6 +74,31 @@ def open_encoders(scoring: Scoring, machine: Machine) -> Encoders:
         keys[slot.name] = encoder.fingerprint()
         opened[slot.name] = CachedEncoder(encoder) if slot.cached else encoder
     return Encoders(opened, content_key(keys))
+
+
+def with_models(
+    lab: "Lab", machine: Machine, concepts: Callable[[int], Iterable[Concept]]
+) -> "Lab":
+    """The lab with the models of its settings that poison and purify, where they are others.
+
+    ``concepts``: all clean ones, in squares of so many pixels.
+    """
+    opened = {lab.settings.model: lab.model}
+
+    def model(name: str) -> Model:
+        if name not in opened:
+            opened[name] = open_model(name, machine)
+        return opened[name]
+
+    poisoners = tuple(model(name) for name in lab.settings.poison_model)
+    sizes = {each.image_size for each in poisoners}
+    if len(sizes) > 1:
+        raise UserError("the models given as --poison-model differ in image size; give such of one")
+    originals = {}
+    if sizes - {lab.model.image_size}:
+        originals = {each.name: each for each in concepts(sizes.pop())}
+    purifier = None if lab.settings.purify_model is None else model(lab.settings.purify_model)
+    return replace(lab, poisoners=poisoners, originals=originals, purifier=purifier)
 
 
 def is_procedural(folder: Path) -> bool:

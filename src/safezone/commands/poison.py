@@ -74,7 +74,7 @@ def run(options: Options) -> Answer:
         options.out,
         model,
         UNSCORED,
-        Settings(options.model, options.poisoning),
+        Settings(options.model, poisoning=options.poisoning),
         {concept.name: concept},
     )
     run = Run(concept.name, options.poison, NOMINAL, TEXTUAL_INVERSION, model.name, options.seed)
@@ -82,7 +82,7 @@ def run(options: Options) -> Answer:
     before = artifact.done
     try:
         write_poisoned(
-            model,
+            [model],
             concept,
             settings,
             options.seed,

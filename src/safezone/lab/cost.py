@@ -5,16 +5,17 @@ operations are taken to run as fast; scoring and preprocessing are not counted.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from safezone.lab.lab import Lab
 from safezone.lab.run import Run
-from safezone.models.base import Model
+from safezone.models.base import Conditioning, Model
 from safezone.models.frozen import stock_kernels
 
 BATCH: Final = 4
@@ -31,17 +32,18 @@ class Passes:
     predict: float
     decode: float
     per_second: float
+    poison: float
+    """Through the encoders and denoisers of all models that poisons are made on."""
 
 
 @torch.no_grad()
-def count_passes(model: Model) -> Passes:
-    """Counts each part at the model's size; times the denoiser with ``BATCH`` samples."""
-    image = torch.full((1, 3, model.image_size, model.image_size), 0.5, device=model.device)
-    words = model.embed_text(model.tokenize(["a photo"]))
-    latents = model.encode(image).mean
-    steps = torch.zeros(1, dtype=torch.long, device=model.device)
-    encode = _operations(lambda: model.encode(image))
-    predict = _operations(lambda: model.predict(latents, steps, words))
+def count_passes(model: Model, poisoning: Sequence[Model] = ()) -> Passes:
+    """Counts each part at the model's size; times the denoiser with ``BATCH`` samples.
+
+    ``poisoning``: the models that poisons are made on, where they are others.
+    """
+    latents, steps, _ = _inputs(model)
+    encode, predict = _encode_and_predict(model)
     decode = _operations(lambda: model.decode(latents))
     batch = latents.expand(BATCH, -1, -1, -1)
     many = model.embed_text(model.tokenize(["a photo"] * BATCH))
@@ -52,7 +54,23 @@ def count_passes(model: Model) -> Passes:
         return time.perf_counter() - started
 
     best = min(seconds() for _ in range(4))  # the first one warms up
-    return Passes(encode, predict, decode, BATCH * predict / max(best, 1e-9))
+    poison = sum(sum(_encode_and_predict(each)) for each in poisoning) or encode + predict
+    return Passes(encode, predict, decode, BATCH * predict / max(best, 1e-9), poison)
+
+
+def _image(model: Model) -> Tensor:
+    return torch.full((1, 3, model.image_size, model.image_size), 0.5, device=model.device)
+
+
+def _inputs(model: Model) -> tuple[Tensor, Tensor, Conditioning]:
+    words = model.embed_text(model.tokenize(["a photo"]))
+    steps = torch.zeros(1, dtype=torch.long, device=model.device)
+    return model.encode(_image(model)).mean, steps, words
+
+
+def _encode_and_predict(model: Model) -> tuple[float, float]:
+    image, inputs = _image(model), _inputs(model)
+    return _operations(lambda: model.encode(image)), _operations(lambda: model.predict(*inputs))
 
 
 def _operations(call: Callable[[], object]) -> float:
@@ -64,7 +82,7 @@ def _operations(call: Callable[[], object]) -> float:
 def poison_operations(lab: Lab, run: Run, passes: Passes) -> float:
     """Every step goes through encoder and denoiser and back, once for each repetition."""
     row, images = lab.poison_settings(run), len(lab.concepts[run.concept].images)
-    return BACKWARD * (passes.encode + passes.predict) * images * row.steps * row.repetitions
+    return BACKWARD * passes.poison * images * row.steps * row.repetitions
 
 
 def training_operations(lab: Lab, run: Run, passes: Passes) -> float:

@@ -68,7 +68,9 @@ class Lab:
     clean concepts by name, at the model's size. ``unreadable``: why other concepts of the data set
     could not be read; their runs fail with that reason. ``sources``: by concept, the key of the
     stage that made its images, where they are not clean photographs. ``reuse``: folders of
-    artifacts by key, which are copied instead of made again. Random streams: a poison's
+    artifacts by key, which are copied instead of made again. ``poisoners``: the models that poisons
+    are made on, ``originals``: the clean concepts at their size, and ``purifier``: what purifiers
+    denoise with, where these are not the model that is personalized. Random streams: a poison's
     seed is the run's, or ``settings.cells.poison_seed`` for all seeds; training and generation
     have the run's. Raises UserError for prompts that do not name what was learned.
     """
@@ -81,6 +83,9 @@ class Lab:
     unreadable: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
     reuse: Mapping[str, Path] = field(default_factory=dict)
+    poisoners: tuple[Model, ...] = ()
+    originals: Mapping[str, Concept] = field(default_factory=dict)
+    purifier: Model | None = None
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
     """What takes reading or hashing and is asked for often."""
 
@@ -103,8 +108,22 @@ class Lab:
         """Why the run cannot begin: its concept, or a network of its defense, cannot be read."""
         if run.concept in self.unreadable:
             return self.unreadable[run.concept]
-        model: Any = self.model
+        model: Any = self.purifying
         return _unopened(run.defense, model)
+
+    @property
+    def poisoning(self) -> tuple[Model, ...]:
+        """The models that poisons are made on."""
+        return self.poisoners or (self.model,)
+
+    @property
+    def purifying(self) -> Model:
+        """The model that purifiers denoise with."""
+        return self.purifier or self.model
+
+    def original(self, name: str) -> Concept:
+        """The clean concept as it is poisoned."""
+        return self.originals.get(name) or self.concepts[name]
 
     def concept_key(self, name: str) -> str:
         """Of a concept's images as they were given: how they were made, else their content."""

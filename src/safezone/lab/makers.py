@@ -79,17 +79,15 @@ def clean(lab: Lab, job: Job) -> None:
 
 def poison(lab: Lab, job: Job) -> None:
     """Writes the poisoned concept, as many images in a pass as fit into memory."""
-    concept, row, run = lab.concepts[job.run.concept], lab.poison_settings(job.run), job.run
-    seed = lab.poison_seed(run)
+    run, models, concept = job.run, lab.poisoning, lab.original(job.run.concept)
+    row, seed, artifact = lab.poison_settings(run), lab.poison_seed(run), job.of["poison"]
 
     def attempt(size: int) -> None:
-        write_poisoned(
-            lab.model, concept, row, seed, job.of["poison"], batch_size=size, progress=False
-        )
+        write_poisoned(models, concept, row, seed, artifact, batch_size=size, progress=False)
 
-    item = ItemBytes.of(lab.model).poisoned
+    item = sum(ItemBytes.of(model).poisoned for model in models)
     most = min(16, len(concept.images))
-    Capacity(lab.folder, lab.model).fit(f"poison {run.poison}", most, item, attempt)
+    Capacity(lab.folder, models[0]).fit(f"poison {run.poison}", most, item, attempt)
 
 
 def _json_number(value: float) -> float | None:
@@ -97,7 +95,7 @@ def _json_number(value: float) -> float | None:
 
 
 def write_poisoned(
-    model: Model,
+    models: Sequence[Model],
     concept: Concept,
     poison: Poison,
     seed: int,
@@ -120,7 +118,7 @@ def write_poisoned(
         return
     unfinished = artifact.place.absolute().with_name(f".unfinished-{artifact.place.name}")
     poisoned = poison_concept(
-        model,
+        models,
         concept,
         poison,
         seed,
@@ -128,7 +126,8 @@ def write_poisoned(
         progress=progress,
         checkpoints=Checkpoints(unfinished, artifact.key),
     )
-    provenance = {**poison.record(), "seed": seed, "model": model.name, "key": artifact.key}
+    made_on = " + ".join(model.name for model in models)
+    provenance = {**poison.record(), "seed": seed, "model": made_on, "key": artifact.key}
     measured = imperceptibility(concept.images, poisoned.images)
     images = [
         {"image": name, **{metric: _json_number(float(v[i])) for metric, v in measured.items()}}
@@ -146,11 +145,11 @@ def write_poisoned(
 
 
 def preprocess(lab: Lab, job: Job) -> None:
-    """Writes the concept as the trainer will see it; purifiers work with the lab's model."""
+    """Writes the concept as the trainer will see it."""
     first, seed = defense(job.run.defense).preprocess, job.run.seed
     concept = lab.load(job.of["poison"])
     with job.of["preprocess"].written({"preprocess": repr(first), "seed": seed}) as folder:
-        save_concept(preprocessed(concept, first, seed, lab.model), folder)
+        save_concept(preprocessed(concept, first, seed, lab.purifying), folder)
 
 
 @dataclass(frozen=True, eq=False)

@@ -195,11 +195,18 @@ class Cells(Checked):
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything that an experiment can be told; the fields are the groups of a YAML file."""
+    """Everything that an experiment can be told; the fields are the groups of a YAML file.
+
+    ``poison_model``: what poisons are made on, several as an ensemble; none is the model that is
+    personalized (white box). ``purify_model``: what Regen and the like denoise with, by default
+    that model too.
+    """
 
     __pydantic_config__: ClassVar[Any] = _FORBID
 
     model: str = "mini"
+    poison_model: Names = ()
+    purify_model: str | None = None
     poisoning: Poisoning = field(default_factory=Poisoning)
     training: Training = field(default_factory=Training)
     sampling: Sampling = field(default_factory=Sampling)
@@ -213,6 +220,10 @@ class Told(Protocol):
     @property
     def model(self) -> str: ...
     @property
+    def poison_model(self) -> Names: ...
+    @property
+    def purify_model(self) -> str | None: ...
+    @property
     def poisoning(self) -> Poisoning: ...
     @property
     def training(self) -> Training: ...
@@ -225,7 +236,16 @@ class Told(Protocol):
 def settings_told(told: Told, cells: Cells, model: str | None = None) -> Settings:
     """The settings in a command's options; ``model`` instead of the one they name."""
     name = told.model if model is None else model
-    return Settings(name, told.poisoning, told.training, told.sampling, told.scoring, cells)
+    return Settings(
+        name,
+        told.poison_model,
+        told.purify_model,
+        told.poisoning,
+        told.training,
+        told.sampling,
+        told.scoring,
+        cells,
+    )
 
 
 CANDIDATES: Final = 4

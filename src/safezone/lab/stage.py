@@ -71,14 +71,16 @@ def _poison(lab: Lab, run: Run) -> Sequence[Any] | None:
     if run.poison == CLEAN:
         return None
     row = lab.poison_settings(run)
-    return [poison_fingerprints(row, lab.model), row, lab.poison_seed(run)]
+    original = lab.originals.get(run.concept)
+    size = [] if original is None else [original.content_key()]
+    return [poison_fingerprints(row, lab.poisoning), row, lab.poison_seed(run), *size]
 
 
 def _preprocess(lab: Lab, run: Run) -> Sequence[Any] | None:
     preprocess = defense(run.defense).preprocess
     if preprocess == Identity():
         return None
-    return [preprocess, run.seed, fingerprints(preprocess, lab.model)]
+    return [preprocess, run.seed, fingerprints(preprocess, lab.purifying)]
 
 
 def _personalize(lab: Lab, run: Run) -> Sequence[Any]:

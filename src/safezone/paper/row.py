@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final, TypeVar
 
+from safezone.lab.kinds import kind_of
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Scope
 from safezone.lab.settings import CANDIDATES, Settings
+from safezone.models.known import hub_name
 from safezone.results.published import Published, published
 from safezone.scores.rows import CLEAN, NOMINAL
 
@@ -78,6 +80,11 @@ class PaperRow:
         return "sd15" if self.printed is None else self.printed.model
 
     @property
+    def carried_over(self) -> bool:
+        """Whether the paper's poisons were made on another model than the one they meet."""
+        return self.model != "sd15"
+
+    @property
     def dataset(self) -> str:
         return self.data if self.printed is None else self.printed.dataset
 
@@ -99,7 +106,14 @@ class PaperRow:
         )
 
     def settings(self, base: Settings) -> Settings:
-        """``base``, but for a figure's own prompt and number of images."""
+        """``base``, but for a figure's own prompt and number of images, and what made the poisons.
+
+        Appendix O meets poisons of SD 1.5 with other models (carried over, no white box); on the
+        built-in twins they are made on ``mini``.
+        """
+        if self.carried_over:
+            maker = "mini" if kind_of(base.model) == "mini" else hub_name("sd15")
+            base = replace(base, poison_model=(maker,), purify_model=maker)
         if self.prompt is None:
             return base
         own = replace(base.sampling, prompts=(self.prompt,), images_per_prompt=CANDIDATES)
