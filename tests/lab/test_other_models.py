@@ -1,6 +1,7 @@
 """Poisons and purifiers on other models than the one that is personalized."""
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from safezone.lab.cost import count_passes
 from safezone.lab.lab import Lab
 from safezone.lab.run import Grid
 from safezone.lab.schedule import make, run_grid
+from safezone.lab.settings import preset
 from safezone.lab.stage import STAGES, job
 from safezone.models import Model, load_model
 from safezone.models.known import hub_name
@@ -69,21 +71,8 @@ def test_poisons_of_another_model_are_carried_over(lab: Lab, other: Model, tmp_p
     assert images[1][1]["model"] == other.name != images[2][1]["model"]
 
 
-def test_a_poison_is_made_at_the_size_of_its_model(
-    lab: Lab, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_poison_is_made_at_the_size_of_its_model(lab: Lab, tmp_path: Path) -> None:
     """Larger or smaller than the model that meets it: the images are resized in between."""
-
-    class Small:
-        """The tiny model, made for 32 pixels."""
-
-        def __init__(self, model: Model) -> None:
-            self.model = model
-
-        image_size = 32
-
-        def __getattr__(self, name: str) -> object:
-            return getattr(self.model, name)
 
     def concepts(size: int) -> Sequence[Concept]:
         assert size == 32
@@ -93,7 +82,8 @@ def test_a_poison_is_made_at_the_size_of_its_model(
             for c in large
         ]
 
-    small: Model = Small(lab.model)  # type: ignore[assignment]
+    small = copy(lab.model)
+    small.image_size = 32
     settings = replace(lab.settings, model="large", poison_model=("large", "small"))
     named = replace(lab, folder=tmp_path, settings=settings)
     with pytest.MonkeyPatch.context() as patched:
@@ -142,9 +132,7 @@ def test_workers_open_the_same_models(tiny_model_folder: Path, tmp_path: Path, l
         lab.settings,
         model=str(tiny_model_folder),
         poison_model=(str(tiny_model_folder),),
-        scoring=replace(
-            lab.settings.scoring, instance_encoder="mini-instance", text_image_encoder="none"
-        ),
+        scoring=preset("mini").scoring,
     )
     opened = open_lab(tmp_path, settings, None, Machine())
     assert opened.poisoners == (opened.model,)

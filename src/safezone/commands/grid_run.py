@@ -117,7 +117,7 @@ def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine
 
     model = open_model(settings.model, machine)
 
-    def readable(size: int) -> tuple[Sequence[Concept], dict[str, str]]:
+    def readable(size: int) -> "tuple[Sequence[Concept], dict[str, str]]":
         return (miniworld_concepts(size), {}) if data is None else load_readable(data, size)
 
     concepts, unreadable = readable(model.image_size)

@@ -1,5 +1,6 @@
 """Lab: everything that the keys of a grid's runs depend on; Job: one run with its artifacts."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -147,5 +148,7 @@ class Lab:
         return training_of(self.settings.training, run.method, self.settings.model)
 
     def load(self, artifact: Artifact) -> Concept:
-        """The images of a concept's artifact, at the model's size."""
-        return load_concept(artifact.place, self.model.image_size)
+        """The images of a concept's artifact, at the model's size; what there is to warn of was
+        said when the concept was read first."""
+        with warnings.catch_warnings(action="ignore"):
+            return load_concept(artifact.place, self.model.image_size)
