@@ -6,7 +6,7 @@ Multiplications and additions of U-Nets and autoencoders are counted on torch's 
 weights; what a card sustains is an assumption, stated below.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from safezone.lab.run import Run, Scope
+from safezone.lab.settings import Settings
 from safezone.lab.settings import preset as preset_of
 from safezone.lab.variants import training_of
 from safezone.paper.named import PAPER
@@ -87,16 +88,21 @@ def passes(model: str) -> tuple[float, float, float]:
     )
 
 
-def operations(runs: set[Run], model: str, counted: tuple[float, float, float]) -> float:
-    """All of these runs of one concept and seed, poisons and purified images once."""
-    encode, predict, decode = counted
-    preset = preset_of(KINDS[model])
+def operations(
+    runs: set[Run], model: str, counted: Mapping[str, tuple[float, float, float]], preset: Settings
+) -> float:
+    """All of these runs of one concept and seed, poisons and purified images once.
+
+    Poisons are made and images purified on SD 1.5, by whatever model they are met.
+    """
+    _, predict, decode = counted[model]
+    encode, denoise, _ = counted["sd15"]
     poisons = {run.poison for run in runs} - {CLEAN}
-    total = len(poisons) * POISON_STEPS * IMAGES * BACKWARD * (encode + predict)
+    total = len(poisons) * POISON_STEPS * IMAGES * BACKWARD * (encode + denoise)
     for poison in {run.poison for run in runs}:
         parts = {part for r in runs if r.poison == poison for part in [r.defense]}
         for name, count in PURIFY.items():
-            total += IMAGES * count * predict * sum(name in part.split("+") for part in parts)
+            total += IMAGES * count * denoise * sum(name in part.split("+") for part in parts)
     sampling = preset.sampling
     images = len(sampling.texts()) * sampling.images_per_prompt
     for run in runs:
@@ -133,9 +139,11 @@ def main() -> None:
         if not fresh:
             print(f"| {name} | none left | 0 | 0 | 0 | 0 |")
             continue
-        total = count * operations(fresh, entry.model, counted[entry.model])
+        settings = entry.settings(preset_of(KINDS[entry.model]))
+        total = count * operations(fresh, entry.model, counted, settings)
         totals[dataset] += total
-        size = len(fresh) * count * 25 * 1.5 * SIDES[entry.model] ** 2 / 1e9
+        images = len(settings.sampling.texts()) * settings.sampling.images_per_prompt
+        size = len(fresh) * count * images * 1.5 * SIDES[entry.model] ** 2 / 1e9
         eight = total / CARDS / SHARED
         print(
             f"| {name} | {len(fresh) * count:,} | {_hours(total, '24 GB')} | "

@@ -13,7 +13,6 @@ from safezone.commands.opening import with_models
 from safezone.commands.parsing import parse
 from safezone.concepts import Concept
 from safezone.errors import UserError
-from safezone.files import read_json
 from safezone.lab.cost import count_passes
 from safezone.lab.lab import Lab
 from safezone.lab.run import Grid
@@ -23,6 +22,7 @@ from safezone.lab.stage import STAGES, job
 from safezone.models import Model, load_model
 from safezone.models.known import hub_name
 from safezone.paper.named import PAPER
+from safezone.reading import read_json
 from small_lab import concept, grid
 from tiny import write_tiny_folder
 
@@ -111,6 +111,25 @@ def test_the_tables_of_other_models_carry_their_poisons_over(name: str) -> None:
         assert white.poison_model == ("mini-rf",)
     real = parse(COMMAND, [name, "--model", "sd15"])
     assert (real.poison_model, real.purify_model) == ((hub_name("sd15"),), hub_name("sd15"))
+
+
+def test_steps_belong_to_the_data_set_too() -> None:
+    """Textual inversion on CustomConcept101 has 2,500 steps, on the other data set 5,000."""
+    long = {name for name, row in PAPER.items() if row.dataset == "CustomConcept101"}
+    assert long == {"table1", "table15", "table16", "figure17", "figure18", "figure19"}
+    for name in ("table17", *long):
+        options = parse(COMMAND, [name, "--model", "sd15"])
+        assert options.training.steps == (2500 if name in long else 5000)
+        assert parse(COMMAND, [name, "--model", "mini"]).training == preset("mini").training
+    assert parse(COMMAND, ["table1", "--model", "sd15", "--steps", "7"]).training.steps == 7
+
+
+def test_a_real_model_draws_five_images_for_each_of_24_prompts() -> None:
+    sampling = parse(COMMAND, ["table17", "--model", "sd15"]).sampling
+    assert (len(sampling.texts()), sampling.images_per_prompt) == (24, 5)
+    fewer = ["--sampling.prompts", "all25", "--sampling.images-per-prompt", "1"]
+    sampling = parse(COMMAND, ["table17", "--model", "sd15", *fewer]).sampling
+    assert (len(sampling.texts()), sampling.images_per_prompt) == (25, 1)
 
 
 def test_other_tables_are_white_box() -> None:

@@ -124,7 +124,7 @@ class Sampling(Checked):
 
     prompts: Names = ("all25",)
     """Prompt list, text file or a prompt, with {} for the learned word or (generate) in full; may
-    be given repeatedly. By default the model's own list (mini, all25) or the demo's six."""
+    be given repeatedly. By default the model's own list (mini, paper24) or the demo's six."""
     images_per_prompt: Count = 1
     """Images for every prompt."""
     steps: Count = 25
@@ -263,7 +263,7 @@ PRESETS: Final[Mapping[str, Settings]] = MappingProxyType(
         # The paper's: 5000 steps of one image at 5e-4; the sampler is not stated there.
         "sd15": Settings(
             model="sd15",
-            sampling=Sampling(prompts=("all25",), steps=50, guidance=7.5),
+            sampling=Sampling(("paper24",), images_per_prompt=5, steps=50, guidance=7.5),
         ),
     }
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final, TypeVar
 
 from safezone.lab.kinds import kind_of
@@ -15,6 +16,8 @@ Item = TypeVar("Item")
 
 SEVEN: Final = (CLEAN, "adm+", "adm-", "sds+", "sds-", "ea", "da")
 """Clean images and the paper's six poisons."""
+STEPS: Final = MappingProxyType({"CustomConcept101": 2500})
+"""Of textual inversion on a data set (Sec. 5.1); elsewhere they are the model's."""
 FOUR: Final = (CLEAN, "adm+", "adm-", "ea")
 """Those of the tables of hyperparameters and timesteps."""
 DEFENSES: Final = (
@@ -106,14 +109,18 @@ class PaperRow:
         )
 
     def settings(self, base: Settings) -> Settings:
-        """``base``, but for a figure's own prompt and number of images, and what made the poisons.
+        """``base``, but for a figure's own prompt and number of images, and for all what made the
+        poisons and how long the paper trained on the data set.
 
         Appendix O meets poisons of SD 1.5 with other models (carried over, no white box); on the
         built-in twins they are made on ``mini``.
         """
+        on_twin = kind_of(base.model) == "mini"
         if self.carried_over:
-            maker = "mini" if kind_of(base.model) == "mini" else hub_name("sd15")
+            maker = "mini" if on_twin else hub_name("sd15")
             base = replace(base, poison_model=(maker,), purify_model=maker)
+        if self.dataset in STEPS and base.training.method == "ti" and not on_twin:
+            base = replace(base, training=replace(base.training, steps=STEPS[self.dataset]))
         if self.prompt is None:
             return base
         own = replace(base.sampling, prompts=(self.prompt,), images_per_prompt=CANDIDATES)
