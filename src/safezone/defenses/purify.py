@@ -108,11 +108,12 @@ def _latent_model(model: Model | None, name: str) -> Model:
 class Regen(Purifier):
     """Regeneration (Zhao et al.): encode, noise to ``start``, denoise without a prompt, decode.
 
-    On the model that is personalized or another (``purify_model``), at the images' own size. ``start`` and ``stride`` are
-    timesteps of 1000: DDIM without noise at 60, 40, 20, 0, which is what a schedule of 50 steps
-    has from 60 down (diffusers' steps_offset would say 61, 41, 21, 1); models with another number
-    of steps, and rectified flow, take the same fractions. The latents are one posterior sample.
-    The empty prompt stands on both sides of guidance, which therefore cancels.
+    On the model that is personalized or another (``purify_model``), at the images' own size.
+    ``start`` and ``stride`` are timesteps of 1000: DDIM without noise at 60, 40, 20, 0, which is
+    what a schedule of 50 steps has from 60 down (diffusers' steps_offset would say 61, 41, 21, 1);
+    models with another number of steps, and rectified flow, take the same fractions. The latents
+    are one posterior sample. The empty prompt stands on both sides of guidance, which therefore
+    cancels.
     """
 
     start: int = 60
