@@ -238,7 +238,7 @@ def test_a_list_is_a_sum() -> None:
 
 def test_szt_is_jpeg_and_t500_and_lm_d16_part_by_part() -> None:
     szt = DEFENSES["szt"]
-    assert szt.parts == (Jpeg(25), AtLeast(0.5), LossMask(dilation_px_at_512=16))
+    assert szt.parts == (Jpeg(25), AtLeast(0.5), LossMask(dilation_px_at_512=16), "")
     assert szt.parts == defense("jpeg+t500+lm-d16").parts
 
 
@@ -291,6 +291,13 @@ def outcome(*summands: Defense, right: bool = False) -> Defense | str:
 @pytest.mark.parametrize("summands", list(itertools.product(PARTS, repeat=3)))
 def test_addition_is_associative(summands: tuple[Defense, ...]) -> None:
     assert outcome(*summands) == outcome(*summands, right=True)
+
+
+def test_words_are_a_part_of_their_own() -> None:
+    both = defense("noise-word+t600")
+    assert (both.words, both.timesteps) == (", noisy", AtLeast(0.6))
+    with pytest.raises(UserError, match="both choose words"):
+        Defense("a", words=", grainy") + defense("noise-word")
 
 
 @pytest.mark.parametrize("name", DEFENSES)
@@ -363,7 +370,7 @@ def test_jpeg_is_pillows_with_the_stated_subsampling(
 
 
 def test_a_bare_defense_is_nominal() -> None:
-    assert Defense("x").parts == (Identity(), Uniform(), NoMask())
+    assert Defense("x").parts == (Identity(), Uniform(), NoMask(), "")
 
 
 @pytest.mark.parametrize("settings", [{"quality": 0}, {"subsampling": "4:1:1"}])

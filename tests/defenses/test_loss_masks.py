@@ -12,6 +12,7 @@ from safezone.defenses.loss_masks import (
     LossInputMask,
     LossMask,
     NoMask,
+    PriorMask,
     masked_loss,
 )
 from safezone.errors import UserError
@@ -165,21 +166,23 @@ def test_an_input_mask_leaves_the_object_and_greys_the_rest() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "loss", "latent", "pixels"),
+    ("kind", "loss", "latent", "pixels", "target"),
     [
-        (LossMask, True, False, False),
-        (InputMask, False, False, True),
-        (LossInputMask, True, False, True),
-        (LatentMask, False, True, False),
+        (LossMask, True, False, False, False),
+        (InputMask, False, False, True, False),
+        (LossInputMask, True, False, True, False),
+        (LatentMask, False, True, False, False),
+        (PriorMask, False, False, False, True),
     ],
 )
 def test_every_mask_acts_where_its_equation_says(
-    kind: type[LossMask], loss: bool, latent: bool, pixels: bool
+    kind: type[LossMask], loss: bool, latent: bool, pixels: bool, target: bool
 ) -> None:
     masks, images = square(64, 16, 40), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     mask = kind()
     assert (mask.weights(masks, 8) is not None) == loss
     assert (mask.latent_weights(masks, 8) is not None) == latent
+    assert (mask.target_weights(masks, 8) is not None) == target
     assert (not torch.equal(mask.mask_images(images, masks, 8), images)) == pixels
     with pytest.raises(UserError, match="Teapot has no masks"):
         mask.weights(None, 8, concept="Teapot")

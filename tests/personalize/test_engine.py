@@ -70,7 +70,9 @@ def test_chunks_do_not_matter(
         assert distance(one.vectors, other.vectors) < 1e-4
 
 
-@pytest.mark.parametrize("kind", ["nominal", "szt", "im", "lim", "zm", "tanh5"])
+@pytest.mark.parametrize(
+    "kind", ["nominal", "szt", "im", "lim", "zm", "tanh5", "mpp-d16", "noise-word"]
+)
 def test_equals_the_loop_written_out(
     tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun], kind: str
 ) -> None:
@@ -87,15 +89,24 @@ def test_equals_the_loop_written_out(
         clean = data.latents(data.rows[0, image, side], draws.posterior_noise)
         timesteps = run.timesteps.sample(draws.timestep[0], process.steps)
         prompts = [TEMPLATES[i].format("<duck>") for i in pick(draws.template, 3)[0].tolist()]
-        conditioning = tiny_model.embed_text(
-            tiny_model.tokenize(prompts, "<duck>"), vectors.expand(2, -1, -1)
-        )
+        if kind == "noise-word":
+            prompts = [f"{prompt}, noisy" for prompt in prompts]
+        tokens = tiny_model.tokenize(prompts, "<duck>")
+        conditioning = tiny_model.embed_text(tokens, vectors.expand(2, -1, -1))
         noisy = process.corrupt(clean, draws.noise, timesteps)
         if kind == "zm":
             assert data.latent_weights is not None
             noisy = noisy * data.latent_weights[data.weight_rows[0, image, side]]
         prediction = tiny_model.predict(noisy, timesteps, conditioning)
-        error = prediction - process.target(clean, draws.noise, timesteps)
+        target = process.target(clean, draws.noise, timesteps)
+        if kind == "mpp-d16":
+            assert data.target_weights is not None
+            inside = data.target_weights[data.weight_rows[0, image, side]] == 1
+            start = tiny_model.word_vectors("dog").expand(2, -1, -1)
+            before = tiny_model.predict(noisy, timesteps, tiny_model.embed_text(tokens, start))
+            target = target.where(inside, before)
+            assert 0 < inside.float().mean() < 1
+        error = prediction - target
         weights = None if data.weights is None else data.weights[data.weight_rows[0, image, side]]
         optimiser.zero_grad()
         masked_loss(error, weights).mean().backward()

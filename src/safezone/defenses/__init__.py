@@ -21,6 +21,7 @@ from safezone.defenses.loss_masks import (
     LossMask,
     NoMask,
     ObjectMask,
+    PriorMask,
     masked_loss,
 )
 from safezone.defenses.names import defense
@@ -64,6 +65,7 @@ __all__ = [
     "PDMPure",
     "Power",
     "Preprocess",
+    "PriorMask",
     "Purifier",
     "RandomJpeg",
     "Regen",

@@ -1,4 +1,4 @@
-"""What a defense is: a value of three parts, composed by ``+``."""
+"""What a defense is: a value of four parts, composed by ``+``."""
 
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -13,26 +13,28 @@ Part = TypeVar("Part")
 
 @dataclass(frozen=True)
 class Defense:
-    """Three parts, each of which may be the identity; ``a + b`` is both.
+    """Four parts, each of which may be the identity; ``a + b`` is both.
 
     ``preprocess``: images to images, before training. ``timesteps``: the distribution over t.
-    ``loss_mask``: what the object's masks do to the loss, the input or the noisy latents.
+    ``loss_mask``: what the object's masks do to the loss, its target, the input or the noisy
+    latents. ``words``: what every training prompt ends with, and no prompt of a generation.
     """
 
     name: str
     preprocess: Preprocess = field(default_factory=Identity)
     timesteps: TimestepDistribution = field(default_factory=Uniform)
     loss_mask: ObjectMask = field(default_factory=NoMask)
+    words: str = ""
 
     @property
-    def parts(self) -> tuple[Preprocess, TimestepDistribution, ObjectMask]:
+    def parts(self) -> tuple[Preprocess, TimestepDistribution, ObjectMask, str]:
         """What the defense does, without what it is called."""
-        return self.preprocess, self.timesteps, self.loss_mask
+        return self.preprocess, self.timesteps, self.loss_mask, self.words
 
     def __add__(self, other: "Defense") -> "Defense":
         """Both defenses; preprocesses run in order, the identity's name vanishes.
 
-        Raises UserError when both choose timesteps, or both a mask.
+        Raises UserError when both choose timesteps, a mask or words.
         """
         if other.parts == NOMINAL.parts:
             return self
@@ -51,6 +53,7 @@ class Defense:
             chain(self.preprocess, other.preprocess),
             one("timesteps", self.timesteps, other.timesteps, NOMINAL.timesteps),
             one("a loss mask", self.loss_mask, other.loss_mask, NOMINAL.loss_mask),
+            one("words", self.words, other.words, NOMINAL.words),
         )
 
 

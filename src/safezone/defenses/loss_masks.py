@@ -21,7 +21,7 @@ GREY = 128
 
 @dataclass(frozen=True)
 class NoMask:
-    """What a defense does with the object's masks, in three places: here nothing in any of them.
+    """What a defense does with the object's masks, in four places: here nothing in any of them.
 
     The base of all others. ``concept`` names the concept in errors; ``factor`` is the number of
     pixels to a latent cell along one side. ``normalise``: whether the loss is divided by the mask's
@@ -35,6 +35,13 @@ class NoMask:
         self, masks: Masks | None, factor: int, *, concept: str = "the concept"
     ) -> Weights | None:
         """What the error is multiplied with, in [0, 1]; None stands for 1 everywhere."""
+        return None
+
+    def target_weights(
+        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
+    ) -> Weights | None:
+        """Where the target is the image's own, in [0, 1]; elsewhere it is what the model predicted
+        before the training. None stands for 1 everywhere."""
         return None
 
     def latent_weights(
@@ -74,6 +81,7 @@ class LossMask(Checked, NoMask):
     in_loss: ClassVar[bool] = True
     in_input: ClassVar[bool] = False
     in_latents: ClassVar[bool] = False
+    in_target: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -95,7 +103,7 @@ class LossMask(Checked, NoMask):
             raise UserError(
                 f"{concept} has no masks, which this defense needs; make them with "
                 "`safezone mask`, put your own into its folder masks/ or choose a defense "
-                "without lm, im, lim or zm."
+                "without lm, im, lim, zm or mpp."
             )
         whole = int(masks.flatten(1).all(dim=1).sum())
         if whole:
@@ -119,6 +127,11 @@ class LossMask(Checked, NoMask):
     ) -> Weights | None:
         cells = self.cells(masks, factor, concept)  # refuses a mask that is missing or empty, too
         return cells if self.in_loss else None
+
+    def target_weights(
+        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
+    ) -> Weights | None:
+        return self.cells(masks, factor, concept) if self.in_target else None
 
     def latent_weights(
         self, masks: Masks | None, factor: int, *, concept: str = "the concept"
@@ -163,6 +176,20 @@ class LatentMask(LossMask):
 
     in_loss = False
     in_latents = True
+
+
+@dataclass(frozen=True)
+class PriorMask(LossMask):
+    """Outside the mask the training's target is what the model predicted before it (masked prior
+    preservation, as in trainers of LoRAs); the loss counts everywhere.
+
+    What lies outside is neither learned nor forgotten. With textual inversion the model before the
+    training reads the word that the vectors started from. Takes a pass more through the network
+    at every step, without a gradient.
+    """
+
+    in_loss = False
+    in_target = True
 
 
 def masked_loss(error: Latents, weights: Weights | None, normalise: bool = False) -> PerExample:

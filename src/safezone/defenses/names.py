@@ -15,7 +15,7 @@ from safezone.defenses.filters import (
     MedianBlur,
     Rescale,
 )
-from safezone.defenses.loss_masks import InputMask, LatentMask, LossInputMask, LossMask
+from safezone.defenses.loss_masks import InputMask, LatentMask, LossInputMask, LossMask, PriorMask
 from safezone.defenses.pixel_purify import DiffPure, GridPure, PDMPure
 from safezone.defenses.preprocess import Jpeg
 from safezone.defenses.purify import Regen
@@ -33,6 +33,7 @@ _NUMBERED: Mapping[str, tuple[str, Callable[[Any], Any], type[float]]] = Mapping
         "im-d": ("loss_mask", InputMask, int),
         "lim-d": ("loss_mask", LossInputMask, int),
         "zm-d": ("loss_mask", LatentMask, int),
+        "mpp-d": ("loss_mask", PriorMask, int),
         "jpeg": ("preprocess", Jpeg, int),
         "blur": ("preprocess", GaussianBlur, float),
         "median": ("preprocess", MedianBlur, int),
@@ -53,7 +54,7 @@ _OF_ONE: Mapping[str, str] = MappingProxyType({"high": "t", "low": "below"})
 
 _EXAMPLES = (
     "t<number of 1000>, below<number of 1000>, tanh<rho>, power<rho>, jpeg<quality> and "
-    "lm-d<pixels at 512> (im-d, lim-d, zm-d) take any number"
+    "lm-d<pixels at 512> (im-d, lim-d, zm-d, mpp-d) take any number"
 )
 
 

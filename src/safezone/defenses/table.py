@@ -14,7 +14,7 @@ from safezone.defenses.filters import (
     RandomJpeg,
     Rescale,
 )
-from safezone.defenses.loss_masks import InputMask, LatentMask, LossInputMask, LossMask
+from safezone.defenses.loss_masks import InputMask, LatentMask, LossInputMask, LossMask, PriorMask
 from safezone.defenses.pixel_purify import DiffPure, GridPure, PDMPure
 from safezone.defenses.preprocess import Jpeg
 from safezone.defenses.purify import Impress, Regen
@@ -77,6 +77,10 @@ DEFENSES: Mapping[str, Defense] = MappingProxyType(
             Defense("gridpure", preprocess=GridPure()),
             Defense("impress", preprocess=Impress()),
             _PDMPURE_IF,
+            # After the paper: outside the mask stay with the model as it was; a word for the noise
+            Defense("mpp", loss_mask=PriorMask()),
+            Defense("mpp-d16", loss_mask=PriorMask(dilation_px_at_512=16)),
+            Defense("noise-word", words=", noisy"),
             # Filters that the paper does not list
             Defense("random-jpeg", preprocess=RandomJpeg()),
             Defense("blur", preprocess=GaussianBlur()),

@@ -86,7 +86,8 @@ def _preprocess(lab: Lab, run: Run) -> Sequence[Any] | None:
 def _personalize(lab: Lab, run: Run) -> Sequence[Any]:
     row, method = defense(run.defense), lab.training(run).personalization()
     learned = [method.name, method.content()]
-    return [lab.model_key, row.name, row.timesteps, row.loss_mask, run.seed, *learned]
+    words = [row.words] if row.words else []
+    return [lab.model_key, row.name, row.timesteps, row.loss_mask, *words, run.seed, *learned]
 
 
 def drawn(model_key: str, sampling: Sampling, concept: str, seed: int) -> Sequence[Any]:

@@ -264,7 +264,9 @@ def _prepared(lab: Lab, job: Job) -> PreparedRun:
     if lab.training(run).templates == "captions":
         captions_of(concept, 1)
     record = {"defense": row.name}
-    return PreparedRun(run.label, concept, row.timesteps, mask, run.seed, record=record)
+    return PreparedRun(
+        run.label, concept, row.timesteps, mask, run.seed, record=record, words=row.words
+    )
 
 
 def personalize(lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note) -> Failures:

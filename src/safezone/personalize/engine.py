@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -33,7 +34,7 @@ from safezone.personalize.history import History, kept, mark_steps
 from safezone.personalize.personalization import Personalization
 from safezone.personalize.posteriors import prior_data, training_data
 from safezone.personalize.runs import PreparedRun
-from safezone.personalize.samples import Sampler
+from safezone.personalize.samples import Sampler, untrained
 from safezone.personalize.steps import CapturedStep, EagerStep, Parts, Step
 
 _VERSION = 3
@@ -183,7 +184,8 @@ def fit(
         check_size(data.images.shape[-1], model.factor)
     network = torch.compile(model.predict, dynamic=False) if compile else model.predict
     prior = prior_data(model, runs, max_batch=max_batch) if method.prior_weight else None
-    sampler = Sampler(model, runs, method, data, prior, injection.templates)
+    before = partial(untrained, model, injection, max_batch)
+    sampler = Sampler(model, runs, method, data, prior, injection.templates, before)
     parts = Parts(model, method, injection, sampler, network, max_batch)
     if folder is not None:
         for run in runs:

@@ -153,7 +153,7 @@ class Personalization(Checked, ABC):
         starts = []
         for run in runs:
             own = captions_of(run.concept, most) if self.captions else self.prompts
-            texts = [prefix + prompt for prefix in prefixes for prompt in own]
+            texts = [prefix + prompt + run.words for prefix in prefixes for prompt in own]
             prompts = [text.replace("{}", self.trigger(run.concept)) for text in texts]
             if self.prior_weight:
                 prompts.append(class_prompt(run.concept))

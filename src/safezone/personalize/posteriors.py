@@ -21,6 +21,7 @@ class TrainingData:
 
     ``posteriors``: of [rows] images. ``weights``, ``latent_weights``: float32 [weight rows, 1, h,
     w], what the error and the noisy latents are multiplied with, or None when no run masks them.
+    ``target_weights``: the same of where the target is the image's own.
     ``images``: the distinct images as the encoder saw them. ``rows`` and ``weight_rows``: int64
     [runs, most images, 2] on the CPU, the last axis 1 for the mirror image. ``counts``: int64
     [runs], the number of images.
@@ -30,6 +31,7 @@ class TrainingData:
     images: UInt8[Tensor, "rows 3 s s"]
     weights: Float[Tensor, "weight_rows 1 h w"] | None
     latent_weights: Float[Tensor, "weight_rows 1 h w"] | None
+    target_weights: Float[Tensor, "weight_rows 1 h w"] | None
     rows: Int[Tensor, "runs images 2"]
     weight_rows: Int[Tensor, "runs images 2"]
     counts: Int[Tensor, " runs"]
@@ -120,6 +122,7 @@ def training_data(
     distinct: list[Tensor] = []
     weights: list[Tensor | None] = []
     latent_weights: list[Tensor | None] = []
+    target_weights: list[Tensor | None] = []
     weight_counts: list[int] = []
     for r, run in enumerate(runs):
         mask, name = run.loss_mask, run.concept.name
@@ -137,13 +140,18 @@ def training_data(
                 weight_rows[r, i, side] = sum(weight_counts) + i
             weights.append(_weights(run, masks, model.factor))
             latent_weights.append(mask.latent_weights(masks, model.factor, concept=name))
+            target_weights.append(mask.target_weights(masks, model.factor, concept=name))
             weight_counts.append(len(images))
-    joined, joined_latent = _join(weights, weight_counts), _join(latent_weights, weight_counts)
+    joined, joined_latent, joined_target = (
+        None if (all_runs := _join(each, weight_counts)) is None else all_runs.to(model.device)
+        for each in (weights, latent_weights, target_weights)
+    )
     return TrainingData(
         posteriors=_encode(model, torch.stack(distinct), max_batch),
         images=torch.stack(distinct),
-        weights=None if joined is None else joined.to(model.device),
-        latent_weights=None if joined_latent is None else joined_latent.to(model.device),
+        weights=joined,
+        latent_weights=joined_latent,
+        target_weights=joined_target,
         rows=rows,
         weight_rows=weight_rows,
         counts=torch.tensor(counts),

@@ -21,6 +21,7 @@ class PreparedRun:
     are trained on, square, with their masks. ``timesteps``, ``loss_mask``: when to train and where
     the loss counts. ``prior``: images of the class for prior preservation, at the concept's size.
     ``record``: JSON values that the adapter's provenance repeats, such as the defense's name.
+    ``words``: what every training prompt ends with.
     """
 
     key: str
@@ -30,6 +31,7 @@ class PreparedRun:
     seed: int
     prior: UInt8[Tensor, "m 3 s s"] | None = None
     record: Mapping[str, Any] = field(default_factory=dict)
+    words: str = ""
 
     def content(self) -> list[Any]:
         """What the result depends on, as JSON values; images by their hash."""
@@ -40,6 +42,7 @@ class PreparedRun:
             repr(self.loss_mask),
             self.seed,
             *([] if self.prior is None else [digest(self.prior)]),
+            *([self.words] if self.words else []),
         ]
 
 
@@ -75,4 +78,5 @@ class TrainingRun:
                 "defense": self.defense.name,
                 "defense_parts": repr(self.defense),
             },
+            self.defense.words,
         )

@@ -1,7 +1,7 @@
 """What the runs see in one step: noisy latents, prompts, targets and where the loss counts."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -12,6 +12,7 @@ from safezone.defenses.timesteps import TimestepDistribution
 from safezone.models.base import Model, Posterior
 from safezone.personalize.crops import Crop, crops_of
 from safezone.personalize.draws import draw, pick
+from safezone.personalize.injection import Batch, Injection
 from safezone.personalize.personalization import Personalization
 from safezone.personalize.posteriors import PriorData, TrainingData
 from safezone.personalize.runs import PreparedRun
@@ -22,8 +23,7 @@ class Samples:
     """The rows of one step, run after run, [rows, ...].
 
     ``runs``, ``prompts``: int64 on the CPU, which run and which of its prompts, -1 its last, that
-    of the class. ``weights``: what
-    the error is multiplied with; None for ones.
+    of the class. ``weights``: what the error is multiplied with; None for ones.
     """
 
     runs: Int[Tensor, " rows"]
@@ -61,6 +61,8 @@ class Sampler:
     data: TrainingData
     prior: PriorData | None
     templates: int
+    untrained: Callable[[Samples], Latents] = lambda samples: samples.target
+    """What the model predicted before the first step, float32, for masks that ask for it."""
 
     def at(self, step: int, active: Int[Tensor, " active"]) -> list[Samples]:
         """The samples of one step for the active runs, and after them those of the class where
@@ -97,6 +99,7 @@ class Sampler:
         rows, weight_rows = self.data.rows[place].flatten(), self.data.weight_rows[place].flatten()
         weights = _of(self.data.weights, weight_rows)
         latent_weights = _of(self.data.latent_weights, weight_rows)
+        target_weights = _of(self.data.target_weights, weight_rows)
         chosen = image if self.method.captions else pick(draws.template, self.templates)
         prompts = chosen.flatten()
         noise, posterior_noise = draws.noise.to(device), draws.posterior_noise.to(device)
@@ -107,6 +110,8 @@ class Sampler:
             weights = self._valid(crops, weights)
             if latent_weights is not None:
                 latent_weights = self._moved(crops, latent_weights)
+            if target_weights is not None:
+                target_weights = self._moved(crops, target_weights)
         else:
             clean = self.data.latents(rows, posterior_noise)
         timesteps = self._timesteps(active, draws.timestep).to(device)
@@ -115,7 +120,10 @@ class Sampler:
             noisy = noisy * latent_weights
         target = self.model.process.target(clean, noise, timesteps)
         owners = active.repeat_interleave(size)
-        return Samples(owners, prompts, noisy, timesteps, target, weights)
+        samples = Samples(owners, prompts, noisy, timesteps, target, weights)
+        if target_weights is None:
+            return samples
+        return replace(samples, target=torch.lerp(self.untrained(samples), target, target_weights))
 
     def _timesteps(self, active: Tensor, uniforms: Tensor) -> Timesteps:
         """int64 [active x batch], the runs of one distribution sampled in one call."""
@@ -156,6 +164,16 @@ class Sampler:
         cells = valid.sum(dim=(1, 2, 3), keepdim=True)
         valid = valid * (channels * height * width / cells).sqrt()
         return valid if weights is None else valid * self._moved(crops, weights)
+
+
+@torch.no_grad()
+def untrained(model: Model, injection: Injection, max_batch: int, samples: Samples) -> Latents:
+    """What the model predicted for the samples before the first step, float32; ``max_batch`` rows
+    in one pass."""
+    cuts = zip(*(each.split(max_batch) for each in samples.batch), strict=True)
+    return torch.cat(
+        [injection.predict(model.predict, injection.initial, Batch(*cut)) for cut in cuts]
+    ).float()
 
 
 def _of(weights: Tensor | None, rows: Tensor) -> Tensor | None:
