@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import UInt8
@@ -19,6 +19,9 @@ from safezone.models.deltas import Changes
 from safezone.models.denoise import walk
 from safezone.personalize.adapters import Adapter, stacked
 from safezone.personalize.files import check_fits
+
+_MARK: Final = "\ue000"
+"""Stands for the learned word where a prompt has {}; Unicode leaves it to private use."""
 
 
 class MadeNaN(UserError):
@@ -51,13 +54,16 @@ def _embed(
     vectors = torch.zeros(len(pairs), most, model.embedding_width, device=model.device)
     for row, (adapter, _, prompt) in enumerate(pairs):
         count = 0 if adapter is None else len(adapter.vectors)
-        text = with_words(prompt, adapter)
         if adapter is None or not count:
-            parts.append(model.tokenize([text]))
+            parts.append(model.tokenize([with_words(prompt, adapter)]))
             continue
-        parts.append(model.tokenize([text], adapter.placeholder, count))
+        word = adapter.placeholder
+        if "{}" in prompt:  # the word of a file may be an ordinary one, which stays what it is
+            words, word = adapter.words.replace(word, _MARK, 1), _MARK
+            prompt = prompt.replace("{}", words)
+        parts.append(model.tokenize([prompt], word, count))
         vectors[row, :count] = adapter.vectors.to(vectors)
-    tokens = Tokens(torch.cat([p.ids for p in parts]), torch.cat([p.slots for p in parts]))
+    tokens = Tokens.joined(parts, model.tokenize([""]))
     layers = stacked([*adapters, None], model.layers, model.device)
     owners = torch.tensor([place for _, place, _ in pairs], device=model.device)
     return model.embed_text(tokens, vectors, Changes(layers, owners) if layers else None)

@@ -230,8 +230,10 @@ def write_images(model: Model, drawing: Drawing, sampling: Sampling, most: int =
     texts = [fill(prompt, adapter.placeholder) for prompt in prompts for _ in range(count)]
     names = [f"{p:02d}-{k}.png" for p in range(len(prompts)) for k in range(count)]
     listed = [{"file": name, "prompt": text} for name, text in zip(names, texts, strict=True)]
+    unseen = model.unseen(texts, adapter.placeholder or None, max(1, len(adapter.vectors)))
     record = {
         **drawing.record,
+        **({"unseen": unseen} if unseen else {}),
         "seed": drawing.seed,
         "placeholder": adapter.placeholder,
         "class_word": adapter.class_word,

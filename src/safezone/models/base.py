@@ -47,6 +47,21 @@ class Tokens:
     def __getitem__(self, rows: Tensor | slice) -> "Tokens":
         return Tokens(self.ids[rows], self.slots[rows], self.vectors)
 
+    @staticmethod
+    def joined(parts: Sequence["Tokens"], empty: "Tokens") -> "Tokens":
+        """All rows; shorter ones get further chunks of ``empty``, the empty prompt's tokens."""
+        longest = max(part.ids.shape[1] for part in parts)
+        width = empty.ids.shape[1]
+
+        def widened(part: Tensor, blank: Tensor) -> Tensor:
+            more = (longest - part.shape[1]) // width
+            return torch.cat([part, *[blank.expand(len(part), -1)] * more], dim=1)
+
+        return Tokens(
+            torch.cat([widened(part.ids, empty.ids) for part in parts]),
+            torch.cat([widened(part.slots, empty.slots) for part in parts]),
+        )
+
 
 @dataclass(frozen=True)
 class Conditioning:
@@ -118,8 +133,16 @@ class Model(Protocol):
     ) -> Tokens:
         """Token ids, padded to the model's length, ``placeholder`` standing for ``vectors`` slots.
 
-        The placeholder never has to be a word of the tokenizer; the prompt is split around it.
+        The placeholder never has to be a word of the tokenizer; the prompt is split around it
+        where it stands as a whole word. A prompt that is too long loses its end, with a warning, or
+        has a multiple of the length where the model was loaded with ``long_prompts="chunks"``.
         """
+        ...
+
+    def unseen(
+        self, prompts: Sequence[str], placeholder: str | None = None, vectors: int = 1
+    ) -> dict[str, str]:
+        """Of each prompt that is too long: the end of it that the text encoder does not see."""
         ...
 
     def embed_text(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import torch
 
@@ -29,6 +29,8 @@ def load_model(
     name_or_folder: str | Path,
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
+    *,
+    long_prompts: Literal["cut", "chunks"] = "cut",
 ) -> Model:
     """Opens a Stable Diffusion 1.x, 2.x or XL like model: built-in name, folder, file or hub name.
 
@@ -37,13 +39,15 @@ def load_model(
     and only a string "owner/name" that is none of them is asked of the hub (through its cache).
     ``device``: CUDA where there is one, else the CPU. ``dtype``: of the weights in memory, whatever
     is on the disk; float16 is not valid on the CPU nor for poisons (sign gradients underflow).
-    Only safetensors are read, and an autoencoder that overflows in half precision stays in single.
-    Raises UserError for a folder, name or file that cannot be opened.
+    ``long_prompts``: what becomes of prompts longer than the text encoder: their end is cut off, or
+    they are encoded in chunks of 75 tokens. Only safetensors are read, and an autoencoder that
+    overflows in half precision stays in single. Raises UserError for a folder, name or file that
+    cannot be opened.
     """
     chosen = pick_device(device)
     path = Path(name_or_folder).expanduser()
     if path.is_file():
-        return load_single_file(path, chosen, dtype)
+        return load_single_file(path, chosen, dtype, long_prompts == "chunks")
     name, source, folder = _find(name_or_folder)
     index = _check_parts(folder)
     # Imported here because it takes seconds, and a wrong name should be told at once.
@@ -72,6 +76,7 @@ def load_model(
             "process": process,
             "scheduler_config": config,
             "device": chosen,
+            "chunked": long_prompts == "chunks",
         }
         if "text_encoder_2" not in index:
             return StableDiffusion(**parts)

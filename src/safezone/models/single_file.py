@@ -13,7 +13,9 @@ from safezone.models.parts import first_line, quiet, read_config, vae_dtype
 _XL_KEY = "conditioner.embedders.1.model.ln_final.weight"
 
 
-def load_single_file(path: Path, device: torch.device, dtype: torch.dtype) -> Model:
+def load_single_file(
+    path: Path, device: torch.device, dtype: torch.dtype, chunked: bool = False
+) -> Model:
     """Opens a ``.safetensors`` checkpoint by diffusers' ``from_single_file``.
 
     Such a file holds weights alone. The tokenizer and the configurations, the scheduler's
@@ -69,6 +71,7 @@ def load_single_file(path: Path, device: torch.device, dtype: torch.dtype) -> Mo
         "process": process_of(config),
         "scheduler_config": config,
         "device": device,
+        "chunked": chunked,
     }
     if not xl:
         return StableDiffusion(**parts)

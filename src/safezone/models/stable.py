@@ -40,6 +40,7 @@ class StableDiffusion:
         process: Process,
         scheduler_config: Mapping[str, Any],
         device: torch.device,
+        chunked: bool = False,
     ) -> None:
         for module in (unet, vae, text_encoder):
             freeze(module.to(device))
@@ -61,7 +62,7 @@ class StableDiffusion:
         self._scheduler_config = dict(scheduler_config)
         self._scale = float(vae.config.scaling_factor)
         self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
-        self._text = TextEncoder(text_encoder, tokenizer)
+        self._text = TextEncoder(text_encoder, tokenizer, chunked)
         self._lookup = self._text.lookup
         self._slot = Slot()
         self.layers: Mapping[str, tuple[int, int]] = {
@@ -95,10 +96,36 @@ class StableDiffusion:
     ) -> Tokens:
         """Token ids as the stock pipeline makes them, ``placeholder`` standing for slots.
 
-        A prompt longer than the model's length loses its end, as in the stock pipeline. Raises
-        UserError when that would cut off a slot, and for an empty placeholder.
+        A prompt longer than the model's length loses its end, as in the stock pipeline, with a
+        warning; or is encoded in chunks of 75 tokens. Raises UserError when that would cut off a
+        slot, and for an empty placeholder.
         """
         return self._text.tokenize(prompts, placeholder, vectors)
+
+    def unseen(
+        self, prompts: Sequence[str], placeholder: str | None = None, vectors: int = 1
+    ) -> dict[str, str]:
+        """Of each prompt that is too long: the end of it that the text encoder does not see."""
+        return self._text.unseen(prompts, placeholder, vectors)
+
+    def _in_chunks(
+        self, tokens: Tokens, vectors: Tensor | None, changes: Changes | None
+    ) -> tuple[Tensor, Tensor, Tensor | None, Changes | None]:
+        """Ids, slots, vectors and changes with one row for each chunk, on the model's device."""
+        needed = check_vectors(tokens, vectors, self.embedding_width)
+        placed = None if needed is None else needed.to(self.device)
+        ids, slots = (
+            each.to(self.device).reshape(-1, self.length) for each in (tokens.ids, tokens.slots)
+        )
+        if (count := tokens.ids.shape[1] // self.length) == 1:
+            return ids, slots, placed, changes
+        rows = torch.arange(len(ids), device=self.device) // count
+        return (
+            ids,
+            slots,
+            None if placed is None else placed[rows],
+            None if changes is None else changes[rows.to(changes.owners.device)],
+        )
 
     def embed_text(
         self,
@@ -112,12 +139,10 @@ class StableDiffusion:
         ``vectors``, and in ``changes``, which the result carries on. Raises ValueError when slots
         are used and too few vectors given.
         """
-        ids, slots = tokens.ids.to(self.device), tokens.slots.to(self.device)
-        needed = check_vectors(tokens, vectors, self.embedding_width)
-        placed = None if needed is None else needed.to(self.device)
-        with self._slot.holding(changes):
+        ids, slots, placed, held = self._in_chunks(tokens, vectors, changes)
+        with self._slot.holding(held):
             hidden = self._text.run(ids, slots, placed).last_hidden_state
-        return Conditioning(hidden, changes=changes)
+        return Conditioning(hidden.reshape(*tokens.ids.shape, -1), changes=changes)
 
     def word_vectors(self, text: str) -> Float[Tensor, "tokens width"]:
         """The frozen lookup's rows for the tokens of ``text`` (no start, end or padding)."""

@@ -1,8 +1,11 @@
 """A frozen CLIP text encoder with its tokenizer: prompts around slots, vectors in the lookup."""
 
+import re
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -17,10 +20,14 @@ _REPLACE: ContextVar[Callable[[Tensor], Tensor] | None] = ContextVar("replace", 
 
 
 class TextEncoder:
-    """``module``: a CLIPTextModel, with projection or without; ``tokenizer``: its CLIPTokenizer."""
+    """``module``: a CLIPTextModel, with projection or without; ``tokenizer``: its CLIPTokenizer.
 
-    def __init__(self, module: Any, tokenizer: Any) -> None:
-        self.module, self.tokenizer = module, tokenizer
+    ``chunked``: a long prompt is encoded in as many chunks of the module's length as it needs,
+    which stand one behind the other, as AUTOMATIC1111 and ComfyUI do; else its end is cut off.
+    """
+
+    def __init__(self, module: Any, tokenizer: Any, chunked: bool = False) -> None:
+        self.module, self.tokenizer, self.chunked = module, tokenizer, chunked
         self.lookup: torch.nn.Embedding = module.get_input_embeddings()
         self.lookup.register_forward_hook(_inject)
         self.width = int(self.lookup.embedding_dim)
@@ -44,41 +51,72 @@ class TextEncoder:
             raise UserError("the placeholder is empty; give it a name such as <concept>")
         if vectors < 1:
             raise UserError(f"a placeholder needs at least 1 vector, not {vectors}")
-        rows = [self._tokenize_one(prompt, placeholder, vectors) for prompt in prompts]
-        shape = (len(rows), self.length)
-        return Tokens(
-            torch.tensor([ids for ids, _ in rows], dtype=torch.int64).view(shape),
-            torch.tensor([slots for _, slots in rows], dtype=torch.int64).view(shape),
-        )
-
-    def _tokenize_one(
-        self, prompt: str, placeholder: str | None, vectors: int
-    ) -> tuple[list[int], list[int]]:
-        ids: list[int] = []
-        slots: list[int] = []
-        for i, text in enumerate([prompt] if placeholder is None else prompt.split(placeholder)):
-            if i > 0:
-                ids += [self._slot_id] * vectors
-                slots += range(vectors)
-            words = self.word_ids(text)
-            ids += words
-            slots += [-1] * len(words)
-        room = self.length - 2  # the start and the end token stay
-        if any(slot >= 0 for slot in slots[room:]):
-            raise UserError(
-                f"the prompt {prompt!r} is too long: {placeholder} with {vectors} vectors "
-                f"has to lie within the first {room} tokens"
+        rows = [self._row(prompt, placeholder, vectors) for prompt in prompts]
+        for prompt, row in zip(prompts, rows, strict=True):
+            if not self.chunked and any(slot >= 0 for _, slot in row[self.room :]):
+                raise UserError(
+                    f"the prompt {prompt!r} is too long: {placeholder} with {vectors} vectors "
+                    f"has to lie within the first {self.room} tokens"
+                )
+            if lost := self._lost(row):
+                warnings.warn(
+                    f"the text encoder takes {self.room} tokens and does not see "
+                    f"{shorten(lost, 120)!r} at the end of {shorten(prompt, 120)!r}; shorten it or "
+                    "give --long-prompts chunks",
+                    stacklevel=2,
+                )
+        chunks = max([1, *(-(-len(row) // self.room) for row in rows)]) if self.chunked else 1
+        framed = [pair for row in rows for pair in self._framed(row, chunks)]
+        ids, slots = (
+            torch.tensor([pair[k] for pair in framed], dtype=torch.int64).view(
+                len(rows), chunks * self.length
             )
-        padding = self.length - 2 - len(ids[:room])
+            for k in (0, 1)
+        )
+        return Tokens(ids, slots)
+
+    def unseen(
+        self, prompts: Sequence[str], placeholder: str | None, vectors: int
+    ) -> dict[str, str]:
+        """As ``Model.unseen``."""
+        lost = {prompt: self._lost(self._row(prompt, placeholder, vectors)) for prompt in prompts}
+        return {prompt: end for prompt, end in lost.items() if end}
+
+    @property
+    def room(self) -> int:
+        """Tokens of text in one pass: the start and the end token stay."""
+        return self.length - 2
+
+    def _row(self, prompt: str, placeholder: str | None, vectors: int) -> list[tuple[int, int]]:
+        """(token, slot) of the whole prompt, without start, end and padding."""
+        row: list[tuple[int, int]] = []
+        parts = [prompt] if placeholder is None else _around(prompt, placeholder)
+        for i, text in enumerate(parts):
+            if i > 0:
+                row += [(self._slot_id, k) for k in range(vectors)]
+            row += [(token, -1) for token in self.word_ids(text)]
+        return row
+
+    def _lost(self, row: Sequence[tuple[int, int]]) -> str:
+        """The text that is cut off; a placeholder in it is left out."""
+        if self.chunked:
+            return ""
+        lost = [token for token, slot in row[self.room :] if slot < 0]
+        return str(self.tokenizer.decode(lost)).strip() if lost else ""
+
+    def _framed(self, row: Sequence[tuple[int, int]], chunks: int) -> list[tuple[int, int]]:
+        """So many passes' worth of tokens, each with start, end and padding."""
         start, end, pad = (
             self.tokenizer.bos_token_id,
             self.tokenizer.eos_token_id,
             self.tokenizer.pad_token_id,
         )
-        return (
-            [start, *ids[:room], end, *[pad] * padding],
-            [-1, *slots[:room], -1, *[-1] * padding],
-        )
+        framed: list[tuple[int, int]] = []
+        for k in range(chunks):
+            part = row[k * self.room : (k + 1) * self.room]
+            padding = [(pad, -1)] * (self.room - len(part))
+            framed += [(start, -1), *part, (end, -1), *padding]
+        return framed
 
     def word_ids(self, text: str) -> list[int]:
         """The tokens of the text alone: no start, end or padding."""
@@ -102,7 +140,10 @@ class TextEncoder:
         vectors: Float[Tensor, "batch vectors width"] | None,
         **options: Any,
     ) -> Any:
-        """The module's output; ``vectors[i, k]`` in place of the lookup where ``slots[i] == k``."""
+        """The module's output; ``vectors[i, k]`` in place of the lookup where ``slots[i] == k``.
+
+        One row for each chunk of ``self.length`` tokens, prompt after prompt.
+        """
         if vectors is None:
             return self.module(ids, **options)
         with _replacing(_at_slots(slots, vectors)):
@@ -124,6 +165,13 @@ def check_vectors(tokens: Tokens, vectors: Tensor | None, width: int) -> Tensor 
     if needed > vectors.shape[1]:
         raise ValueError(f"the tokens need {needed} vectors, {vectors.shape[1]} were given")
     return vectors
+
+
+def _around(prompt: str, placeholder: str) -> list[str]:
+    """The texts between the placeholders, which are whole words: "a" is not in "cat"."""
+    left = r"(?<!\w)" if re.match(r"\w", placeholder) else ""
+    right = r"(?!\w)" if re.search(r"\w$", placeholder) else ""
+    return re.split(left + re.escape(placeholder) + right, prompt)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from safezone.models.base import Conditioning, Tokens
 from safezone.models.deltas import Changes, watch
 from safezone.models.frozen import freeze
 from safezone.models.stable import StableDiffusion
-from safezone.models.text import TextEncoder, check_vectors
+from safezone.models.text import TextEncoder
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -28,7 +28,7 @@ class StableDiffusionXL(StableDiffusion):
         freeze(text_encoder_2.to(self.device))
         self.text_encoder_2 = text_encoder_2
         self.tokenizer_2 = tokenizer_2
-        self._text_2 = TextEncoder(text_encoder_2, tokenizer_2)
+        self._text_2 = TextEncoder(text_encoder_2, tokenizer_2, self._text.chunked)
         self._zero_empty = zero_empty
         self.layers = {**self.layers, **watch("text_encoder_2", self._text_2.layers, self._slot)}
         self.embedding_widths = (self._text.width, self._text_2.width)
@@ -43,25 +43,22 @@ class StableDiffusionXL(StableDiffusion):
     ) -> Conditioning:
         """The last hidden states but one of both encoders, side by side; added: the second one's
         pooled embedding and the six time ids. Otherwise as ``StableDiffusion.embed_text``."""
-        ids, slots = tokens.ids.to(self.device), tokens.slots.to(self.device)
-        needed = check_vectors(tokens, vectors, self.embedding_width)
-        parts = (
-            (None, None)
-            if needed is None
-            else needed.to(self.device).split(self.embedding_widths, dim=2)
-        )
-        with self._slot.holding(changes):
+        ids, slots, placed, held = self._in_chunks(tokens, vectors, changes)
+        parts = (None, None) if placed is None else placed.split(self.embedding_widths, dim=2)
+        with self._slot.holding(held):
             first = self._text.run(ids, slots, parts[0], output_hidden_states=True)
             second = self._text_2.run(
                 self._text_2.padded_alike(ids), slots, parts[1], output_hidden_states=True
             )
         hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
-        pooled = second.text_embeds
+        hidden = hidden.reshape(*tokens.ids.shape, -1)
+        chunks = tokens.ids.shape[1] // self.length
+        pooled = second.text_embeds[::chunks]  # of the first chunk, as other programs have it
         if self._zero_empty:
-            empty = (ids[:, 1] == self.tokenizer.eos_token_id)[:, None]
+            empty = (ids[::chunks, 1] == self.tokenizer.eos_token_id)[:, None]
             hidden = hidden.masked_fill(empty[..., None], 0)
             pooled = pooled.masked_fill(empty, 0)
-        time_ids = self._time_ids.expand(len(ids), -1).to(pooled)
+        time_ids = self._time_ids.expand(len(pooled), -1).to(pooled)
         added = {"text_embeds": pooled, "time_ids": time_ids}
         return Conditioning(hidden, added, changes)
 

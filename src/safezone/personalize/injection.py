@@ -67,11 +67,8 @@ class Injection:
         tokens = [
             model.tokenize(start.prompts, start.placeholder, max(1, vectors)) for start in starts
         ]
-        self._tokens = Tokens(
-            torch.cat([each.ids for each in tokens]).to(model.device),
-            torch.cat([each.slots for each in tokens]).to(model.device),
-            vectors,
-        )  # run after run, prompt after prompt
+        joined = Tokens.joined(tokens, model.tokenize([""]))  # run after run, prompt after prompt
+        self._tokens = Tokens(joined.ids.to(model.device), joined.slots.to(model.device), vectors)
         self.initial: Mapping[str, Tensor] = {
             name: torch.stack([start.parameters[name] for start in starts]).to(model.device)
             for name in starts[0].parameters

@@ -142,21 +142,24 @@ class Personalization(Checked, ABC):
         ``start``: as they were before the first step.
         """
 
+    def prompts_of(self, run: PreparedRun, images: int) -> list[str]:
+        """What a run trains on, in full; captions are repeated up to ``images`` of them."""
+        prefixes = PREFIXES if self.crop_rescale else PREFIXES[:1]
+        own = captions_of(run.concept, images) if self.captions else self.prompts
+        texts = [prefix + prompt + run.words for prefix in prefixes for prompt in own]
+        prompts = [text.replace("{}", self.trigger(run.concept)) for text in texts]
+        return [*prompts, class_prompt(run.concept)] if self.prior_weight else prompts
+
     def inject(self, model: Model, runs: Sequence[PreparedRun]) -> Injection:
         """The parameters of all runs at their start, and how a pass uses them.
 
         Raises UserError as ``begin`` does.
         """
-        prefixes = PREFIXES if self.crop_rescale else PREFIXES[:1]
         most = max(len(run.concept.images) for run in runs)
         templates = most if self.captions else len(self.prompts)
         starts = []
         for run in runs:
-            own = captions_of(run.concept, most) if self.captions else self.prompts
-            texts = [prefix + prompt + run.words for prefix in prefixes for prompt in own]
-            prompts = [text.replace("{}", self.trigger(run.concept)) for text in texts]
-            if self.prior_weight:
-                prompts.append(class_prompt(run.concept))
+            prompts = self.prompts_of(run, most)
             placeholder = run.concept.placeholder if self.vectors else None
             starts.append(Start(self.begin(model, run), prompts, placeholder))
         return Injection(model, self, starts, self.vectors, templates)

@@ -74,6 +74,9 @@ def _adapter(
 ) -> Adapter:
     parameters = {name: value.cpu() for name, value in outcome.parameters.items()}
     trigger, deltas = settings.trigger(run.concept), settings.deltas(parameters)
+    prompts = settings.prompts_of(run, len(run.concept.images))
+    placeholder = run.concept.placeholder if settings.vectors else None
+    unseen = model.unseen(prompts, placeholder, max(1, settings.vectors))
     return Adapter(
         vectors=parameters.get(VECTORS, torch.zeros(0, model.embedding_width)),
         placeholder=run.concept.placeholder,
@@ -84,6 +87,7 @@ def _adapter(
             "concept": run.concept.name,
             "concept_content_key": run.concept.content_key(),
             **run.record,
+            **({"unseen": unseen} if unseen else {}),
             "model": model.name,
             "seed": run.seed,
             "step": step,
