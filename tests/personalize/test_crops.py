@@ -11,7 +11,7 @@ from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.models import Model
 from safezone.personalize import CustomDiffusion, TrainingRun, train
-from safezone.personalize.crops import PREFIXES, Crop, crops_of
+from safezone.personalize.crops import CROP_PREFIXES, CropRescale, crops_of
 from safezone.personalize.posteriors import training_data
 from safezone.personalize.samples import Sampler
 
@@ -19,9 +19,9 @@ SIZE, FACTOR = 96, 8
 SHORT = CustomDiffusion(steps=3, learning_rate=1e-3, crop_rescale=True, templates=("a {}",))
 
 
-def crops(count: int = 4000) -> list[Crop]:
+def crops(count: int = 4000) -> list[CropRescale]:
     uniforms = torch.rand(count, 5, dtype=torch.float64, generator=stream("crops"))
-    return [Crop.of(row, SIZE) for row in uniforms]
+    return [CropRescale.of(row, SIZE) for row in uniforms]
 
 
 def test_sides_and_places_are_those_of_the_released_code() -> None:
@@ -37,12 +37,12 @@ def test_sides_and_places_are_those_of_the_released_code() -> None:
         assert 0 <= crop.left <= room
         words = {True: (1, 2), False: (3, 4) if crop.side > SIZE else (0,)}[crop.side < 0.6 * SIZE]
         assert crop.prefix in words
-    assert {crop.prefix for crop in found} == set(range(len(PREFIXES)))
+    assert {crop.prefix for crop in found} == set(range(len(CROP_PREFIXES)))
 
 
 def test_a_small_image_lies_on_grey_and_counts_one_cell_within() -> None:
     image = torch.zeros(3, SIZE, SIZE, dtype=torch.uint8)
-    crop = Crop(side=40, top=16, left=24, prefix=1)
+    crop = CropRescale(side=40, top=16, left=24, prefix=1)
     pasted = crop.image(image)
     assert float(pasted[:, 16:56, 24:64].max()) == 0
     outside = pasted.clone()
@@ -56,7 +56,7 @@ def test_a_small_image_lies_on_grey_and_counts_one_cell_within() -> None:
 
 def test_a_large_image_is_cut_and_counts_everywhere() -> None:
     ramp = torch.arange(SIZE).repeat(3, SIZE, 1).to(torch.uint8) * 2
-    crop = Crop(side=120, top=3, left=20, prefix=3)
+    crop = CropRescale(side=120, top=3, left=20, prefix=3)
     cut = crop.image(ramp) * 255
     middle = (torch.arange(SIZE) + 20 + 0.5) * SIZE / 120 - 0.5
     assert cut.shape == (3, SIZE, SIZE)
@@ -64,8 +64,10 @@ def test_a_large_image_is_cut_and_counts_everywhere() -> None:
     assert bool((crop.valid(SIZE, FACTOR) == 1).all())
 
 
-@pytest.mark.parametrize("crop", [Crop(48, 16, 40, 1), Crop(120, 10, 4, 3), Crop(96, 0, 0, 0)])
-def test_the_concepts_mask_moves_with_the_image(crop: Crop) -> None:
+@pytest.mark.parametrize(
+    "crop", [CropRescale(*numbers) for numbers in ((48, 16, 40, 1), (120, 10, 4, 3), (96, 0, 0, 0))]
+)
+def test_the_concepts_mask_moves_with_the_image(crop: CropRescale) -> None:
     pixels = torch.zeros(3, SIZE, SIZE, dtype=torch.uint8)
     pixels[:, 24:64, 32:80] = 255
     weights = torch.zeros(1, 12, 12)

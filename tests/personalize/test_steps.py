@@ -4,13 +4,14 @@ On the CPU the captured function is called as it is; on a GPU it is recorded and
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from safezone.concepts import Concept
 from safezone.defenses import Defense, LossMask
@@ -26,6 +27,7 @@ from safezone.personalize import (
 )
 from safezone.personalize.engine import Outcome, fit
 from safezone.personalize.steps import CapturedStep
+from tiny import write_tiny_xl_folder
 
 METHODS: dict[str, Personalization] = {
     "one vector": TextualInversion(steps=6, learning_rate=5e-3, log_every=2),
@@ -179,27 +181,44 @@ def test_when_all_have_failed_it_ends_with_the_next_line_of_the_log(
     assert bool(outcome.parameters["vectors"].isfinite().all())
 
 
-def test_nothing_waits_for_the_device_within_the_function(
+class NothingWaits(TorchDispatchMode):
+    """Refuses what reads values on the host, has a shape that depends on values, or copies to the
+    device: none of it can be captured."""
+
+    REFUSED = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "lift_fresh")
+
+    calls = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        self.calls += 1
+        name = func.overloadpacket.__name__
+        assert name not in self.REFUSED, f"{name} inside the captured function"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", ["sd", "sdxl"])
+def test_nothing_in_the_function_waits_for_the_device(
     tiny_model: Model,
     sixteen: Sequence[TrainingRun],
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    kind: str,
 ) -> None:
-    """A number that leaves a tensor (item, bool, int, tolist) would break the capture."""
-
-    def refused(*_: object) -> None:
-        raise AssertionError("a value was read from a tensor inside the captured function")
-
-    inner = CapturedStep.function
+    model = tiny_model if kind == "sd" else load_model(write_tiny_xl_folder(tmp_path / "xl"))
+    inner, modes = CapturedStep.function, []
 
     def watched(self: CapturedStep) -> None:
-        with monkeypatch.context() as patch:
-            for name in ("item", "tolist", "__bool__", "__int__", "__float__", "nonzero", "cpu"):
-                patch.setattr(torch.Tensor, name, refused)
+        with NothingWaits() as mode:
             inner(self)
+        modes.append(mode)
 
     monkeypatch.setattr(CapturedStep, "function", watched)
     for method in METHODS.values():
-        learned(tiny_model, sixteen[:2], replace(method, steps=1), captured=True)
+        learned(model, sixteen[:2], replace(method, steps=1), captured=True)
+    assert len(modes) == len(METHODS)
+    assert min(mode.calls for mode in modes) > 500
 
 
 def test_checkpointing_is_refused(

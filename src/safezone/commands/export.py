@@ -2,7 +2,7 @@
 
 kohya: for AUTOMATIC1111, ComfyUI and kohya's scripts; there an embedding's word is its file's name.
 diffusers: for load_textual_inversion and load_lora_weights. Custom Diffusion becomes a LoRA of the
-given rank, with the error told, or without a rank the whole change (kohya only).
+given rank, and its error is printed; without a rank the whole change is written (kohya only).
 
 Example:
     safezone export runs/my-toy --out for-comfyui

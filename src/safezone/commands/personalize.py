@@ -88,9 +88,9 @@ def run(options: Options) -> Answer:
     method = options.training.personalization()
     require_out_folder(options.out)
     for folder in options.folders:
-        if len(found := image_files(folder)) < FEWEST_IMAGES:
+        if (count := len(image_files(folder))) < FEWEST_IMAGES:
             raise UserError(
-                f"{folder} holds {len(found)} image{'s' * (len(found) != 1)} and {FEWEST_IMAGES} "
+                f"{folder} holds {count} image{'s' * (count != 1)} and {FEWEST_IMAGES} "
                 f"are needed; give {FEWEST_IMAGES} to 15 images of one object"
             )
     model = open_model(options.model, options.machine, options.precision)

@@ -12,7 +12,7 @@ from safezone.arrays import stream
 from safezone.errors import UserError
 from safezone.images import to_float
 
-PREFIXES = ("", "a far away ", "very small ", "zoomed in ", "close up ")
+CROP_PREFIXES = ("", "a far away ", "very small ", "zoomed in ", "close up ")
 """What comes before the prompt: nothing, one of two for a small image, one of two for a part."""
 
 SHRINK = 0.66
@@ -20,11 +20,11 @@ SHRINK = 0.66
 
 
 @dataclass(frozen=True)
-class Crop:
+class CropRescale:
     """One image's side after rescaling, in pixels, and where its corner lies or is cut.
 
     ``side`` at most the image's: pasted with its corner at (top, left). Larger: the part from
-    (top, left) on. ``prefix``: an index of ``PREFIXES``.
+    (top, left) on. ``prefix``: an index of ``CROP_PREFIXES``.
     """
 
     side: int
@@ -33,7 +33,7 @@ class Crop:
     prefix: int
 
     @staticmethod
-    def of(uniforms: Float[Tensor, " 5"], size: int) -> "Crop":
+    def of(uniforms: Float[Tensor, " 5"], size: int) -> "CropRescale":
         """From five uniform numbers in [0, 1): which kind, how large, where (2), which prefix."""
         kind, scale, down, right, words = uniforms.tolist()
         low, high = (size // 3, size + 1) if kind < SHRINK else (int(1.2 * size), int(1.4 * size))
@@ -44,7 +44,7 @@ class Crop:
             prefix = 1 + (words >= 0.5)
         elif side > size:
             prefix = 3 + (words >= 0.5)
-        return Crop(side, int(down * room), int(right * room), int(prefix))
+        return CropRescale(side, int(down * room), int(right * room), int(prefix))
 
     def image(self, image: UInt8[Tensor, "3 s s"]) -> Float[Tensor, "3 s s"]:
         """In [0, 1]; what is not covered is 0 in the encoder's [-1, 1], a middle grey."""
@@ -87,14 +87,16 @@ class Crop:
         return moved * (inside[0][:, None] & inside[1][None, :])
 
 
-def crops_of(names: Sequence[tuple[int, str]], step: int, batch_size: int, size: int) -> list[Crop]:
+def crops_of(
+    names: Sequence[tuple[int, str]], step: int, batch_size: int, size: int
+) -> list[CropRescale]:
     """The crops of one step, run after run, image after image.
 
     From a stream of their own, so that a training with the augmentation draws the same images,
     timesteps and noises as one without.
     """
     return [
-        Crop.of(uniforms, size)
+        CropRescale.of(uniforms, size)
         for seed, concept in names
         for uniforms in torch.rand(
             batch_size, 5, dtype=torch.float64, generator=stream(seed, concept, "crop", step)

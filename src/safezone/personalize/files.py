@@ -14,7 +14,7 @@ from torch import Tensor
 from safezone.errors import UserError
 from safezone.files import write_safetensors
 from safezone.models.base import Model
-from safezone.models.deltas import Full, LowRank
+from safezone.models.deltas import Delta, Full, LowRank
 from safezone.personalize.adapters import Adapter
 from safezone.personalize.embedding_files import checked_vectors, embedding_tensors, read_vectors
 from safezone.personalize.history import HISTORY, History
@@ -68,8 +68,8 @@ def write_tensors(
 ) -> None:
     """One safetensors file, float32, with the adapter's provenance as JSON in its metadata.
 
-    ``metadata``: what other programs look for beside it.
-    Written whole or not at all. Raises UserError unless the path ends in .safetensors.
+    ``metadata``: what other programs look for beside it. Written whole or not at all. Raises
+    UserError unless the path ends in .safetensors.
     """
     if path.suffix != ".safetensors":
         raise UserError(f"{path} must end in .safetensors; other programs go by that.")
@@ -104,56 +104,51 @@ def load_embedding(path: Path) -> Adapter:
 
 
 def load_adapter(path: Path, model: Model | None = None) -> Adapter:
-    """Reads an embedding, a LoRA or a Custom Diffusion file: ours, or in the names of diffusers,
-    AUTOMATIC1111 or kohya's scripts.
+    """Reads an embedding, a LoRA or a Custom Diffusion file: ours or another program's.
 
-    ``model``: what it is for; LoRAs in kohya's names need it. Without our
-    metadata the class word is empty and so is a LoRA's trigger.
+    ``model``: what it is for; LoRAs in other names than diffusers' need it. Without our metadata
+    the class word is empty and so is a LoRA's trigger.
 
     Raises UserError for a file that is no safetensors file (pickled ones are never opened), holds
     anything else, or does not fit the model.
     """
     metadata, tensors = read_tensors(path)
     ours = _own(metadata, path)
-    about = ours.get("provenance", {})
-    class_word = str(ours.get("class_word", ""))
-    told = str(ours.get("placeholder", ""))
-    if not is_lora(tensors):
-        placeholder, vectors, widths = read_vectors(tensors, path)
-        adapter = Adapter(vectors, told or placeholder, class_word, about, widths=widths)
-        if model is not None:
-            check_fits(adapter, model, path)
-        return adapter
-    placeholder = told
-    width = 0 if model is None else model.embedding_width
-    vectors = torch.zeros(0, width)
-    if placeholder in tensors:
-        vectors = checked_vectors(tensors.pop(placeholder), path)
-    layers = None if model is None else model.layers
-    deltas, convolutions = read_deltas(tensors, metadata, layers, path)
+    deltas: Mapping[str, Delta] = {}
+    convolutions: frozenset[str] = frozenset()
+    placeholder = str(ours.get("placeholder", ""))
+    if is_lora(tensors):
+        vectors = torch.zeros(0, 0 if model is None else model.embedding_width)
+        if placeholder in tensors:  # Custom Diffusion
+            vectors = checked_vectors(tensors.pop(placeholder), path)
+        layers = None if model is None else model.layers
+        deltas, convolutions = read_deltas(tensors, metadata, layers, path)
+        if len(vectors):
+            deltas = {
+                name: replace(each, frozen_start=True) if isinstance(each, Full) else each
+                for name, each in deltas.items()
+            }
+        widths = tuple(ours.get("widths", ()))
+        if model is not None and len(model.embedding_widths) > 1:
+            widths = model.embedding_widths
+        if len(vectors) and widths and sum(widths) != vectors.shape[1]:
+            raise UserError(f"{path} has broken safezone metadata; export it again.")
+    else:
+        key, vectors, widths = read_vectors(tensors, path)
+        placeholder = placeholder or key
     adapter = Adapter(
         vectors,
         placeholder,
-        class_word,
-        about,
+        str(ours.get("class_word", "")),
+        ours.get("provenance", {}),
         deltas,
         str(ours.get("trigger", "")),
-        tuple(ours.get("widths", ())) or _widths(model),
+        widths,
         convolutions=convolutions,
     )
-    if len(vectors):
-        starting = {
-            name: replace(each, frozen_start=True) if isinstance(each, Full) else each
-            for name, each in deltas.items()
-        }
-        adapter = replace(adapter, deltas=starting)
     if model is not None:
         check_fits(adapter, model, path)
     return adapter
-
-
-def _widths(model: Model | None) -> tuple[int, ...]:
-    return () if model is None or len(model.embedding_widths) < 2 else model.embedding_widths
 
 
 def read_adapter(folder: Path) -> Adapter:

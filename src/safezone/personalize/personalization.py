@@ -18,7 +18,7 @@ from safezone.fields import Checked, Count, Natural, Rate, Weight
 from safezone.files import digest
 from safezone.models.base import Model
 from safezone.models.deltas import Delta
-from safezone.personalize.crops import PREFIXES
+from safezone.personalize.crops import CROP_PREFIXES
 from safezone.personalize.injection import Injection, Start
 from safezone.personalize.runs import PreparedRun
 
@@ -144,7 +144,7 @@ class Personalization(Checked, ABC):
 
     def prompts_of(self, run: PreparedRun, images: int) -> list[str]:
         """What a run trains on, in full; captions are repeated up to ``images`` of them."""
-        prefixes = PREFIXES if self.crop_rescale else PREFIXES[:1]
+        prefixes = CROP_PREFIXES if self.crop_rescale else CROP_PREFIXES[:1]
         own = captions_of(run.concept, images) if self.captions else self.prompts
         texts = [prefix + prompt + run.words for prefix in prefixes for prompt in own]
         prompts = [text.replace("{}", self.trigger(run.concept)) for text in texts]

@@ -10,7 +10,7 @@ from torch import Tensor
 from safezone.arrays import Latents, Timesteps
 from safezone.defenses.timesteps import TimestepDistribution
 from safezone.models.base import Model, Posterior
-from safezone.personalize.crops import Crop, crops_of
+from safezone.personalize.crops import CropRescale, crops_of
 from safezone.personalize.draws import draw, pick
 from safezone.personalize.injection import Batch, Injection
 from safezone.personalize.personalization import Personalization
@@ -136,7 +136,7 @@ class Sampler:
             result[members] = timesteps.view(len(members), -1)
         return result.flatten()
 
-    def _cropped(self, crops: Sequence[Crop], rows: Tensor, noise: Latents) -> Latents:
+    def _cropped(self, crops: Sequence[CropRescale], rows: Tensor, noise: Latents) -> Latents:
         """The images as cropped or rescaled now, through the encoder."""
         images = [crop.image(self.data.images[row]) for crop, row in zip(crops, rows, strict=True)]
         with torch.no_grad():
@@ -144,7 +144,7 @@ class Sampler:
         return posterior.sample(noise)
 
     def _moved(
-        self, crops: Sequence[Crop], weights: Float[Tensor, "rows 1 h w"]
+        self, crops: Sequence[CropRescale], weights: Float[Tensor, "rows 1 h w"]
     ) -> Float[Tensor, "rows 1 h w"]:
         """The weights where what they belong to lies now."""
         size, factor = self.data.images.shape[-1], self.model.factor
@@ -154,7 +154,7 @@ class Sampler:
         return torch.stack(moved).to(weights.device)
 
     def _valid(
-        self, crops: Sequence[Crop], weights: Float[Tensor, "rows 1 h w"] | None
+        self, crops: Sequence[CropRescale], weights: Float[Tensor, "rows 1 h w"] | None
     ) -> Float[Tensor, "rows 1 h w"]:
         """The crop's mask times the concept's. The loss becomes the sum over channels and cells
         divided by the crop mask's cells, as in the released code of Custom Diffusion."""
