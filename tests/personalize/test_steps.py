@@ -210,7 +210,7 @@ def test_nothing_in_the_function_waits_for_the_device(
     inner, modes = CapturedStep.function, []
 
     def watched(self: CapturedStep) -> None:
-        with NothingWaits() as mode:
+        with NothingWaits() as mode:  # type: ignore[no-untyped-call]
             inner(self)
         modes.append(mode)
 
