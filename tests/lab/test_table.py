@@ -16,15 +16,39 @@ from safezone.files import write_json
 from safezone.images import write_png
 from safezone.lab import trainings
 from safezone.lab.archive import by_stage, catalogue, garbage
-from safezone.lab.cost import Passes
+from safezone.lab.cost import Passes, poison_operations, training_operations
 from safezone.lab.lab import Job, Lab
 from safezone.lab.makers import one_by_one, read_images
 from safezone.lab.run import Run
 from safezone.lab.schedule import estimate, plan, run_grid
+from safezone.lab.settings import Poisoning
 from safezone.lab.stage import STAGES, Stage, job, jobs, own
 from safezone.lab.store import NEEDS, WORK
 from safezone.reading import read_json
-from small_lab import concept, grid
+from small_lab import SETTINGS, concept, grid
+
+
+def test_costs_count_accumulation_priors_and_repetitions(lab: Lab) -> None:
+    passes = Passes(1, 10, 1, per_second=1, poison=11)
+    run = grid(lab).runs[0]
+
+    def of_training(**changes: Any) -> float:
+        training = replace(SETTINGS.training, steps=4, batch_size=2, **changes)
+        other = replace(lab, settings=replace(SETTINGS, training=training))
+        return training_operations(other, run, passes)
+
+    assert of_training() == 2 * 10 * 4 * 2
+    assert of_training(accumulation=5) == 5 * of_training()
+    assert of_training(prior_weight=1.0) == 2 * of_training()
+    whole = replace(lab, settings=replace(SETTINGS, poisoning=Poisoning()))
+    for name, draws in (
+        ("adm+", 1),
+        ("da", whole.poison_settings(replace(run, poison="da")).repetitions),
+    ):
+        row = whole.poison_settings(replace(run, poison=name))
+        expected = 2 * 11 * 3 * row.steps * draws
+        assert poison_operations(whole, replace(run, poison=name), passes) == expected
+
 
 # A sixth stage
 

@@ -101,6 +101,7 @@ def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
     from safezone.commands.opening import open_encoders, set_threads
     from safezone.lab.makers import score_rows
     from safezone.results.artifacts import read_run_images
+    from safezone.scores import Pictures
 
     set_threads(options.machine.threads)
     try:
@@ -115,7 +116,9 @@ def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
         if clean is None:
             note(f"note: {folder} is not scored, since its clean images are not known")
             continue
-        rows += score_rows(encoders, clean, drawn.images, drawn.prompts, drawn.run)
+        words = clean.class_word, drawn.placeholder
+        pictures = Pictures(drawn.images, drawn.prompts, clean.images, *words)
+        rows += score_rows(encoders, pictures, drawn.run)
     return rows
 
 

@@ -227,7 +227,7 @@ def write_images(model: Model, drawing: Drawing, sampling: Sampling, most: int =
         batch_size=size,
         progress=False,
     )
-    texts = [fill(prompt, adapter.placeholder) for prompt in prompts for _ in range(count)]
+    texts = [fill(prompt, adapter.words) for prompt in prompts for _ in range(count)]
     names = [f"{p:02d}-{k}.png" for p in range(len(prompts)) for k in range(count)]
     listed = [{"file": name, "prompt": text} for name, text in zip(names, texts, strict=True)]
     unseen = model.unseen(texts, adapter.placeholder or None, max(1, len(adapter.vectors)))
@@ -236,6 +236,7 @@ def write_images(model: Model, drawing: Drawing, sampling: Sampling, most: int =
         **({"unseen": unseen} if unseen else {}),
         "seed": drawing.seed,
         "placeholder": adapter.placeholder,
+        "words": adapter.words,
         "class_word": adapter.class_word,
         "settings": asdict(sampling),
         "images": listed,
@@ -252,15 +253,15 @@ def read_images(place: Path) -> tuple[Tensor, list[str]]:
     return torch.stack(arrays).permute(0, 3, 1, 2).contiguous(), [i["prompt"] for i in record]
 
 
-def score_rows(
-    encoders: Encoders, clean: Concept, images: Tensor, prompts: Sequence[str], run: Run
-) -> list[Row]:
-    """The rows of one run. ``images``: uint8 [n, 3, h, w], described by ``prompts`` one by one."""
-    pictures = Pictures(images, prompts, clean.images, clean.class_word, clean.placeholder)
-    return _rows(encoders, pictures, run)
+def learned_word(record: Mapping[str, Any]) -> str:
+    """What stands for the object in the prompts of an ``images.json``: the placeholder, or a
+    LoRA's words, which have none."""
+    placeholder, words = str(record["placeholder"]), str(record.get("words", ""))
+    return words if placeholder not in words and words else placeholder
 
 
-def _rows(encoders: Encoders, pictures: Pictures, run: Run) -> list[Row]:
+def score_rows(encoders: Encoders, pictures: Pictures, run: Run) -> list[Row]:
+    """The rows of one run."""
     cell = (run.concept, run.poison, run.defense, run.method, run.model, run.seed)
     return [Row(*cell, *score) for score in score_images(pictures, encoders.by_slot)]
 
@@ -272,10 +273,9 @@ def score(lab: Lab, job: Job) -> None:
     if "token" in lab.encoders:
         vectors = read_adapter(job.of["personalize"].place).vectors
         learned = {"vectors": vectors, "word_vectors": lab.model.word_vectors(clean.class_word)}
-    pictures = Pictures(
-        images, prompts, clean.images, clean.class_word, clean.placeholder, **learned
-    )
-    rows, kept = _rows(lab.encoders, pictures, job.run), lab.encoders.kept(pictures)
+    word = learned_word(read_json(job.of["generate"].place / IMAGES_RECORD))
+    pictures = Pictures(images, prompts, clean.images, clean.class_word, word, **learned)
+    rows, kept = score_rows(lab.encoders, pictures, job.run), lab.encoders.kept(pictures)
     with job.of["score"].written({}) as folder:
         write_rows(folder / ROWS, rows)
         for name, tensors in kept.items():

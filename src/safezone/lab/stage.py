@@ -147,7 +147,7 @@ STAGES: Final[tuple[Stage, ...]] = (
     ),
     Stage(
         "generate",
-        version=2,
+        version=3,
         record=IMAGES_RECORD,
         inputs=("personalize",),
         settings=_generate,

@@ -17,6 +17,7 @@ from torch import Tensor
 from safezone.concepts import Concept, load_concept
 from safezone.errors import UserError
 from safezone.images import read_image
+from safezone.lab.makers import learned_word
 from safezone.lab.run import Run
 from safezone.lab.store import IMAGES_RECORD, MANIFEST, RUN_RECORD
 from safezone.lab.variants import column_of
@@ -43,7 +44,8 @@ _TRAINING_FACTS: Final = ("steps", "batch_size", "learning_rate", "schedule", "v
 class RunImages:
     """The images of one run, uint8 [n, 3, h, w], with the prompt of each and where they lie.
 
-    ``clean`` and ``training``: the folders of the clean and of the trained-on images, if known.
+    ``placeholder``: what stands for the object in the prompts. ``clean`` and ``training``: the
+    folders of the clean and of the trained-on images, if known.
     """
 
     run: Run
@@ -56,13 +58,11 @@ class RunImages:
     training: Path | None
 
     def clean_concept(self) -> Concept | None:
-        """The clean images at the generated images' size, with the run's words."""
+        """The clean images at the generated images' size, with the run's class word."""
         if self.clean is None or not self.clean.is_dir():
             return None
         size = self.images.shape[-1]
-        return load_concept(
-            self.clean, size, class_word=self.class_word or None, placeholder=self.placeholder
-        )
+        return load_concept(self.clean, size, class_word=self.class_word or None)
 
 
 def read_run_images(place: Path, most: int | None = None) -> RunImages:
@@ -75,7 +75,7 @@ def read_run_images(place: Path, most: int | None = None) -> RunImages:
         cell = [record[k] for k in ("concept", "poison", "defense", "method", "model", "seed")]
         files = [place / image["file"] for image in record["images"][:most]]
         prompts = [str(image["prompt"]) for image in record["images"][:most]]
-        words = str(record["class_word"]), str(record["placeholder"])
+        words = str(record["class_word"]), learned_word(record)
     except (KeyError, TypeError) as error:
         record_path = place / IMAGES_RECORD
         raise UserError(f"{record_path} lacks {error}; generate the images again") from error
