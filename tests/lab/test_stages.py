@@ -1,7 +1,7 @@
 """Keys, grids, settings and stages: what is done stays done, what fails does not stop the rest."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from safezone.concepts import load_concept, save_concept
 from safezone.concepts.datasets import export_concepts
 from safezone.defenses import defense
 from safezone.errors import UserError
-from safezone.lab import trainings
+from safezone.lab import makers, trainings
 from safezone.lab.config import read_settings, settings_yaml
 from safezone.lab.lab import Lab
 from safezone.lab.run import Grid, Run, content_key
@@ -23,6 +23,7 @@ from safezone.lab.settings import (
     DEMO,
     PRESETS,
     Poisoning,
+    Sampling,
     Settings,
     fraction,
 )
@@ -32,7 +33,7 @@ from safezone.lab.training import Training
 from safezone.lab.trainings import TrainingJob, train_all
 from safezone.models import Model
 from safezone.models.pixel import MINI_PIXEL, load_pixel_model
-from safezone.personalize import Adapter, TrainingRun, save_adapter, train
+from safezone.personalize import METHODS, Adapter, TrainingRun, save_adapter, train
 from safezone.personalize.files import EMBEDDING
 from safezone.results.notes import MINI_LIMITS
 from safezone.scores import CLEAN
@@ -297,6 +298,24 @@ def test_progress_tells_what_is_left(tmp_path: Path, tiny_model: Model) -> None:
     )
     assert notes[0].startswith("2 of 3 runs trained, about")
     assert notes[-1] == "3 of 3 runs trained"
+
+
+@pytest.mark.parametrize(
+    ("method", "words"), [("ti", "<one>"), ("lora", "* toy"), ("custom-diffusion", "<one> toy")]
+)
+def test_images_are_recorded_with_the_words_that_drew_them(
+    method: str, words: str, tmp_path: Path, tiny_model: Model
+) -> None:
+    """And are compared with the class noun in their place, whatever the method."""
+    artifact = named("generate").artifact(tmp_path, "images", method)
+    vectors = torch.zeros(0 if method == "lora" else 1, tiny_model.embedding_width)
+    trigger = METHODS[method]().trigger(concept("One"))
+    adapter = Adapter(vectors, "<one>", "toy", trigger=trigger)
+    drawing = makers.Drawing(artifact, adapter, "n", 0, asdict(RUN))
+    makers.write_images(tiny_model, drawing, Sampling(("a red {}",), steps=1))
+    images = read_run_images(artifact.place)
+    assert images.prompts == [f"a red {words}"]
+    assert with_class_word(images.prompts[0], images.placeholder, "toy") == "a red toy"
 
 
 def test_what_was_made_otherwise_is_refused(tmp_path: Path) -> None:
