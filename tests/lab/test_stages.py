@@ -35,8 +35,10 @@ from safezone.models import Model
 from safezone.models.pixel import MINI_PIXEL, load_pixel_model
 from safezone.personalize import METHODS, Adapter, TrainingRun, save_adapter, train
 from safezone.personalize.files import EMBEDDING
+from safezone.results.artifacts import read_run_images
 from safezone.results.notes import MINI_LIMITS
 from safezone.scores import CLEAN
+from safezone.scores.text_image import with_class_word
 from small_lab import SETTINGS, concept, grid
 from tiny import write_tiny_pixel_folder
 
