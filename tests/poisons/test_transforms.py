@@ -16,7 +16,7 @@ from safezone.poisons.transforms import (
     Crop,
     DifferentiableJpeg,
     Flip,
-    Rescale,
+    Shrink,
 )
 
 NAMES = [*TRANSFORMS, "jpeg25", "jpeg+resize+crop+flip+blur"]
@@ -88,7 +88,7 @@ def test_transforms_compose_from_left_to_right_and_are_values() -> None:
 
 
 def test_a_whole_crop_and_a_full_rescale_change_nothing(images: Tensor, masks: Tensor) -> None:
-    for operation in (Crop(low=1.0), Rescale(1.0, 1.0), Blur(0.05, 0.05)):
+    for operation in (Crop(low=1.0), Shrink(1.0, 1.0), Blur(0.05, 0.05)):
         found, moved = operation(images, masks, streams(3))
         torch.testing.assert_close(found, images, atol=1e-5, rtol=0)
         assert moved is not None
@@ -97,11 +97,11 @@ def test_a_whole_crop_and_a_full_rescale_change_nothing(images: Tensor, masks: T
 
 @pytest.mark.parametrize("text", ["", "jpg", "jpeg0", "jpeg101", "flip+", "jpegx"])
 def test_an_unknown_transform_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match=r"no transform|range within"):
+    with pytest.raises(UserError, match=r"no transform|quality of the transform"):
         transform(text)
 
 
 def test_ranges_that_make_no_sense_are_refused() -> None:
-    for wrong in (lambda: Rescale(0.9, 0.5), lambda: Crop(0.0), lambda: Blur(0.1, 80)):
-        with pytest.raises(UserError, match="give a range within"):
+    for wrong in (lambda: Shrink(0.9, 0.5), lambda: Crop(0.0), lambda: Blur(0.1, 80)):
+        with pytest.raises(UserError, match=r"(low|high) is .*; give"):
             wrong()

@@ -3,14 +3,16 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from jaxtyping import UInt8
+from pydantic import Field
 from torch import Tensor
 
 from safezone.arrays import Images, PerExample, rand, randn
 from safezone.errors import UserError
+from safezone.fields import Checked, Positive
 
 Objective: TypeAlias = Callable[[Images, Sequence[torch.Generator]], PerExample]
 """Images and one generator per image to one value per image, differentiable in the images."""
@@ -29,7 +31,7 @@ def _lengths(values: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Checked):
     """The set of allowed perturbations: ||delta||_norm <= kappa, per image, pixels in [0, 1].
 
     ``kappa`` = 16/255 here is 32/255 for pixels in [-1, 1], where most released code counts.
@@ -38,16 +40,11 @@ class Budget:
     evidently counted in 0..255.
     """
 
-    kappa: float = 16 / 255
-    norm: Literal["linf", "l2"] = "linf"
+    kappa: Positive = 16 / 255
+    norm: Annotated[Literal["linf", "l2"], Field()] = "linf"
 
     def __post_init__(self) -> None:
-        if self.norm not in ("linf", "l2"):
-            raise UserError(f"The budget's norm is {self.norm!r}; choose 'linf' or 'l2'.")
-        if not (math.isfinite(self.kappa) and self.kappa > 0):
-            raise UserError(
-                f"The budget kappa is {self.kappa}; give a positive number like 16/255."
-            )
+        super().__post_init__()
         if self.norm == "linf" and self.kappa > 1:
             raise UserError(
                 f"The budget kappa is {self.kappa}, but pixels are in [0, 1]; "

@@ -4,11 +4,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from safezone.defenses.loss_masks import LossMask
 from safezone.defenses.timesteps import TimestepDistribution, Uniform
 from safezone.errors import UserError
+from safezone.fields import Count, FieldError, Positive, require_fields
 from safezone.poisons.guide import ModelObjective, NetworkObjective
 from safezone.poisons.pgd import Budget
 from safezone.poisons.shaping import NaturalSpectrum
@@ -41,15 +44,15 @@ class Poison:
 
     name: str
     objective: ModelObjective | NetworkObjective
-    direction: Literal[1, -1]
+    direction: Annotated[Literal[1, -1], Field()]
     budget: Budget = field(default_factory=Budget)
-    eta: float = 1 / 255
-    steps: int = 100
-    decay: Literal["constant", "linear"] = "constant"
-    start: Literal["uniform", "zero"] = "uniform"
+    eta: Positive = 1 / 255
+    steps: Count = 100
+    decay: Annotated[Literal["constant", "linear"], Field()] = "constant"
+    start: Annotated[Literal["uniform", "zero"], Field()] = "uniform"
     prompt: str = "a photo"
     target: Target = "pattern"
-    repetitions: int = 1
+    repetitions: Count = 1
     transform: Transform | None = None
     timesteps: TimestepDistribution | GreedyTimesteps = field(default_factory=Uniform)
     mask: LossMask | None = None
@@ -57,26 +60,17 @@ class Poison:
     shaping: NaturalSpectrum | None = None
 
     def __post_init__(self) -> None:
-        def refuse(what: str) -> UserError:
-            return UserError(f"Poison {self.name!r}: {what}.")
-
-        if self.direction not in (1, -1):
-            raise refuse(f"direction is {self.direction}; choose 1 (ascend) or -1 (descend)")
-        if not (math.isfinite(self.eta) and self.eta > 0):
-            raise refuse(f"the step eta is {self.eta}; give a positive number like 1/255")
-        for name in ("steps", "repetitions"):
-            if getattr(self, name) < 1:
-                raise refuse(f"{name} is {getattr(self, name)}; give at least 1")
-        if self.start not in ("uniform", "zero"):
-            raise refuse(f"start is {self.start!r}; choose 'uniform' or 'zero'")
-        if self.decay not in ("constant", "linear"):
-            raise refuse(f"decay is {self.decay!r}; choose 'constant' or 'linear'")
-        if not (isinstance(self.target, Path) or self.target in NAMED_TARGETS):
-            raise refuse(f"target is {self.target!r}; give {', '.join(NAMED_TARGETS)} or a path")
+        try:
+            require_fields(self)
+            if not (isinstance(self.target, Path) or self.target in NAMED_TARGETS):
+                give = f"give {', '.join(NAMED_TARGETS)} or a path"
+                raise FieldError("target", f"is {self.target!r}; {give}")
+        except FieldError as error:
+            raise UserError(f"Poison {self.name!r}: {error}.") from error
         if ("{}" in self.prompt) != (self.surrogate is not None):
-            raise refuse(
-                f"the prompt is {self.prompt!r}; {{}} in it stands for what a surrogate has "
-                "learned and belongs to poisons with one, and only to those"
+            raise UserError(
+                f"Poison {self.name!r}: the prompt is {self.prompt!r}; {{}} in it stands for what "
+                "a surrogate has learned and belongs to poisons with one, and only to those."
             )
 
     @property

@@ -2,21 +2,22 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from safezone.arrays import Images, Latents, PerExample
-from safezone.errors import UserError
+from safezone.fields import Checked, Count, Share
 from safezone.models.base import Model
 from safezone.models.denoise import denoise
 from safezone.poisons.guide import Guide, draw_noise
 
 
 @dataclass(frozen=True)
-class SampledDistance:
+class SampledDistance(Checked):
     """||f(x) - reference||: f is the image after a short denoising run that starts from x
     (PhotoGuard's diffusion attack, Salman et al. 2023, their Eq. 6, for models without inpainting).
 
@@ -26,29 +27,19 @@ class SampledDistance:
     (to be ascended: the paper's untargeted DA), or "target" (to be descended: the released code,
     grey). ``norm``: "l2" or "l1", summed over pixels, inside the guide's mask only.
     ``checkpointing``: keep only each call's inputs and compute its activations again on the way
-    back; docs/poisons.md has the memory that Stable Diffusion 1.5 then needs. Raises UserError for
+    back; docs/poisons.md has the memory that Stable Diffusion 1.5 then needs. Raises FieldError for
     values out of range.
 
     Released: l2 norm to a grey target on an inpainting model, 4 steps from pure noise. Without an
     inpainting input nothing of x would be left there, hence ``strength``.
     """
 
-    reference: Literal["clean", "target"] = "clean"
-    norm: Literal["l1", "l2"] = "l2"
-    inference_steps: int = 4
-    strength: float = 0.5
-    eta: float = 1.0
+    reference: Annotated[Literal["clean", "target"], Field()] = "clean"
+    norm: Annotated[Literal["l1", "l2"], Field()] = "l2"
+    inference_steps: Count = 4
+    strength: Share = 0.5
+    eta: Annotated[float, Field(ge=0, le=1)] = 1.0
     checkpointing: bool = True
-
-    def __post_init__(self) -> None:
-        if self.reference not in ("clean", "target") or self.norm not in ("l1", "l2"):
-            raise UserError("The sampling poison takes reference clean or target, norm l1 or l2.")
-        if self.inference_steps < 1:
-            raise UserError(f"inference_steps is {self.inference_steps}; give at least 1.")
-        if not (0 < self.strength <= 1 and 0 <= self.eta <= 1):
-            raise UserError(
-                f"strength is {self.strength} and eta {self.eta}; give above 0 to 1, and 0 to 1."
-            )
 
     def __call__(
         self, model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide

@@ -8,7 +8,7 @@ import torch
 from safezone.arrays import Images, stream_seed
 from safezone.concepts import Concept
 from safezone.defenses import defense
-from safezone.errors import UserError
+from safezone.fields import Checked, Count, Rate
 from safezone.images import to_uint8
 from safezone.models.base import Conditioning, Model
 from safezone.personalize import TextualInversion, TrainingRun, train
@@ -17,7 +17,7 @@ _PLACEHOLDER = "<surrogate>"
 
 
 @dataclass(frozen=True)
-class Surrogate:
+class Surrogate(Checked):
     """Trains on the images as poisoned so far, in turns with steps of the poison (ASPL, Van Le et
     al. 2023).
 
@@ -28,17 +28,13 @@ class Surrogate:
     The surrogate is textual inversion by the project's own engine; Anti-DreamBooth fine-tunes the
     U-Net and carries it on from round to round. Each image has a surrogate of its own, started
     afresh each round, so that an image's poison does not depend on its neighbours; the released
-    code trains one on all images of a person. Raises UserError for values out of range.
+    code trains one on all images of a person. Raises FieldError for values out of range.
     """
 
-    rounds: int = 5
-    steps: int = 50
-    learning_rate: float = 5e-3
+    rounds: Count = 5
+    steps: Count = 50
+    learning_rate: Rate = 5e-3
     word: str = "object"
-
-    def __post_init__(self) -> None:
-        if self.rounds < 1 or self.steps < 1:
-            raise UserError("The surrogate needs at least 1 round and 1 step.")
 
     def learn(
         self, model: Model, images: Images, names: Sequence[str], prompt: str, seed: int, done: int

@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from safezone.arrays import Images, rand
-from safezone.errors import UserError
+from safezone.fields import Checked, Share
 from safezone.models.base import Model
 from safezone.poisons.guide import Guide, ModelObjective
 
 
 @dataclass(frozen=True)
-class GreedyTimesteps:
+class GreedyTimesteps(Checked):
     """Leaves the timesteps whose gradients are largest, for each image by itself (SimAC, Wang et
     al. 2024).
 
@@ -23,19 +25,12 @@ class GreedyTimesteps:
     smallest l1 norm goes, with all timesteps within ``window`` of it; until at most ``keep`` are
     left. ``window`` and ``keep`` are shares of all timesteps. With the defaults that is about 25
     rounds of 5 gradients. SimAC's other half, which attacks features of the U-Net's layers, is not
-    here. Raises UserError for shares out of range.
+    here. Raises FieldError for shares out of range.
     """
 
-    candidates: int = 5
-    window: float = 0.02
-    keep: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.candidates < 2 or not 0 <= self.window < 0.5 or not 0 < self.keep <= 1:
-            raise UserError(
-                "The timestep search takes at least 2 candidates, a window from 0 to below 0.5 and "
-                "keeps above 0 to 1."
-            )
+    candidates: Annotated[int, Field(ge=2)] = 5
+    window: Annotated[float, Field(ge=0, lt=0.5)] = 0.02
+    keep: Share = 0.1
 
     def search(
         self,

@@ -5,31 +5,41 @@ that move pixels move the mask with them.
 """
 
 import re
-from abc import ABC, abstractmethod
+from abc import ABC
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
 import torch
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
 from safezone.arrays import Images, rand
 from safezone.errors import UserError
+from safezone.fields import Checked, FieldError
 
+PartOfSide: TypeAlias = Annotated[float, Field(ge=0.05, le=1)]
 Masked: TypeAlias = tuple[Images, Float[Tensor, "batch 1 height width"] | None]
 
 
-class Transform(ABC):
-    """Images, their masks and generators to images and masks of the same shape."""
+class Transform(Checked, ABC):
+    """Images, their masks and generators to images and masks of the same shape.
 
-    @abstractmethod
+    A frozen dataclass; raises FieldError for settings out of range.
+    """
+
     def __call__(
         self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
     ) -> Masked:
         """``images``: float [batch, 3, h, w] in [0, 1]; ``masks``: [batch, 1, h, w] or None."""
+        return self.pixels(images, generators), masks
+
+    def pixels(self, images: Images, generators: Sequence[torch.Generator]) -> Images:
+        """What becomes of the images where nothing in them moves."""
+        raise NotImplementedError
 
     def __add__(self, other: "Transform") -> "Transform":
         return Chain((*_parts(self), *_parts(other)))
@@ -53,17 +63,21 @@ def _parts(transform: Transform) -> tuple[Transform, ...]:
     return transform.parts if isinstance(transform, Chain) else (transform,)
 
 
-def _between(generators: Sequence[torch.Generator], low: float, high: float) -> Tensor:
-    """Uniform in [low, high), one value from each generator."""
-    return low + (high - low) * rand(generators)
+@dataclass(frozen=True)
+class _Drawn(Transform):
+    """A transform with a number drawn uniformly in [``low``, ``high``) for each image and draw."""
 
+    low: float
+    high: float
 
-def _require_range(name: str, low: float, high: float, least: float, most: float) -> None:
-    if not least <= low <= high <= most:
-        raise UserError(
-            f"The transform {name} draws from {low} to {high}; "
-            f"give a range within {least} to {most}."
-        )
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low > self.high:
+            raise UserError(f"low is {self.low}; give at most {self.high}, which is high")
+
+    def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
+        """One value from each generator, [batch]."""
+        return self.low + (self.high - self.low) * rand(generators)
 
 
 def _resized(image: Tensor, height: int, width: int) -> Tensor:
@@ -74,77 +88,62 @@ def _resized(image: Tensor, height: int, width: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DifferentiableJpeg(Transform):
+class DifferentiableJpeg(_Drawn):
     """JPEG with 4:2:0 chroma, its rounding replaced by a smooth one (kornia; Shin & Song 2017).
 
-    The quality is drawn uniformly from ``low`` to ``high``, 1 to 100, for each image and draw. The
-    smooth rounding still jumps half-way between two levels, so float differences, such as those of
-    another batch size, can grow from step to step into another poison of the same strength.
+    The quality is from ``low`` to ``high``. The smooth rounding still jumps half-way between two
+    levels, so float differences, such as those of another batch size, can grow from step to step
+    into another poison of the same strength.
     """
 
-    low: float = 20.0
-    high: float = 30.0
+    low: Annotated[float, Field(ge=1, le=100)] = 20.0
+    high: Annotated[float, Field(ge=1, le=100)] = 30.0
 
-    def __post_init__(self) -> None:
-        _require_range("jpeg", self.low, self.high, 1, 100)
-
-    def __call__(
-        self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
-    ) -> Masked:
+    def pixels(self, images: Images, generators: Sequence[torch.Generator]) -> Images:
         from kornia.enhance import jpeg_codec_differentiable  # takes a second to import
 
-        quality = _between(generators, self.low, self.high).to(images)
-        return jpeg_codec_differentiable(images, quality), masks
+        compressed: Tensor = jpeg_codec_differentiable(images, self.draw(generators).to(images))
+        return compressed
 
 
 @dataclass(frozen=True)
-class Rescale(Transform):
-    """Shrunk to a share of the side, drawn from ``low`` to ``high``, and enlarged back."""
+class Shrink(_Drawn):
+    """Shrunk to a share of the side, from ``low`` to ``high``, and enlarged back."""
 
-    low: float = 0.5
-    high: float = 1.0
+    low: PartOfSide = 0.5
+    high: PartOfSide = 1.0
 
-    def __post_init__(self) -> None:
-        _require_range("resize", self.low, self.high, 0.05, 1)
-
-    def __call__(
-        self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
-    ) -> Masked:
+    def pixels(self, images: Images, generators: Sequence[torch.Generator]) -> Images:
         height, width = images.shape[-2:]
-        shares = _between(generators, self.low, self.high).tolist()
         small = [
             _resized(image[None], max(1, round(share * height)), max(1, round(share * width)))
-            for image, share in zip(images, shares, strict=True)
+            for image, share in zip(images, self.draw(generators).tolist(), strict=True)
         ]
-        return torch.cat([_resized(image, height, width) for image in small]), masks
+        return torch.cat([_resized(image, height, width) for image in small])
 
 
 @dataclass(frozen=True)
 class Crop(Transform):
     """A window of a share of the side, drawn from ``low`` to 1, anywhere, enlarged back."""
 
-    low: float = 0.8
-
-    def __post_init__(self) -> None:
-        _require_range("crop", self.low, 1.0, 0.05, 1)
+    low: PartOfSide = 0.8
 
     def __call__(
         self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
     ) -> Masked:
         height, width = images.shape[-2:]
-        draws = rand(generators, (3,)).tolist()
-        found: list[Tensor] = []
-        found_masks: list[Tensor] = []
-        for i, (size, down, right) in enumerate(draws):
+        cut: list[Tensor] = []
+        cut_masks: list[Tensor] = []
+        for i, (size, down, right) in enumerate(rand(generators, (3,)).tolist()):
             share = self.low + (1 - self.low) * size
             h, w = max(1, round(share * height)), max(1, round(share * width))
             top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
             window = (slice(i, i + 1), slice(None), slice(top, top + h), slice(left, left + w))
-            found.append(_resized(images[window], height, width))
+            cut.append(_resized(images[window], height, width))
             if masks is not None:
-                cut = functional.interpolate(masks[window], (height, width), mode="nearest")
-                found_masks.append(cut)
-        return torch.cat(found), None if masks is None else torch.cat(found_masks)
+                mask = functional.interpolate(masks[window], (height, width), mode="nearest")
+                cut_masks.append(mask)
+        return torch.cat(cut), None if masks is None else torch.cat(cut_masks)
 
 
 @dataclass(frozen=True)
@@ -160,20 +159,15 @@ class Flip(Transform):
 
 
 @dataclass(frozen=True)
-class Blur(Transform):
-    """Gaussian blur with a standard deviation drawn from ``low`` to ``high`` pixels."""
+class Blur(_Drawn):
+    """Gaussian blur with a standard deviation from ``low`` to ``high`` pixels."""
 
-    low: float = 0.1
-    high: float = 1.5
+    low: Annotated[float, Field(ge=0.05, le=8)] = 0.1
+    high: Annotated[float, Field(ge=0.05, le=8)] = 1.5
 
-    def __post_init__(self) -> None:
-        _require_range("blur", self.low, self.high, 0.05, 8)
-
-    def __call__(
-        self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
-    ) -> Masked:
+    def pixels(self, images: Images, generators: Sequence[torch.Generator]) -> Images:
         batch, channels, height, width = images.shape
-        sigma = _between(generators, self.low, self.high)
+        sigma = self.draw(generators)
         reach = min(round(3 * self.high + 0.5), min(height, width) - 1)
         offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
         window = torch.exp(-offsets.square() / (2 * sigma[:, None].square()))  # [batch, taps]
@@ -183,13 +177,13 @@ class Blur(Transform):
         flat = functional.pad(flat, (reach,) * 4, mode="reflect")
         flat = functional.conv2d(flat, taps[:, None, :, None], groups=batch * channels)
         flat = functional.conv2d(flat, taps[:, None, None, :], groups=batch * channels)
-        return flat.view(batch, channels, height, width), masks
+        return flat.view(batch, channels, height, width)
 
 
 TRANSFORMS: Mapping[str, Transform] = MappingProxyType(
     {
         "jpeg": DifferentiableJpeg(),
-        "resize": Rescale(),
+        "resize": Shrink(),
         "crop": Crop(),
         "flip": Flip(),
         "blur": Blur(),
@@ -210,7 +204,10 @@ def _transform(name: str) -> Transform:
     if name in TRANSFORMS:
         return TRANSFORMS[name]
     if quality := re.fullmatch(r"jpeg(\d+)", name):
-        return DifferentiableJpeg(float(quality[1]), float(quality[1]))
+        try:
+            return DifferentiableJpeg(float(quality[1]), float(quality[1]))
+        except FieldError as error:
+            raise UserError(f"The quality of the transform {name} {error.reason}.") from error
     raise UserError(
         f"There is no transform {name!r}; choose from {', '.join(TRANSFORMS)} or jpeg<quality>, "
         "joined by +."
