@@ -6,7 +6,7 @@ Multiplications and additions of U-Nets and autoencoders are counted on torch's 
 weights; what a card sustains is an assumption, stated below.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,11 +14,11 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch.utils.flop_counter import FlopCounterMode
 
 from safezone.lab.run import Run, Scope
-from safezone.lab.settings import Settings
-from safezone.lab.settings import preset as preset_of
 from safezone.lab.variants import training_of
-from safezone.paper.named import PAPER
-from safezone.results.published import published
+from safezone.models.known import KNOWN
+from safezone.paper.named import PAPER, finding, headline
+from safezone.paper.row import PaperRow
+from safezone.paper.settings import settings_for
 from safezone.scores import CLEAN
 
 SUSTAINED = {"24 GB": 30e12, "80 GB": 60e12}
@@ -29,14 +29,10 @@ SHARED = 0.94
 CONCEPTS = {"NovelConcepts10": 10, "CustomConcept101": 101}
 IMAGES = 5
 """Of one concept."""
-POISON_STEPS = 100
 BACKWARD = 2.0
 """Forward and backward of a frozen network, in forwards."""
 WEIGHTS = 0.5
 """More for the gradients of some layers' weights."""
-KINDS = {"sd15": "sd15", "sd15-rf": "sd15-rf", "sd21": "sd21", "sd21-v": "sd21", "sdxl": "sdxl"}
-"""Whose preset trains it."""
-SIDES = {"sd15": 512, "sd15-rf": 512, "sd21": 512, "sd21-v": 512, "sdxl": 1024}
 PURIFY = {"regen": 60, "pdmpure": 100}
 """Passes of a network for one image; PDMPure's own network counts as one of this size."""
 
@@ -70,7 +66,7 @@ def _unet(model: str) -> Any:
 
 def passes(model: str) -> tuple[float, float, float]:
     """Operations of one sample through encoder, U-Net and decoder."""
-    side = SIDES[model]
+    side = KNOWN[model].image_size
     unet = _unet(model)
     with torch.device("meta"):
         vae = AutoencoderKL(
@@ -88,30 +84,26 @@ def passes(model: str) -> tuple[float, float, float]:
     )
 
 
-def operations(
-    runs: set[Run], model: str, counted: Mapping[str, tuple[float, float, float]], preset: Settings
-) -> float:
-    """All of these runs of one concept and seed, poisons and purified images once.
-
-    Poisons are made and images purified on SD 1.5, by whatever model they are met.
-    """
-    _, predict, decode = counted[model]
-    encode, denoise, _ = counted["sd15"]
-    poisons = {run.poison for run in runs} - {CLEAN}
-    total = len(poisons) * POISON_STEPS * IMAGES * BACKWARD * (encode + denoise)
+def operations(row: PaperRow, runs: set[Run], counted: tuple[float, float, float]) -> float:
+    """All of these runs of one concept and seed, poisons and purified images once."""
+    encode, predict, decode = counted
+    settings = settings_for(row, row.model)
+    total = 0.0
+    for poison in {run.poison for run in runs} - {CLEAN}:
+        made = settings.poisoning.poison(poison)
+        total += made.steps * made.repetitions * IMAGES * BACKWARD * (encode + predict)
     for poison in {run.poison for run in runs}:
-        parts = {part for r in runs if r.poison == poison for part in [r.defense]}
+        defenses = {run.defense for run in runs if run.poison == poison}
         for name, count in PURIFY.items():
-            total += IMAGES * count * denoise * sum(name in part.split("+") for part in parts)
-    sampling = preset.sampling
-    images = len(sampling.texts()) * sampling.images_per_prompt
+            total += IMAGES * count * predict * sum(name in each.split("+") for each in defenses)
+    sampling = settings.sampling
     for run in runs:
-        training = training_of(preset.training, run.method, KINDS[model])
+        training = training_of(settings.training, run.method, settings.model)
         step = BACKWARD + WEIGHTS * (training.method != "ti")
-        prior = 2 if training.method == "custom-diffusion" else 1  # as many images of the class
-        total += (
-            prior * step * predict * training.steps * training.batch_size * training.accumulation
-        )
+        prior = 2 if training.prior_weight else 1  # as many images of the class
+        passes = training.steps * training.batch_size * training.accumulation
+        total += prior * step * predict * passes
+        images = len(sampling.texts()) * sampling.images_per_prompt
         total += images * (2 * sampling.steps * predict + decode)
     return total
 
@@ -123,30 +115,32 @@ def _hours(count: float, card: str) -> str:
 
 def main() -> None:
     """Prints one line a table, and the sums."""
-    counted = {model: passes(model) for model in SIDES}
-    seen: set[tuple[str, Run]] = set()
-    print("| Table | Runs | 24 GB, h | 80 GB, h | 8 x 80 GB, h | Disk, GB |")
-    print("|---|---|---|---|---|---|")
+    counted = {model: passes(model) for model in {row.model for row in PAPER.values()}}
+    seen: dict[tuple[str, str, Run], str] = {}
+    print("| table | what | the paper | new runs | 24 GB, h | 80 GB, h | 8 x 80 GB, h | disk, GB |")
+    print("|---|---|---|---|---|---|---|---|")
     totals = dict.fromkeys(CONCEPTS, 0.0)
-    for name, entry in PAPER.items():
-        if name.startswith("figure"):  # the runs of tables 1 and 17
+    for name, row in PAPER.items():
+        if row.figure is not None:  # the runs of tables 1 and 17
             continue
-        grid = entry.build(Scope(entry.model, ("any",), (0,)))
-        dataset = published(grid.table or 0).dataset
-        fresh = {run for run in grid if (dataset, run) not in seen}
-        seen |= {(dataset, run) for run in fresh}
-        count = CONCEPTS[dataset]
+        grid = row.build(Scope(row.model, ("any",), (0,)))
+        keys = {(row.dataset, row.model, run) for run in grid}
+        fresh = {run for dataset, model, run in keys if (dataset, model, run) not in seen}
+        words = f"| `{name}` | {headline(row).rstrip('.')} | {finding(row)} |"
         if not fresh:
-            print(f"| {name} | none left | 0 | 0 | 0 | 0 |")
+            latest = max((seen[key] for key in keys), key=list(PAPER).index)
+            print(f"{words} with {latest} |  |  |  |  |")
             continue
-        settings = entry.settings(preset_of(KINDS[entry.model]))
-        total = count * operations(fresh, entry.model, counted, settings)
-        totals[dataset] += total
-        images = len(settings.sampling.texts()) * settings.sampling.images_per_prompt
-        size = len(fresh) * count * images * 1.5 * SIDES[entry.model] ** 2 / 1e9
+        seen |= dict.fromkeys(keys - seen.keys(), name)
+        count = CONCEPTS[row.dataset]
+        total = count * operations(row, fresh, counted[row.model])
+        totals[row.dataset] += total
+        sampling = settings_for(row, row.model).sampling
+        images = len(sampling.texts()) * sampling.images_per_prompt
+        size = len(fresh) * count * images * 1.5 * KNOWN[row.model].image_size ** 2 / 1e9
         eight = total / CARDS / SHARED
         print(
-            f"| {name} | {len(fresh) * count:,} | {_hours(total, '24 GB')} | "
+            f"{words} {len(fresh) * count:,} | {_hours(total, '24 GB')} | "
             f"{_hours(total, '80 GB')} | {_hours(eight, '80 GB')} | {size:.1f} |"
         )
     for dataset, total in totals.items():

@@ -22,7 +22,7 @@ from safezone.lab.schedule import run_grid
 from safezone.lab.settings import PRESETS, preset
 from safezone.lab.variants import METHODS, setting_of, training_of
 from safezone.models.known import KNOWN
-from safezone.paper.named import PAPER, command, model_for
+from safezone.paper.named import PAPER, command, finding, headline, model_for
 from safezone.personalize import train
 from safezone.results.artifacts import images_of_each
 from safezone.results.folder import page_of
@@ -53,8 +53,10 @@ def test_a_table_has_the_papers_rows_and_columns(name: str) -> None:
 
 def test_the_document_names_every_table() -> None:
     document = Path(__file__).parents[2] / "docs" / "reproduce-on-a-gpu.md"
-    named = re.findall(r"^\| `(table\d+)` \|", document.read_text(encoding="utf-8"), re.M)
-    assert named == TABLES
+    text = document.read_text(encoding="utf-8")
+    lines = re.findall(r"^\| `(table\d+)` \| (.*?) \| (.*?) \|", text, re.M)
+    expected = [(n, headline(PAPER[n]).rstrip("."), finding(PAPER[n])) for n in TABLES]
+    assert lines == expected
 
 
 def test_all_tables_with_scores_are_there() -> None:
