@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from safezone.paper.settings import settings_for
 from torch.utils.flop_counter import FlopCounterMode
 
 from safezone.lab.run import Run, Scope
@@ -18,7 +19,6 @@ from safezone.lab.variants import training_of
 from safezone.models.known import KNOWN
 from safezone.paper.named import PAPER, finding, headline
 from safezone.paper.row import PaperRow
-from safezone.paper.settings import settings_for
 from safezone.scores import CLEAN
 
 SUSTAINED = {"24 GB": 30e12, "80 GB": 60e12}

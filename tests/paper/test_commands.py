@@ -107,6 +107,8 @@ def test_timesteps_and_sensitivity_of_a_learned_word(
         (("figure", "22", "--out", "x"), "figure 22"),
         (("figure", "7", "--concepts", "0", "--out", "x"), "concepts"),
         (("figure", "4", "--images", "1", "--out", "x"), "images"),
+        (("figure", "7", "--concept", "PartyFsh", "--out", "x"), "PartyFish"),
+        (("figure", "16", "--marks", "7000", "--out", "x"), "beyond its end"),
     ],
 )
 def test_wrong_input_is_told_in_one_sentence(
@@ -138,6 +140,11 @@ def test_generated_images_are_drawn_and_scored(
     numbers = written(out, f"figure-{number:02d}")
     values = numbers["points"]["nominal"] if number == 17 else numbers["similarity"].values()
     assert all(-1 <= value <= 2.5 for value in values)
+    drawing = (out / f"figure-{number:02d}.svg").read_text(encoding="utf-8")
+    if number != 17:
+        assert numbers["prompts"] == ["a {}"]
+        assert "“a R*”" in drawing
+        assert ("original" if number in (1, 20) else "trained on") in drawing
 
 
 def test_a_figure_is_drawn_from_what_its_grid_has_made(
@@ -173,6 +180,34 @@ def test_every_measured_figure_is_drawn(
 ) -> None:
     out = tmp_path / "out"
     model = ("--model", str(tiny_model_folder), "--data", str(data))
-    assert main(["figure", str(number), *model, *SMALL, "--out", str(out)]) == 0
-    assert written(out, f"figure-{number:02d}")
+    own = {
+        5: ("--losses", "3"),  # of two images: two noises
+        16: ("--marks", "0", "--marks", "4"),
+        2: ("--sampling.prompts", "a {} beside a tree"),
+        14: ("--concept", "toy"),
+    }.get(number, ())
+    assert main(["figure", str(number), *model, *SMALL, *own, "--out", str(out)]) == 0
+    numbers = written(out, f"figure-{number:02d}")
+    if number == 5:
+        assert "n = 4 losses" in numbers["n"]
+        assert "the paper 1000" in numbers["n"]
+        clean = numbers["gradient"]["after 2 steps"]["clean"]
+        assert len(clean["mean"]) == len(clean["median"]) == 3
+        assert "clean, mean" in (out / "figure-05.svg").read_text(encoding="utf-8")
+    if number == 11:  # every fifth of ten steps
+        assert list(numbers["gradient"]) == [f"after {step} steps" for step in (2, 4, 6, 8, 10)]
+    if number == 16:
+        assert numbers["steps"] == [0, 4]
+    if number == 6:
+        assert numbers["steps"] == list(range(11))
+    if number == 2:
+        assert numbers["prompts"] == {"toy": "a toy beside a tree"}
+        assert set(numbers["in_region_ratio"]["toy"]) == {
+            f"{kind}{column}"
+            for kind in ("", "attention, ")
+            for column in ("start token", "object", "other word")
+        }
+    if number == 10:
+        assert set(numbers["closed_form_of_one_image"]) == {"clean", "adm+"}
+        assert set(numbers["closed_form_left_out"]) == {"clean", "adm+"}
     assert not [path for path in out.rglob("*") if ".tmp" in path.name]

@@ -132,4 +132,8 @@ def _bench(options: Options, row: "Figure") -> "Bench":
         _concepts(options, row, model.image_size),
     )
     lab = with_models(lab, options.machine, lambda size: _concepts(options, row, size).values())
-    return Bench(lab, options.scope, options.data is None, progress(), note)
+    bench = Bench(lab, options.scope, options.data is None, progress(), note)
+    at = options.scope.at
+    if steps := [*options.scope.marks, *([] if at is None else [at])]:
+        bench.begun_is_enough(steps)  # so that a wrong step is refused before anything is made
+    return bench

@@ -136,12 +136,11 @@ class Bench:
         run = self.run(concept, data)
         return self.lab.load(self.made([run], "poison")[run].of["poison"])
 
-    def histories(self, runs: Sequence[Run], steps: Sequence[int]) -> dict[Run, History]:
-        """The learned vectors of textual inversion on the way; missing trainings are made.
+    def begun_is_enough(self, steps: Sequence[int]) -> bool:
+        """Whether these steps need no more than the beginning of a training.
 
-        ``steps``: at which they are wanted. For a single one under a constant rate, the beginning
-        of the training is enough, as ``grid run figure5`` makes it. Raises UserError for a step
-        that is not kept or beyond the training's end.
+        That is so for a single one under a constant rate. Raises UserError for a step that is not
+        kept or beyond the training's end, and for a method that learns no vectors alone.
         """
         training = self.lab.settings.training
         if training.method != "ti":
@@ -149,20 +148,33 @@ class Bench:
                 f"The figure follows the vectors of textual inversion; --method is "
                 f"{training.method}."
             )
+        last = max(steps)
+        if last > training.steps:
+            raise UserError(f"The training has {training.steps} steps; {last} is beyond its end.")
+        if last > 0 and set(steps) <= {0, last} and training.schedule == "constant":
+            return True
         kept = mark_steps(training.steps)
         missed = sorted(set(steps) - set(kept))
-        wanted = max(steps)
-        if wanted > training.steps:
-            raise UserError(f"The training has {training.steps} steps; {wanted} is beyond its end.")
-        alone = wanted > 0 and set(steps) <= {0, wanted} and training.schedule == "constant"
-        if missed and not alone:
+        if missed:
             raise UserError(
                 f"No vectors are kept of step {missed[0]}: a training of {training.steps} steps "
                 f"keeps every {kept[1]}th; give one of those."
             )
+        return False
+
+    def histories(self, runs: Sequence[Run], steps: Sequence[int]) -> dict[Run, History]:
+        """The learned vectors of textual inversion on the way; missing trainings are made.
+
+        ``steps``: at which they are wanted; where the beginning is enough it is trained as ``grid
+        run figure5`` does, unless the whole is there. Raises UserError as ``begun_is_enough`` does.
+        """
+        total, last = self.lab.settings.training.steps, max(steps)
         trained = {run: run for run in runs}
-        if alone and (missed or not all(job(self.lab, r).of["personalize"].done for r in runs)):
-            paper = f"{PAPER_STEPS * wanted / training.steps:g}"
+        if self.begun_is_enough(steps) and not (
+            last in mark_steps(total)
+            and all(job(self.lab, run).of["personalize"].done for run in runs)
+        ):
+            paper = f"{PAPER_STEPS * last / total:g}"
             short = f"{paper.removesuffix('000')}k" if paper.endswith("000") else paper
             name = f"{TEXTUAL_INVERSION}; steps={short}"
             trained = {run: replace(run, method=name) for run in runs}

@@ -28,6 +28,8 @@ from safezone.scores import CLEAN
 PROMPT: Final = "a photo of a {}"
 FIFTHS: Final = 5
 """Figure 11 looks at every fifth of the training: every 1000 of the paper's 5000 steps."""
+PAPER_LOSSES: Final = 1000
+"""For each concept and timestep of figure 5 (Sec. 4.2)."""
 _MOMENTS_GROUP: Final = 250
 
 
@@ -127,13 +129,12 @@ def _moments(bench: Bench) -> Posterior:
 def losses_and_norms(bench: Bench, figure: Figure) -> Drawing:
     """Figure 10, with the closed form of appendix B for the measured latents of each data set."""
     arrays, timesteps, n = _of_images(bench, figure.data(bench))
-    posteriors = {each: Posterior(a["mean"], a["std"]) for each, a in arrays.items()}
-    if bench.procedural:
-        posteriors[CLEAN] = _moments(bench)
+    own = {each: Posterior(a["mean"], a["std"]) for each, a in arrays.items()}
+    posteriors = {**own, CLEAN: _moments(bench)} if bench.procedural else own
     return expanded_drawing(
         {each: a["loss"] for each, a in arrays.items()},
         {each: a["prediction_norm"] for each, a in arrays.items()},
-        closed_forms(posteriors, bench.model.process, timesteps),
+        closed_forms(posteriors, bench.model.process, timesteps, own),
         timesteps,
         elements=arrays[CLEAN]["mean"][0].numel(),
         n=n,
@@ -182,7 +183,9 @@ def _gradients(bench: Bench, figure: Figure, steps: Sequence[int]) -> Drawing:
         panel.setdefault(run.poison, []).append(gradient)
     each = sum(draws[c.name] * len(c.images) for c in bench.concepts) / len(bench.concepts)
     n = f"{bench.concept_count}, n = {each:.0f} losses a concept and timestep"
-    return gradient_drawing(values, timesteps, n=n)
+    if each < PAPER_LOSSES:
+        n += f", the paper {PAPER_LOSSES}"
+    return gradient_drawing(values, timesteps, n=n, means=len(steps) == 1)
 
 
 def gradients(bench: Bench, figure: Figure) -> Drawing:

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safezone.analysis.closed_form import Theory
+from safezone.analysis.closed_form import ClosedForm, Theory
 from safezone.analysis.timesteps import apart, disjoint, peak_interval, quantile_bands
 from safezone.arrays import Timesteps
 from safezone.results.drawings.curves import Panel, Series, draw_panels
@@ -69,7 +69,9 @@ def expanded_drawing(
     ``theory``: of ``closed_forms``; the title says from how many images its covariance is, and the
     numbers also what was left out and why. ``elements``: of one latent; its root is E|noise|.
     """
-    curves, x = theory.curves, timesteps.double()
+    x = timesteps.double()
+    curves = {f"closed form, {name}": each for name, each in theory.curves.items()}
+    curves |= {f"one image, {name}": each for name, each in theory.one_image.items()}
     columns = (
         (
             f"norm of the predicted noise (of true noise: {elements**0.5:.0f})",
@@ -87,39 +89,40 @@ def expanded_drawing(
     )
     row = []
     for title, values, forms, ylabel in columns:
-        lines = [Series(f"closed form, {name}", x, y, bare=True) for name, y in forms.items()]
+        lines = [Series(name, x, y, bare=True) for name, y in forms.items()]
         row.append(_panel(title, [*band_series(values, timesteps), *lines], ylabel))
-    sources = ", ".join(f"C of {name} from {c.images} images" for name, c in curves.items())
+    sources = ", ".join(f"C of {name} from {c.images} images" for name, c in theory.curves.items())
     figure = draw_panels(
         f"Predicted noise and loss by timestep; median, 50% and 95% bands ({n}); closed form: "
-        f"{sources or 'left out, too few images'}",
+        f"{sources or 'left out, too few images'}; one image: exactly, from its own posterior",
         [row],
         width=3.5,
         height=3,
     )
     departure = {}
-    for name, each in curves.items():
+    for name, each in theory.curves.items():
         gap = quantile_bands(losses[name])["median"] - each.loss
         worst = int(gap.abs().argmax())
         departure[name] = {"largest": float(gap[worst]), "at": int(timesteps[worst])}
-    forms_in_numbers = {
-        name: {
-            "loss": each.loss.tolist(),
-            "prediction_norm": each.prediction_norm.tolist(),
-            "images": each.images,
-        }
-        for name, each in curves.items()
-    }
     numbers = {
         "n": n,
         "timesteps": timesteps.tolist(),
         "loss": parting_numbers(losses, timesteps),
         "prediction_norm": parting_numbers(norms, timesteps),
-        "closed_form": forms_in_numbers,
+        "closed_form": {name: _form(each) for name, each in theory.curves.items()},
+        "closed_form_of_one_image": {name: _form(each) for name, each in theory.one_image.items()},
         "closed_form_left_out": dict(theory.left_out),
         "median_loss_minus_closed_form": departure,
     }
     return Drawing(figure, numbers)
+
+
+def _form(curve: ClosedForm) -> dict[str, Any]:
+    return {
+        "loss": curve.loss.tolist(),
+        "prediction_norm": curve.prediction_norm.tolist(),
+        "images": curve.images,
+    }
 
 
 def gradient_drawing(
@@ -127,10 +130,12 @@ def gradient_drawing(
     timesteps: Timesteps,
     *,
     n: str,
+    means: bool = False,
 ) -> Drawing:
     """Figures 5 and 11: |dL / d embedding| by timestep, one panel a checkpoint.
 
-    ``gradients[panel][data]``: one array a concept, whose quantiles are averaged over concepts.
+    ``gradients[panel][data]``: one array a concept, whose quantiles and means are averaged over
+    concepts. ``means``: drawn beside the medians; the numbers have both.
     """
     row, numbers = [], {}
     for title, by_data in gradients.items():
@@ -139,18 +144,24 @@ def gradient_drawing(
             bands = [quantile_bands(each) for each in concepts]
             mean = {k: torch.stack([b[k] for b in bands]).mean(dim=0) for k in bands[0]}
             series.append(_banded(name, timesteps, mean))
+            average = torch.stack([each.double().mean(dim=0) for each in concepts]).mean(dim=0)
+            if means:
+                label = f"{name}, mean"
+                series.append(Series(label, timesteps.double(), average, bare=True))
             peak = int(mean["median"].argmax())
             peaks[name] = {
                 "peak_at": int(timesteps[peak]),
                 "peak_interval": peak_interval(concepts, timesteps),
                 "peak": float(mean["median"][peak]),
                 "median": mean["median"].tolist(),
+                "mean": average.tolist(),
             }
         row.append(_panel(title, series, "|dL / d embedding|, l2"))
         numbers[title] = peaks
     rows = [row[i : i + 2] for i in range(0, len(row), 2)]
+    lines = "median, mean" if means else "median"
     figure = draw_panels(
-        f"Gradient of the loss on the learned vectors; median, 50% and 95% bands ({n})",
+        f"Gradient of the loss on the learned vectors; {lines}, 50% and 95% bands ({n})",
         rows,
         width=4.2 if len(row) == 1 else 3.6,
         height=2.8,
