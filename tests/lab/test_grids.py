@@ -73,7 +73,7 @@ def test_a_figures_trainings_are_those_of_a_table() -> None:
 
 def test_a_figure_of_images_has_its_own_prompt_unless_told() -> None:
     own = parse(COMMAND, ["figure18"]).sampling
-    assert own.prompts == ("a photo of a {} in the snow",)
+    assert own.prompts == ("a {} in the snow",)
     assert own.images_per_prompt == 4
     assert replace(own, prompts=("mini",), images_per_prompt=1) == preset("mini").sampling
     assert parse(COMMAND, ["figure18", "--sampling.prompts", "a {}"]).sampling.prompts == ("a {}",)
@@ -377,7 +377,7 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
         *("Textual inversion, SD 1.5", "Other models", "Other methods, SD 1.5", "Figures")
     ]
     assert main(["grid", "show", "figure8"]) == 0
-    assert "its prompt: a photo of a R* on the beach" in capsys.readouterr().out
+    assert "its prompt: a R* on the beach" in capsys.readouterr().out
     assert main(["grid", "show", "table14"]) == 0
     told = capsys.readouterr().out
     assert "corrected labels" in told

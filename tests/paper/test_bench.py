@@ -96,6 +96,25 @@ def test_a_single_step_needs_no_more_than_a_grids_short_training(
         shared.histories(runs, [100000])
 
 
+@pytest.mark.parametrize(
+    ("steps", "paper", "expected"),
+    [
+        (5000, (100, 500, 900), [100, 500, 900]),
+        (5000, (1000, 2000, 3000, 4000, 5000), [1000, 2000, 3000, 4000, 5000]),
+        (203, (1000, 2000, 5000), [40, 80, 203]),
+    ],
+)
+def test_figures_look_at_the_papers_steps_or_the_nearest_that_are_kept(
+    make_bench: Callable[[str], Bench], steps: int, paper: tuple[int, ...], expected: list[int]
+) -> None:
+    bench = make_bench("marks")
+    settings = bench.lab.settings
+    longer = replace(settings, training=replace(settings.training, steps=steps))
+    bench = replace(bench, lab=replace(bench.lab, settings=longer))
+    assert bench.marks(*paper) == expected
+    assert replace(bench, scope=Scope(marks=(9, 3))).marks(*paper) == [3, 9]
+
+
 def test_steps_that_are_not_kept_are_told_before_any_training(
     make_bench: Callable[[str], Bench],
 ) -> None:

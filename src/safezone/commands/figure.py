@@ -54,15 +54,15 @@ class Options(Experiment):
     scope: Flat[Scope] = field(default_factory=Scope)
 
 
-def _own_prompt(arguments: Sequence[str]) -> Settings | None:
-    """The model's preset with the prompt of a figure of generated images; None for others."""
+def _own_settings(arguments: Sequence[str]) -> Settings | None:
+    """The model's preset with the figure's own prompt and its data set's steps, if it has any."""
     from safezone.paper.named import PAPER
 
-    options = early(arguments, "config", "model")
+    options = early(arguments, "config", "model", "method")
     row = next((PAPER[name] for each in arguments if (name := f"figure{each}") in PAPER), None)
-    if options is None or options.config or row is None or row.prompt is None:
+    if options is None or options.config or row is None:
         return None
-    return row.settings(preset(options.model or "mini"))
+    return row.settings(preset(options.model or "mini", options.method or "ti"))
 
 
 def run(options: Options) -> Answer:
@@ -85,7 +85,7 @@ def run(options: Options) -> Answer:
     return Answer({"figure": row.number, "title": row.title, **drawing.numbers}, text)
 
 
-COMMAND = Command(__doc__, Options, run, _own_prompt)
+COMMAND = Command(__doc__, Options, run, _own_settings)
 
 
 def _concepts(options: Options, row: "Figure", size: int) -> "dict[str, Concept]":

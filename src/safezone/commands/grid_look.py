@@ -76,6 +76,7 @@ def run_show(options: ShowOptions) -> Answer:
     from safezone.lab.run import Scope
     from safezone.lab.settings import preset
     from safezone.paper import named
+    from safezone.paper.settings import paper_settings, setting_lines
 
     row = named.paper_grid(options.grid)
     grid = row.build(Scope(row.model, tuple(f"concept {i}" for i in range(10)), (0, 1, 2)))
@@ -85,8 +86,14 @@ def run_show(options: ShowOptions) -> Answer:
         lines.append(f"    safezone figure {row.figure} --work runs/grids/work --out figures")
     lines += ["", f"Cost: {named.cost(row)}.", f"The paper: {named.finding(row)}."]
     lines += ["", f"{len(grid)} runs with 10 concepts, 3 seeds"]
+    lines += ["", "Settings on the paper's model (--model sd15):", *setting_lines(row), ""]
     lines += [f"not in this version: {kind} {', '.join(n)}" for kind, n in missing.items()]
-    data: dict[str, Any] = {"grid": options.grid, "runs": len(grid), "missing": missing}
+    data: dict[str, Any] = {
+        "grid": options.grid,
+        "runs": len(grid),
+        "missing": missing,
+        "settings": paper_settings(row),
+    }
     if row.prompt is not None:
         lines += [f"its prompt: {row.prompt.replace('{}', 'R*')}"]
         data["prompt"] = row.prompt

@@ -93,10 +93,8 @@ def _table_preset(arguments: Sequence[str]) -> Settings | None:
     With --model sd15 table 26 trains as on SD 2.1, and table 32 as LoRAs are; a figure of
     generated images has its own prompt.
     """
-    from safezone.lab.run import Scope
-    from safezone.lab.settings import preset
-    from safezone.lab.variants import METHODS, split_method
     from safezone.paper.named import PAPER, model_for
+    from safezone.paper.settings import settings_for
 
     options = early(arguments, "config", "model")
     table = next((each for each in arguments if each in PAPER), None)
@@ -105,8 +103,7 @@ def _table_preset(arguments: Sequence[str]) -> Settings | None:
     if options.config and not options.model:
         return None
     model = model_for(table, options.model or "mini")
-    run = PAPER[table].build(Scope(model, ("any",), (0,))).runs[0]
-    return PAPER[table].settings(preset(model, METHODS[split_method(run.method)[0]]))
+    return settings_for(PAPER[table], model)
 
 
 def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine) -> "Lab":

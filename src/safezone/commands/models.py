@@ -1,8 +1,9 @@
-"""Lists the built-in models and encoders, prints the folder of one, or converts pickled weights.
+"""Lists the models and encoders that have a name, prints the folder of a built-in one, or converts
+pickled weights.
 
 The folder of mini is a plain diffusers folder: StableDiffusionPipeline.from_pretrained opens it.
-Elsewhere --model also takes your own diffusers folder or a hub name such as
-stable-diffusion-v1-5/stable-diffusion-v1-5.
+Elsewhere --model also takes sd15 and the other names of the list, your own diffusers folder or any
+hub name.
 
 Example:
     safezone models list
@@ -13,9 +14,9 @@ Next:
     safezone demo --out demo-output
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import tyro
 
@@ -50,15 +51,24 @@ def run(options: Options) -> Answer:
         if not folder.is_dir():
             raise UserError(f"the weights of {options.name} are missing at {folder}; reinstall")
         return Answer({"name": options.name, "path": str(folder)}, str(folder))
-    lines, data = [], []
+    lines, data = ["built in:"], []
     for name, folder in folders.items():
         size = (
             sum(p.stat().st_size for p in folder.rglob("*.safetensors")) if folder.is_dir() else 0
         )
         state = f"{size / 2**20:.1f} MiB" if size else "weights missing"
-        lines.append(f"{name}: {state}, {folder}")
+        lines.append(f"  {name}: {state}, {folder}")
         data.append({"name": name, "path": str(folder), "bytes": size})
-    return Answer({"models": data}, "\n".join(lines))
+    known = _known()
+    lines += ["", "on the hub, by these names:"]
+    for each in known:
+        also = f" (also {', '.join(each['also'])})" if each["also"] else ""
+        lines += [
+            f"  {each['name']}: {each['hub']}{also}",
+            f"    {each['image_size']} pixels, predicts {each['predicts']}; {each['training']}"
+            + (f"; {each['note']}" if each["note"] else ""),
+        ]
+    return Answer({"models": data, "known": known}, "\n".join(lines))
 
 
 def _converted(options: Options) -> Answer:
@@ -82,3 +92,18 @@ def _folders() -> dict[str, Path]:
 
     names = (*BUILTIN, *loading.BUILTIN)
     return {name: loading.BUILTIN_FOLDER / name for name in names}
+
+
+def _known() -> list[dict[str, Any]]:
+    """The paper's models: where each is on the hub, and what textual inversion on it is."""
+    from safezone.lab.settings import preset
+    from safezone.models.known import KNOWN
+
+    found = []
+    for name, model in KNOWN.items():
+        training = preset(name).training
+        text = f"{training.steps} steps of {training.batch_size} image at {training.learning_rate}"
+        if training.accumulation > 1:
+            text += f", each of {training.accumulation} passes"
+        found.append({"name": name, **asdict(model), "training": text})
+    return found

@@ -136,6 +136,16 @@ class Bench:
         run = self.run(concept, data)
         return self.lab.load(self.made([run], "poison")[run].of["poison"])
 
+    def marks(self, *paper: int) -> list[int]:
+        """The steps that were asked for; else those of a training that are nearest to the paper's.
+
+        ``paper``: of the paper's 5000 steps.
+        """
+        steps = self.lab.settings.training.steps
+        kept = mark_steps(steps)
+        own = {min(kept, key=lambda k: abs(k - steps * each / PAPER_STEPS)) for each in paper}
+        return sorted({*self.scope.marks} or own)
+
     def begun_is_enough(self, steps: Sequence[int]) -> bool:
         """Whether these steps need no more than the beginning of a training.
 

@@ -260,7 +260,7 @@ PRESETS: Final[Mapping[str, Settings]] = MappingProxyType(
             scoring=Scoring(**{slot.setting: slot.built_in for slot in SLOTS.values()}),
             cells=Cells(poison_seed=0),
         ),
-        # The paper's: 5000 steps of one image at 5e-4; the sampler is not stated there.
+        # The paper's: five images for each of 24 prompts; the sampler is not stated there.
         "sd15": Settings(
             model="sd15",
             sampling=Sampling(("paper24",), images_per_prompt=5, steps=50, guidance=7.5),

@@ -51,8 +51,9 @@ class PaperRow:
 
     ``title``: what is compared. ``figure``: its number; without one it is ``table``, whose printed
     numbers these are. ``methods``: by default the table's own. ``part``: of the concepts; None for
-    all. ``prompt``: of a figure of generated images, with {} for the learned word. ``concepts``:
-    how many the paper used. ``finding``: what the paper says; a table's numbers say it.
+    all. ``prompt``: of a figure of generated images, with {} for the learned word; ``mini_prompt``:
+    in its place on the built-in model, which does not know every word. ``concepts``: how many the
+    paper used. ``finding``: what the paper says; a table's numbers say it.
     """
 
     title: str
@@ -63,6 +64,7 @@ class PaperRow:
     methods: tuple[str, ...] = ()
     part: Part | None = None
     prompt: str | None = None
+    mini_prompt: str | None = None
     data: str = "NovelConcepts10"
     concepts: int = 10
     finding: str = ""
@@ -123,5 +125,6 @@ class PaperRow:
             base = replace(base, training=replace(base.training, steps=STEPS[self.dataset]))
         if self.prompt is None:
             return base
-        own = replace(base.sampling, prompts=(self.prompt,), images_per_prompt=CANDIDATES)
+        prompts = ((on_twin and self.mini_prompt) or self.prompt,)
+        own = replace(base.sampling, prompts=prompts, images_per_prompt=CANDIDATES)
         return replace(base, sampling=own)

@@ -80,7 +80,8 @@ ROWS: Final = (
     PaperRow(_AGAINST, table=40),
     PaperRow(
         "Generated images of five concepts, Nominal beside SZT",
-        (NOMINAL, "szt"), ("adm+",), figure=1, part=Part(0, 5), prompt="a photo of a {} on grass",
+        (NOMINAL, "szt"), ("adm+",), figure=1, part=Part(0, 5),
+        prompt="a {} with a wheat field in the background", mini_prompt="a {} on grass",
         finding="under ADM+ Nominal draws debris, SZT recovers shape, colour and texture",
     ),
     PaperRow(
@@ -102,7 +103,7 @@ ROWS: Final = (
     PaperRow(
         "Generated images of one concept under ADM+, by defense, on the beach",
         DEFENSES, _BOTH, figure=8, part=Part(0, 1, ("BlueElephant",)),
-        prompt="a photo of a {} on the beach",
+        prompt="a {} on the beach",
         finding="JPEG and LM alone recover a part, SZT shape and texture",
     ),
     PaperRow(
@@ -129,22 +130,22 @@ ROWS: Final = (
     PaperRow(
         "Generated images of five concepts under ADM+, by defense, in the snow",
         DEFENSES, ("adm+",), figure=18, part=Part(5, 5), data=CUSTOM,
-        prompt="a photo of a {} in the snow", finding="as figure 8",
+        prompt="a {} in the snow", finding="as figure 8",
     ),
     PaperRow(
         "Generated images of one concept, by poison and defense, in the snow",
         figure=19, part=Part(5, 1, ("things_bottle1",)), data=CUSTOM,
-        prompt="a photo of a {} in the snow", finding="as figure 8, under every poison",
+        prompt="a {} in the snow", finding="as figure 8, under every poison",
     ),
     PaperRow(
         "Generated images of five concepts under ADM+, by defense, on the beach",
         DEFENSES, ("adm+",), figure=20, part=Part(0, 5),
-        prompt="a photo of a {} on the beach", finding="as figure 8",
+        prompt="a {} on the beach", finding="as figure 8",
     ),
     PaperRow(
         "Generated images of one concept, by poison and defense, on the beach",
         figure=21, part=Part(3, 1, ("FishDoll",)),
-        prompt="a photo of a {} on the beach", finding="as figure 8, under every poison",
+        prompt="a {} on the beach", finding="as figure 8, under every poison",
     ),
 )  # fmt: skip
 """In the order of the paper, tables first."""

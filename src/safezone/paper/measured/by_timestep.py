@@ -26,8 +26,6 @@ from safezone.results.drawings.style import Drawing
 from safezone.scores import CLEAN
 
 PROMPT: Final = "a photo of a {}"
-FIFTHS: Final = 5
-"""Figure 11 looks at every fifth of the training: every 1000 of the paper's 5000 steps."""
 PAPER_LOSSES: Final = 1000
 """For each concept and timestep of figure 5 (Sec. 4.2)."""
 _MOMENTS_GROUP: Final = 250
@@ -190,12 +188,10 @@ def _gradients(bench: Bench, figure: Figure, steps: Sequence[int]) -> Drawing:
 
 def gradients(bench: Bench, figure: Figure) -> Drawing:
     """Figure 5: one step; by default a fifth of the training, as 1000 steps of 5000."""
-    fifth = bench.lab.settings.training.steps // FIFTHS
+    fifth = bench.lab.settings.training.steps // 5
     return _gradients(bench, figure, [fifth if bench.scope.at is None else bench.scope.at])
 
 
 def gradients_throughout(bench: Bench, figure: Figure) -> Drawing:
     """Figure 11: equally spaced steps over the whole training, clean and several poisons."""
-    steps = bench.lab.settings.training.steps
-    fifths = [steps * k // FIFTHS for k in range(1, FIFTHS + 1)]
-    return _gradients(bench, figure, list(bench.scope.marks) or fifths)
+    return _gradients(bench, figure, bench.marks(1000, 2000, 3000, 4000, 5000))

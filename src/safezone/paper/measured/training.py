@@ -17,16 +17,11 @@ from safezone.models.base import Posterior
 from safezone.paper.figure import Figure
 from safezone.paper.measured.by_timestep import PROMPT
 from safezone.paper.measured.probe import Probe
-from safezone.personalize.history import mark_steps
 from safezone.results.drawings.style import Drawing
 from safezone.results.drawings.training import ratio_drawing, region_drawing
 
 RATIO_TIMES: Final = (0.3, 0.5, 0.7)
 """Of all steps, over which figure 16 averages: the paper does not say which it takes."""
-RATIO_STEPS: Final = (100, 500, 900)
-"""Of the paper's 5000, where figure 16 looks."""
-TENTH: Final = 5
-"""Figure 6 looks at every fifth mark of a training, that is, at every tenth of it."""
 
 
 def _regions(
@@ -55,8 +50,7 @@ def losses_in_and_out(bench: Bench, figure: Figure) -> Drawing:
     Averaged over the region's cells and all timesteps of the grid, then over images.
     """
     defense, data = figure.defenses(bench)[0], figure.data(bench)
-    marks = mark_steps(bench.lab.settings.training.steps)
-    steps = sorted(bench.scope.marks) or sorted({*marks[::TENTH], marks[-1]})
+    steps = bench.marks(*range(0, PAPER_STEPS + 1, PAPER_STEPS // 10))
     runs = [bench.run(concept, each, defense) for concept in bench.concepts for each in data]
     histories = bench.histories(runs, steps)
     timesteps = timestep_grid(bench.model.process.steps, bench.scope.timesteps)
@@ -84,9 +78,7 @@ def losses_in_and_out(bench: Bench, figure: Figure) -> Drawing:
 
 def ratios(bench: Bench, figure: Figure) -> Drawing:
     """Figure 16: the mean in-region ratio R over the training, without and with loss masking."""
-    model, total = bench.model, bench.lab.settings.training.steps
-    own = sorted({max(1, total * step // PAPER_STEPS) for step in RATIO_STEPS})
-    steps = sorted(bench.scope.marks) or own
+    model, steps = bench.model, bench.marks(100, 500, 900)
     runs = [
         bench.run(concept, data, defense)
         for concept in bench.concepts

@@ -1,0 +1,154 @@
+"""What a table is run with on the paper's models, beside what the paper says it was run with."""
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from safezone.cli import main
+from safezone.commands.figure import COMMAND as FIGURE
+from safezone.commands.grid_run import COMMAND as RUN
+from safezone.commands.parsing import parse
+from safezone.lab.settings import preset
+from safezone.models.known import KNOWN
+from safezone.paper.named import PAPER
+from safezone.paper.settings import paper_settings
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the paper's text says of some of its tables; ``where``: which part says it."""
+
+    tables: tuple[int, ...]
+    where: str
+    model: str = "sd15"  # 5.1.2: "all experiments with Stable Diffusion v1.5"
+    image_size: int = 512  # E: "resized to 512x512"
+    dataset: str = "NovelConcepts10"
+    method: str = "ti"
+    steps: Any = 5000  # 5.1.2
+    batch_size: int = 1  # 5.1.2
+    accumulation: int = 1
+    learning_rate: Any = 5e-4  # 5.1.2: "no decay, no warmup"
+    schedule: Any = "constant"
+
+    @property
+    def values(self) -> dict[str, Any]:
+        names = ("image_size", "dataset", "method", "steps", "batch_size", "accumulation")
+        said = {name: getattr(self, name) for name in names}
+        if self.method == "ti":  # of the other methods the paper states no rate
+            said |= {"learning_rate": self.learning_rate, "schedule": self.schedule}
+        return {**said, "model": KNOWN[self.model].hub}
+
+
+COMMON = {
+    "kappa": "16/255",  # F: 16/256, for images of 256 levels
+    "eta": "1/255",  # F: 1/256
+    "poison_steps": 100,  # F
+    "prompts": 24,  # 5.1.2: "five images for each of the 24 object prompts"
+    "images_per_prompt": 5,
+}
+"""Of all tables."""
+
+SAID = (
+    Said((1, 15, 16), "5.1.2, K", dataset="CustomConcept101", steps=2500),
+    Said(
+        (2, 4, 5),
+        "5.2.1, G",
+        steps=[1000, 5000, 10000],
+        learning_rate=[5e-5, 5e-4, 5e-3],
+        schedule=["constant", "linear", "cosine"],
+    ),
+    Said((6, 7, 8), "H"),
+    Said((9, 10, 11), "I"),
+    Said((12, 13, 14), "J"),
+    Said((17, 18, 19), "L"),
+    Said((20, 21, 22), "N"),
+    Said((23, 24, 25), "O", model="sd15-rf", steps=2500),
+    Said((26, 27), "O", model="sd21", steps=2500),
+    Said((28, 29), "O", model="sd21-v", steps=2500),
+    Said((30, 31), "O", model="sdxl", image_size=1024, steps=500, accumulation=5),
+    Said((32, 33, 34), "P", method="lora", steps=1000),
+    Said((35, 36, 37, 38, 39, 40), "P", method="custom-diffusion", steps=1000),
+)
+"""The paper's settings, written down once."""
+
+BY_TABLE = {table: said for said in SAID for table in said.tables}
+
+
+def test_the_paper_says_something_of_every_table() -> None:
+    tables = [row.table for row in PAPER.values() if row.figure is None]
+    assert sorted(BY_TABLE) == tables
+    assert len(tables) == 39
+
+
+@pytest.mark.parametrize("table", BY_TABLE)
+def test_what_grid_show_prints_agrees_with_the_paper(
+    table: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["grid", "show", f"table{table}", "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)["settings"]
+    said = {**BY_TABLE[table].values, **COMMON}
+    assert {name: shown[name] for name in said} == said
+    if table in (32, 33, 34):
+        assert shown["rank"] == 4  # P
+    if table >= 35:
+        assert shown["crop_rescale"] is (table >= 38)  # P
+
+
+@pytest.mark.parametrize("table", [1, 17, 30, 34, 38])
+def test_what_is_shown_is_what_is_run(table: int) -> None:
+    name = f"table{table}"
+    options = parse(RUN, [name, "--model", "sd15"], "grid run")
+    shown = paper_settings(PAPER[name])
+    for each in ("method", "steps", "batch_size", "accumulation", "learning_rate"):
+        assert getattr(options.training, each) == shown[each]
+    assert len(options.sampling.texts()) == shown["prompts"]
+    assert options.sampling.images_per_prompt == shown["images_per_prompt"]
+
+
+def test_steps_belong_to_the_data_set_of_a_figure_too() -> None:
+    def steps(number: int, model: str) -> int:
+        out = ["--out", "x"]
+        return parse(FIGURE, [str(number), "--model", model, *out], "figure").training.steps
+
+    assert [steps(n, "sd15") for n in (17, 18, 19, 20, 21)] == [2500, 2500, 2500, 5000, 5000]
+    assert {steps(n, "mini") for n in (17, 20)} == {preset("mini").training.steps}
+    assert PAPER["figure6"].concepts == 7
+
+
+@pytest.mark.parametrize(
+    ("number", "prompt"),
+    [
+        (1, "a {} with a wheat field in the background"),
+        (8, "a {} on the beach"),
+        (18, "a {} in the snow"),
+        (19, "a {} in the snow"),
+        (20, "a {} on the beach"),
+        (21, "a {} on the beach"),
+    ],
+)
+def test_prompts_are_those_of_the_captions_unless_told(number: int, prompt: str) -> None:
+    words = ["--model", "sd15", "--out", "x"]
+    assert parse(FIGURE, [str(number), *words], "figure").sampling.prompts == (prompt,)
+    assert parse(RUN, [f"figure{number}", *words], "grid run").sampling.prompts == (prompt,)
+    own = ["--sampling.prompts", "a {} at night"]
+    assert parse(FIGURE, [str(number), *words, *own], "figure").sampling.prompts == (
+        "a {} at night",
+    )
+
+
+def test_models_lists_all_that_have_a_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {"mini", "mini-v", "mini-rf", "mini-clip"} <= {m["name"] for m in answer["models"]}
+    known = {each["name"]: each for each in answer["known"]}
+    assert {"sd15", "sd15-rf", "sd21", "sd21-v", "sdxl"} <= set(known)
+    assert known["sd15"]["hub"] == "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    assert (known["sdxl"]["image_size"], known["sdxl"]["training"]) == (
+        1024,
+        "500 steps of 1 image at 0.0005, each of 5 passes",
+    )
+    assert main(["models"]) == 0
+    text = capsys.readouterr().out
+    assert all(each["hub"] in text for each in answer["known"])
