@@ -6,12 +6,11 @@ Multiplications and additions of U-Nets and autoencoders are counted on torch's 
 weights; what a card sustains is an assumption, stated below.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
-from safezone.paper.settings import settings_for
 from torch.utils.flop_counter import FlopCounterMode
 
 from safezone.lab.run import Run, Scope
@@ -19,6 +18,7 @@ from safezone.lab.variants import training_of
 from safezone.models.known import KNOWN
 from safezone.paper.named import PAPER, finding, headline
 from safezone.paper.row import PaperRow
+from safezone.paper.settings import settings_for
 from safezone.scores import CLEAN
 
 SUSTAINED = {"24 GB": 30e12, "80 GB": 60e12}
@@ -84,18 +84,24 @@ def passes(model: str) -> tuple[float, float, float]:
     )
 
 
-def operations(row: PaperRow, runs: set[Run], counted: tuple[float, float, float]) -> float:
-    """All of these runs of one concept and seed, poisons and purified images once."""
-    encode, predict, decode = counted
+def operations(
+    row: PaperRow, runs: set[Run], counted: Mapping[str, tuple[float, float, float]]
+) -> float:
+    """All of these runs of one concept and seed, poisons and purified images once.
+
+    Poisons are made and images purified on SD 1.5, by whatever model they are met.
+    """
+    _, predict, decode = counted[row.model]
+    encode, denoise, _ = counted["sd15"]
     settings = settings_for(row, row.model)
     total = 0.0
     for poison in {run.poison for run in runs} - {CLEAN}:
         made = settings.poisoning.poison(poison)
-        total += made.steps * made.repetitions * IMAGES * BACKWARD * (encode + predict)
+        total += made.steps * made.repetitions * IMAGES * BACKWARD * (encode + denoise)
     for poison in {run.poison for run in runs}:
         defenses = {run.defense for run in runs if run.poison == poison}
         for name, count in PURIFY.items():
-            total += IMAGES * count * predict * sum(name in each.split("+") for each in defenses)
+            total += IMAGES * count * denoise * sum(name in each.split("+") for each in defenses)
     sampling = settings.sampling
     for run in runs:
         training = training_of(settings.training, run.method, settings.model)
@@ -133,7 +139,7 @@ def main() -> None:
             continue
         seen |= dict.fromkeys(keys - seen.keys(), name)
         count = CONCEPTS[row.dataset]
-        total = count * operations(row, fresh, counted[row.model])
+        total = count * operations(row, fresh, counted)
         totals[row.dataset] += total
         sampling = settings_for(row, row.model).sampling
         images = len(sampling.texts()) * sampling.images_per_prompt

@@ -42,6 +42,8 @@ class Said:
 
 
 COMMON = {
+    "poisons_made_on": [KNOWN["sd15"].hub],  # O: "poison transferability from SD15"
+    "purified_on": KNOWN["sd15"].hub,  # 5.2.4: "Regen default settings with Stable Diffusion 1.5"
     "kappa": "16/255",  # F: 16/256, for images of 256 levels
     "eta": "1/255",  # F: 1/256
     "poison_steps": 100,  # F

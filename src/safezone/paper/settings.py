@@ -48,6 +48,8 @@ def paper_settings(row: PaperRow) -> Mapping[str, Any]:
         "schedule": of("schedule"),
         **({"rank": of("rank")} if of("method") == "lora" else {}),
         **({"crop_rescale": of("crop_rescale")} if of("method") == "custom-diffusion" else {}),
+        "poisons_made_on": list(settings.poison_model) or [model],
+        "purified_on": settings.purify_model or model,
         "kappa": f"{settings.poisoning.kappa * 255:g}/255",
         "eta": f"{poison.eta * 255:g}/255",
         "poison_steps": poison.steps,
