@@ -169,7 +169,8 @@ def test_a_lora_of_others_draws_complete_prompts(
     }[way]
     out = tmp_path / "out"
     draw = ["generate", str(others_lora), "--model", str(tiny_model_folder), "--out", str(out)]
-    assert main([*draw, "--steps", "2", *given]) == 0, capsys.readouterr().err
+    fast = ["--steps", "2", "--images-per-prompt", "1"]
+    assert main([*draw, *fast, *given]) == 0, capsys.readouterr().err
     (record,) = out.rglob("images.json")
     assert [image["prompt"] for image in json.loads(record.read_text())["images"]] == [
         "a photo of a dog"
@@ -226,8 +227,23 @@ def test_adapters_of_one_name_are_not_written_over_each_other(
     assert main(["export", *files, "--out", str(tmp_path / "out")]) == 2
     assert "both be written as my-toy" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert main(["export", files[0], "--out", str(tmp_path / "out")]) == 0
-    assert "in prompts: my-toy" in capsys.readouterr().out
+    for word in ("wrote", "replaced"):
+        assert main(["export", files[0], "--out", str(tmp_path / "out")]) == 0
+        said = capsys.readouterr().out
+        assert f"{word} {tmp_path / 'out' / 'my-toy.safetensors'}" in said
+        assert "in prompts: my-toy" in said
+
+
+def test_what_one_adapter_cannot_be_written_as_is_said_before_any_is_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_file({"<toy>": torch.ones(1, 32)}, tmp_path / "first.safetensors")
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    save_file({f"{layer}.diff": torch.ones(32, 32)}, tmp_path / "second.safetensors")
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("first", "second")]
+    assert main(["export", *files, "--form", "diffusers", "--out", str(tmp_path / "out")]) == 2
+    assert "give a rank" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_learned_can_be_read_by_others(tmp_path: Path) -> None:

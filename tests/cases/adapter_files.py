@@ -119,6 +119,25 @@ REFUSED: Final[Mapping[str, tuple[Callable[[Path], object], str]]] = {
 }
 """Safetensors files whose content is wrong, and a part of the sentence about it."""
 
+VECTORS: Final = torch.arange(64.0).view(2, 32) / 64
+
+EMBEDDINGS: Final[Mapping[str, tuple[Mapping[str, torch.Tensor], str]]] = {
+    "the key of kohya's scripts": ({"emb_params": VECTORS.half()}, "<x>"),
+    "one vector in bfloat16": ({"emb_params": VECTORS[0].bfloat16()}, "<x>"),
+    "diffusers": ({"<mug-x>": VECTORS}, "<mug-x>"),
+    "a star": ({"*": VECTORS}, "*"),
+    "no name": ({"": VECTORS}, "<x>"),
+    "white space": ({" ": VECTORS}, "<x>"),
+    "AUTOMATIC1111, flattened": (
+        {"string_to_param.*": VECTORS, "string_to_token.*": torch.tensor([265])},
+        "<x>",
+    ),
+    "the same without its token": ({"string_to_param.*": VECTORS}, "<x>"),
+    "ComfyUI's name of SD 1.5's encoder": ({"clip_l": VECTORS}, "<x>"),
+    "ComfyUI's name of SD 2.1's encoder": ({"clip_h": VECTORS}, "<x>"),
+}
+"""Embeddings in a file x.safetensors, and the word that each gets; of one width."""
+
 OTHER_KINDS: Final = {
     "LoHa": "hada_w1_a",
     "LoKr": "lokr_w2",

@@ -21,7 +21,17 @@ from peft.utils import get_peft_model_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from cases.adapter_files import BROKEN, INPUTS, LAYER, OTHER_KINDS, OUTPUTS, REFUSED, pair
+from cases.adapter_files import (
+    BROKEN,
+    EMBEDDINGS,
+    INPUTS,
+    LAYER,
+    OTHER_KINDS,
+    OUTPUTS,
+    REFUSED,
+    VECTORS,
+    pair,
+)
 from safezone.arrays import stream
 from safezone.errors import UserError
 from safezone.models import Model
@@ -464,6 +474,15 @@ def test_small_floating_types_are_read(
     save_file({"x": torch.full((1, 32), torch.nan).to(dtype)}, tmp_path / "n.safetensors")
     with pytest.raises(UserError, match="NaN"):
         load_adapter(tmp_path / "n.safetensors")
+
+
+@pytest.mark.parametrize("case", EMBEDDINGS)
+def test_embeddings_of_every_kind_have_a_word(tmp_path: Path, case: str) -> None:
+    tensors, word = EMBEDDINGS[case]
+    save_file(dict(tensors), tmp_path / "x.safetensors")
+    adapter = load_adapter(tmp_path / "x.safetensors")
+    assert adapter.words == word
+    torch.testing.assert_close(adapter.vectors, VECTORS[: len(adapter.vectors)], atol=4e-3, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["default", "my_adapter"])

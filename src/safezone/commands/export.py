@@ -17,6 +17,7 @@ import tyro
 
 from safezone.commands.console import Answer, Command, Common, Folders, Machine
 from safezone.errors import UserError
+from safezone.fields import Count
 
 if TYPE_CHECKING:
     from safezone.personalize import Adapter
@@ -32,7 +33,7 @@ class Options(Common):
     """Folder for the files."""
     form: Literal["kohya", "diffusers"] = "kohya"
     """Whose names the file has."""
-    rank: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    rank: Annotated[Count | None, tyro.conf.arg(metavar="N")] = None
     """Write changes in full as the nearest ones of this rank."""
     base: Annotated[str | None, tyro.conf.arg(name="model", metavar="MODEL")] = None
     """Model that the adapters are for, as in generate; LoRAs in others' names than diffusers' need
@@ -44,7 +45,7 @@ def run(options: Options) -> Answer:
     from safezone.commands.generate import adapter_files
     from safezone.commands.opening import open_model, require_out_folder
     from safezone.personalize import export_adapter, load_adapter
-    from safezone.personalize.exports import prompt_name
+    from safezone.personalize.exports import prompt_name, require_form
 
     require_out_folder(options.out)
     model = None if options.base is None else open_model(options.base, Machine())
@@ -56,14 +57,16 @@ def run(options: Options) -> Answer:
         name = prompt_name("-".join(below.parts) or file.stem)
         if name in adapters:
             raise UserError(f"two adapters would both be written as {name}; export one at a time")
+        require_form(adapter, options.form, options.rank)
         adapters[name] = adapter
     if not adapters:
         raise UserError(f"{options.adapters[0]} holds failed runs only; train again")
+    before = set(options.out.rglob("*.safetensors"))
     lines, written = [], []
     for name, adapter in adapters.items():
         folder = options.out / name if options.form == "diffusers" else options.out
         exported = export_adapter(adapter, folder, name, options.form, rank=options.rank)
-        lines += [f"wrote {path}" for path in exported.files]
+        lines += [f"{'replaced' if p in before else 'wrote'} {p}" for p in exported.files]
         if exported.error is not None:
             lines.append(f"  relative error of rank {options.rank}: {exported.error:.2%}")
         if exported.words:

@@ -55,7 +55,7 @@ class CropRescale:
         y, x = slice(self.top, self.top + size), slice(self.left, self.left + size)
         if self.side > size:
             return scaled[:, y, x]
-        whole = torch.full_like(to_float(image), 0.5)
+        whole = torch.full(image.shape, 0.5)
         whole[:, self.top : self.top + self.side, self.left : self.left + self.side] = scaled
         return whole
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from safezone.arrays import Latents, stream
+from safezone.arrays import stream
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,8 +22,8 @@ class Draws:
     flip: Float[Tensor, "runs batch"]
     timestep: Float[Tensor, "runs batch"]
     template: Float[Tensor, "runs batch"]
-    posterior_noise: Latents
-    noise: Latents
+    posterior_noise: Float[Tensor, "rows channels height width"]
+    noise: Float[Tensor, "rows channels height width"]
 
 
 def draw(

@@ -15,6 +15,7 @@ from safezone.personalize.lora_files import finite
 
 EMB_PARAMS: Final = "emb_params"
 """The key of kohya's scripts and AUTOMATIC1111."""
+_NO_WORDS: Final = ("", EMB_PARAMS, "clip_l", "clip_h", "string_to_param.*")
 _XL_KEYS: Final = ("clip_l", "clip_g")
 
 
@@ -54,8 +55,9 @@ def read_vectors(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, Tensor
     """The placeholder, its vectors, float32 [n, width], and the widths of their parts, if several.
 
     The file holds one tensor, [n, width] or [width], under the placeholder, or SDXL's ``clip_l``
-    and ``clip_g``. Under these and under AUTOMATIC1111's key ``emb_params`` the placeholder is the
-    file's name in angle brackets. Raises UserError when it holds anything else.
+    and ``clip_g``. Under these and other keys that are no word (``emb_params``, ComfyUI's
+    ``clip_l`` alone, AUTOMATIC1111's ``string_to_param.*``) the placeholder is the file's name in
+    angle brackets. Raises UserError when it holds anything else.
     """
     if set(_XL_KEYS) == set(tensors):
         parts = [checked_vectors(tensors[key], path) for key in _XL_KEYS]
@@ -64,12 +66,14 @@ def read_vectors(tensors: Mapping[str, Tensor], path: Path) -> tuple[str, Tensor
         widths = tuple(part.shape[1] for part in parts)
         return f"<{path.stem}>", torch.cat(parts, dim=1), widths
     if EMB_PARAMS in tensors:
-        tensors = {f"<{path.stem}>": tensors[EMB_PARAMS]}
+        tensors = {EMB_PARAMS: tensors[EMB_PARAMS]}
+    tensors = {key: value for key, value in tensors.items() if key != "string_to_token.*"}
     if len(tensors) != 1:
         raise UserError(
             f"{path} holds {len(tensors)} tensors, an embedding holds one; give an embedding file."
         )
-    ((placeholder, vectors),) = tensors.items()
+    ((key, vectors),) = tensors.items()
+    placeholder = f"<{path.stem}>" if key.strip() in _NO_WORDS else key
     return placeholder, checked_vectors(vectors, path), ()
 
 

@@ -46,6 +46,18 @@ def prompt_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "concept"
 
 
+def require_form(adapter: Adapter, form: str, rank: int | None) -> None:
+    """Raises UserError for an unknown form and for changes that the form cannot hold."""
+    if form not in FORMATS:
+        raise UserError(f"there is no file format {form!r}; choose one of: {', '.join(FORMATS)}")
+    whole = any(isinstance(each, Full) for each in adapter.deltas.values())
+    if whole and form == "diffusers" and rank is None:
+        raise UserError(
+            "diffusers' LoRA files hold no changes in full, as Custom Diffusion makes them; give a "
+            "rank, such as 64, to write the nearest changes of that rank."
+        )
+
+
 def export_adapter(
     adapter: Adapter, folder: Path, name: str, form: str, *, rank: int | None = None
 ) -> Exported:
@@ -57,20 +69,13 @@ def export_adapter(
     ``rank``: changes in full (Custom Diffusion) become the nearest changes of that rank, by
     singular values; None writes them whole where the format can (kohya's ``diff``).
 
-    Raises UserError, with nothing written, for an unknown form and for changes that the form cannot
-    hold.
+    Raises UserError as ``require_form`` does, with nothing written.
     """
-    if form not in FORMATS:
-        raise UserError(f"there is no file format {form!r}; choose one of: {', '.join(FORMATS)}")
+    require_form(adapter, form, rank)
     deltas, error = dict(adapter.deltas), None
     if rank is not None:
         deltas, error = low_rank(deltas, rank)
     whole = any(isinstance(each, Full) for each in deltas.values())
-    if whole and form == "diffusers":
-        raise UserError(
-            "diffusers' LoRA files hold no changes in full, as Custom Diffusion makes them; give a "
-            "rank, such as 64, to write the nearest changes of that rank."
-        )
     name, xl = prompt_name(name), len(adapter.widths) > 1 or is_xl(adapter.deltas)
     words, key, limits = adapter.words, "", []
     embedding, lora = folder / EMBEDDING, folder / LORA
