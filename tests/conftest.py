@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -9,6 +10,7 @@ os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).parent))
 
+import jaxtyping
 import pytest
 import torch
 
@@ -28,3 +30,11 @@ def tiny_model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny_model(tiny_model_folder: Path) -> Model:
     """The folder above, loaded by ``load_model`` on the CPU in float32."""
     return load_model(tiny_model_folder)
+
+
+@pytest.fixture
+def unchecked_shapes() -> Iterator[None]:
+    """For what the package itself says of wrong shapes, which tests otherwise never reach."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)

@@ -47,6 +47,7 @@ def test_ssim_agrees_with_scikit_image(strength: float) -> None:
 
 
 @pytest.mark.parametrize("metric", [metrics.psnr, metrics.ssim])
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_image_metrics_refuse_integers_and_other_shapes(metric: object) -> None:
     with pytest.raises(ValueError, match="float"):
         metric(images(0).byte(), images(0).byte())  # type: ignore[operator]

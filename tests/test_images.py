@@ -424,6 +424,7 @@ def test_to_uint8_refuses_nan() -> None:
         to_uint8(torch.tensor([0.5, float("nan")]))
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_to_float_refuses_floats() -> None:
     with pytest.raises(ValueError, match="uint8"):
         to_float(torch.zeros(1, 3, 2, 2))

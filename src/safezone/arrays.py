@@ -10,13 +10,15 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
 Images: TypeAlias = Float[Tensor, "batch 3 height width"]
 Masks: TypeAlias = Bool[Tensor, "batch height width"]
 Latents: TypeAlias = Float[Tensor, "batch channels latent_height latent_width"]
 Timesteps: TypeAlias = Int[Tensor, " batch"]
+Times: TypeAlias = Real[Tensor, " batch"]
+"""What a network is told: with flows and some samplers it lies between whole timesteps."""
 PerExample: TypeAlias = Float[Tensor, " batch"]
 
 

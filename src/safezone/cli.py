@@ -8,10 +8,10 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from safezone import __version__
-from safezone.errors import UserError
+from safezone.errors import Note, UserError
 
 COMMANDS: Final[Mapping[str, str]] = {
     "demo": "three concepts, clean and poisoned, with and without defense: one page in minutes",
@@ -93,11 +93,11 @@ def _warnings_as_notes() -> Iterator[None]:
     """Our own warnings, each once, as a line on standard error; those of libraries not at all."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        print(f"note: {message}", file=sys.stderr)
+        _say(f"note: {message}", error=True)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("once", category=UserWarning, module=r"safezone\.")
+        warnings.filterwarnings("once", category=Note)
         warnings.showwarning = show
         yield
 
@@ -109,10 +109,21 @@ def _run(arguments: Sequence[str]) -> int:
     options = parse(command, rest, name)
     answer = command.run(options)
     if options.json:
-        print(json.dumps(answer.data, ensure_ascii=False))
+        _say(json.dumps(answer.data, ensure_ascii=not _encoding(sys.stdout).startswith("utf")))
     elif answer.text:
-        print(answer.text)
+        _say(answer.text)
     return int(answer.status)
+
+
+def _encoding(stream: TextIO) -> str:
+    return (stream.encoding or "utf-8").lower()
+
+
+def _say(text: str, error: bool = False) -> None:
+    """Prints; what the stream cannot write, such as a name that is not UTF-8, as an escape."""
+    stream = sys.stderr if error else sys.stdout
+    encoding = _encoding(stream)
+    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _warnings_as_notes():
             return _run(arguments)
     except UserError as error:
-        print(f"safezone: {error}", file=sys.stderr)
+        _say(f"safezone: {error}", error=True)
         return 2
     except BrokenPipeError:  # the reader of our output has had enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

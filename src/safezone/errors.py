@@ -1,4 +1,4 @@
-"""The one exception that a person's input can cause: one sentence, exit status 2."""
+"""The one exception that a person's input can cause, and the one warning."""
 
 
 class UserError(Exception):
@@ -10,3 +10,7 @@ class UserError(Exception):
 
 class WorkspaceError(UserError):
     """The place where results are written is at fault, not one run: nothing can go on."""
+
+
+class Note(UserWarning):
+    """Something to know that stops nothing; the command line prints it once."""

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 from torch import Tensor
 
-from safezone.arrays import Images
 from safezone.errors import UserError
 from safezone.files import whole_file
 from safezone.reading import require_file
@@ -213,7 +213,9 @@ def to_square(pixels: Pixels, size: int) -> Pixels:
     return np.array(image.resize((size, size), Image.Resampling.LANCZOS))
 
 
-def jpeg(images: Tensor, quality: int = 25, subsampling: str = "4:2:0") -> Tensor:
+def jpeg(
+    images: UInt8[Tensor, "n 3 h w"], quality: int = 25, subsampling: str = "4:2:0"
+) -> UInt8[Tensor, "n 3 h w"]:
     """Each image through JPEG and back: uint8 [n, 3, h, w] to uint8 of the same shape.
 
     ``quality``: 1 to 100 in libjpeg's sense. ``subsampling``: the chroma's, "4:4:4", "4:2:2" or
@@ -234,8 +236,8 @@ def jpeg(images: Tensor, quality: int = 25, subsampling: str = "4:2:0") -> Tenso
     return result.to(images.device)
 
 
-def to_float(images: Tensor) -> Images:
-    """uint8 [n, 3, h, w] to float32 in [0, 1], exactly value / 255.
+def to_float(images: UInt8[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    """uint8 to float32 in [0, 1] of the same shape, exactly value / 255.
 
     Raises ValueError when the images are not uint8.
     """
@@ -244,7 +246,7 @@ def to_float(images: Tensor) -> Images:
     return images.to(torch.float32) / 255
 
 
-def to_uint8(images: Images) -> Tensor:
+def to_uint8(images: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
     """Floats, clamped to [0, 1], to uint8 of the same shape: 255 x, rounded, never truncated.
 
     ``to_uint8(to_float(x)) == x`` for every uint8 x. Raises ValueError when a value is NaN.

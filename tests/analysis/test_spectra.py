@@ -62,8 +62,15 @@ def test_counts_are_the_differences() -> None:
     assert share_at_limit(counts, 16) == pytest.approx(
         float((difference.abs() >= 16).mean(dtype=torch.float64))
     )
+
+
+@pytest.mark.usefixtures("unchecked_shapes")
+def test_only_levels_are_counted() -> None:
+    levels = torch.zeros(2, 3, 4, 3, dtype=torch.uint8)
     with pytest.raises(ValueError, match="float32"):
-        perturbation_counts(clean, changed.float())
+        perturbation_counts(levels, levels.float())
+    with pytest.raises(ValueError, match="uint8"):
+        perturbation_counts(levels, levels[:1])
 
 
 def histogram(values: torch.Tensor) -> torch.Tensor:

@@ -196,6 +196,7 @@ def test_a_mask_of_the_whole_image_is_told() -> None:
     assert weights[0].min() == 1
 
 
+@pytest.mark.usefixtures("unchecked_shapes")
 def test_masks_of_another_size_than_the_images_are_refused() -> None:
     with pytest.raises(UserError, match="make the masks again"):
         InputMask().mask_images(

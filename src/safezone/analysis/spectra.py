@@ -23,8 +23,8 @@ def levels() -> Float[Tensor, " bins"]:
 
 
 def perturbation_counts(
-    clean: UInt8[Tensor, "..."], changed: UInt8[Tensor, "..."]
-) -> Int[Tensor, " bins"]:
+    clean: UInt8[Tensor, "*shape"], changed: UInt8[Tensor, "*shape"]
+) -> Int[Tensor, "511"]:
     """int64 [511]: how many values differ by -255 .. 255 levels (figures 7 and 12).
 
     ``clean``, ``changed``: uint8 of one shape; channels count alike. Raises ValueError otherwise.
@@ -125,8 +125,8 @@ def frequencies(radii: int, shorter_side: int) -> Float[Tensor, " radii"]:
 
 
 def resample_spectrum(
-    power: Float[Tensor, " radii"], shorter_side: int, radii: int, target_side: int
-) -> Float[Tensor, " radii"]:
+    power: Float[Tensor, " own_radii"], shorter_side: int, radii: int, target_side: int
+) -> Float[Tensor, " {radii}"]:
     """A spectrum at the frequencies of another size, linear between its own."""
     position = frequencies(radii, target_side) * shorter_side
     lower = position.floor().long().clamp(max=len(power) - 1)

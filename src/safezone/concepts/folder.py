@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from safezone.concepts.captions import caption_files
-from safezone.errors import UserError
+from safezone.errors import Note, UserError
 from safezone.images import IMAGE_SUFFIXES
 from safezone.reading import read_json
 
@@ -114,7 +114,9 @@ def image_files(folder: Path) -> tuple[Path, ...]:
         seen[path.stem] = path
     for path in (*entries, *unused.values()):
         if path in unused.values() or _left_out(path):
-            warnings.warn(f"{path} is left out: images are read from {folder} alone", stacklevel=2)
+            warnings.warn(
+                f"{path} is left out: images are read from {folder} alone", Note, stacklevel=2
+            )
     if not seen:
         inner = [path for path in entries if _left_out(path) and path.is_dir()]
         hint = f", or give {inner[0]}" if inner else ""
@@ -160,7 +162,9 @@ def mask_files(folder: Path, images: Sequence[Path]) -> Mapping[str, Path]:
         masks[stem] = path
     beside = _labelled(_entries(folder), MASK_LABEL)
     if masks and beside:
-        warnings.warn(f"the masks of {place} are used, not {min(beside.values())}", stacklevel=2)
+        warnings.warn(
+            f"the masks of {place} are used, not {min(beside.values())}", Note, stacklevel=2
+        )
     masks = masks or beside
     for path in images if masks else ():
         if path.stem not in masks:
@@ -175,7 +179,7 @@ def mask_files(folder: Path, images: Sequence[Path]) -> Mapping[str, Path]:
 def read_words(folder: Path) -> dict[str, str]:
     """name, class_word and placeholder as far as concept.json gives them."""
     path = folder / CONCEPT_FILE
-    if not path.exists():
+    if not path.exists() and not path.is_symlink():
         return {}
     content: dict[str, Any] = read_json(path)
     keys = ("name", "class_word", "placeholder")

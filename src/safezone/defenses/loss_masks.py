@@ -9,7 +9,7 @@ from torch import Tensor
 
 from safezone.arrays import Latents, Masks, PerExample
 from safezone.concepts.masks import LatentMaskMode, dilate, latent_mask, scaled_radius
-from safezone.errors import UserError
+from safezone.errors import Note, UserError
 from safezone.fields import Checked, Weight
 
 Weights = Float[Tensor, "batch 1 latent_height latent_width"]
@@ -110,6 +110,7 @@ class LossMask(Checked, NoMask):
             warnings.warn(
                 f"{whole} of {len(masks)} masks of {concept} cover the whole image: there the "
                 "mask of the defense does nothing; look at them with `safezone mask --preview`.",
+                Note,
                 stacklevel=4,
             )
         return dilate(masks, self.radius(masks.shape[-1], factor))

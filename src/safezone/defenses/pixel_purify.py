@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor
 
 from safezone.arrays import Images, randn
@@ -65,7 +66,7 @@ def _every(start: int, stride: int) -> list[int]:
     return list(range(start, -1, -stride))
 
 
-def _resized(images: Images, side: int) -> Images:
+def _resized(images: Images, side: int) -> Float[Tensor, "batch 3 {side} {side}"]:
     if images.shape[-1] == side:
         return images
     sizes = {"size": side, "mode": "bicubic", "align_corners": False, "antialias": True}
@@ -199,7 +200,9 @@ class PDMPure(_PixelPurifier):
 
         return Bound((pixel, upscaler), clean, pixel.device)
 
-    def small(self, pixel: PixelModel, image: Images, generator: torch.Generator) -> Images:
+    def small(
+        self, pixel: PixelModel, image: Images, generator: torch.Generator
+    ) -> Float[Tensor, "batch 3 side side"]:
         """The purified image at the model's size."""
         return renew(
             pixel,

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from safezone.arrays import Images, Latents, Timesteps
+from safezone.arrays import Images, Latents, Times
 from safezone.models.attention import AttentionRecord
 from safezone.models.deltas import Changes
 from safezone.models.process import Process
@@ -180,7 +180,7 @@ class Model(Protocol):
         ...
 
     def predict(
-        self, noisy_latents: Latents, timesteps: Timesteps, conditioning: Conditioning
+        self, noisy_latents: Latents, timesteps: Times, conditioning: Conditioning
     ) -> Latents:
         """The U-Net's raw prediction, whose meaning ``process`` knows; differentiable.
 

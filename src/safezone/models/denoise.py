@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from safezone.arrays import Latents, Timesteps
+from safezone.arrays import Latents, Times
 from safezone.models.base import Conditioning, Model
 from safezone.models.process import Process
 
@@ -22,7 +22,7 @@ class Prediction:
     process: Process
     clean: Latents
     noise: Latents
-    timesteps: Timesteps
+    timesteps: Times
     noisy: Latents
     raw: Latents
     """As ``Model.predict`` gives it."""
@@ -42,7 +42,7 @@ def predict(
     model: Model,
     clean: Latents,
     noise: Latents,
-    timesteps: Timesteps,
+    timesteps: Times,
     conditioning: Conditioning,
 ) -> Prediction:
     """Corrupts clean latents and asks the model once; differentiable in latents and conditioning.
@@ -72,7 +72,7 @@ def walk(
 
 def denoise(
     process: Process,
-    predict: Callable[[Latents, Timesteps], Latents],
+    predict: Callable[[Latents, Times], Latents],
     noisy: Latents,
     timesteps: Sequence[int],
     *,
@@ -87,9 +87,7 @@ def denoise(
     the clean latents themselves.
     """
 
-    def step(
-        noisy: Latents, prediction: Latents, now: Timesteps, following: Timesteps | None
-    ) -> Latents:
+    def step(noisy: Latents, prediction: Latents, now: Times, following: Times | None) -> Latents:
         if following is None:
             clean = process.to_clean(noisy, prediction, now)
             return clean if limit is None else limit(clean)

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from safezone.errors import Note
+
 _KEPT_LIMIT = 128 * 2**20
 """Weights of one network that are kept in the kernels' order too, in bytes; twice this is the
 price. In a larger network a call is so long that reordering in it does not matter."""
@@ -58,6 +60,7 @@ def freeze(module: nn.Module) -> None:
         warnings.warn(
             f"frozen layers compute with torch's own kernels ({reason}): slower, and a run's last "
             "bits depend on the runs beside it",
+            Note,
             stacklevel=2,
         )
         return

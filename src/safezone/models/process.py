@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from safezone.arrays import Latents, Timesteps
+from safezone.arrays import Latents, Times
 
 
 def _expand(values: Tensor, like: Tensor) -> Tensor:
@@ -33,19 +33,19 @@ class Process(ABC):
         """How many timesteps there are."""
 
     @abstractmethod
-    def signal_noise(self, timesteps: Timesteps) -> tuple[Tensor, Tensor]:
+    def signal_noise(self, timesteps: Times) -> tuple[Tensor, Tensor]:
         """s and sigma of z_t = s z + sigma noise, each [batch], in [0, 1]."""
 
     @abstractmethod
-    def target(self, clean: Latents, noise: Latents, timesteps: Timesteps) -> Latents:
+    def target(self, clean: Latents, noise: Latents, timesteps: Times) -> Latents:
         """What a perfect network predicts from ``corrupt(clean, noise, timesteps)``."""
 
     @abstractmethod
-    def to_clean(self, noisy: Latents, prediction: Latents, timesteps: Timesteps) -> Latents:
+    def to_clean(self, noisy: Latents, prediction: Latents, timesteps: Times) -> Latents:
         """The clean latents that a raw prediction stands for."""
 
     @abstractmethod
-    def to_noise(self, noisy: Latents, prediction: Latents, timesteps: Timesteps) -> Latents:
+    def to_noise(self, noisy: Latents, prediction: Latents, timesteps: Times) -> Latents:
         """The noise that a raw prediction stands for."""
 
     def network_time(self, timesteps: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ class Process(ABC):
         """A raw prediction as diffusers' scheduler of this kind of model wants it."""
         return prediction
 
-    def corrupt(self, clean: Latents, noise: Latents, timesteps: Timesteps) -> Latents:
+    def corrupt(self, clean: Latents, noise: Latents, timesteps: Times) -> Latents:
         """z_t = s z + sigma noise, of the shape and type of ``clean``."""
         signal, sigma = self._coefficients(timesteps, clean)
         return signal * clean + sigma * noise
@@ -71,8 +71,8 @@ class Process(ABC):
         self,
         noisy: Latents,
         prediction: Latents,
-        timesteps: Timesteps,
-        following: Timesteps,
+        timesteps: Times,
+        following: Times,
         *,
         fresh: Latents | None = None,
         eta: float = 0.0,
@@ -101,11 +101,11 @@ class Process(ABC):
             noise = (1 - share.square()).sqrt() * noise + share * fresh
         return self.corrupt(clean, noise, following)
 
-    def _coefficients(self, timesteps: Timesteps, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _coefficients(self, timesteps: Times, like: Tensor) -> tuple[Tensor, Tensor]:
         signal, sigma = self.signal_noise(timesteps)
         return _expand(signal, like), _expand(sigma, like)
 
-    def _signal_to_noise(self, timesteps: Timesteps) -> Tensor:
+    def _signal_to_noise(self, timesteps: Times) -> Tensor:
         signal, sigma = self.signal_noise(timesteps)
         return (signal.double() / sigma.double()).square()
 
@@ -124,7 +124,7 @@ class _VariancePreserving(Process):
         """The length of ``alphas_cumprod``."""
         return len(self.alphas_cumprod)
 
-    def signal_noise(self, timesteps: Timesteps) -> tuple[Tensor, Tensor]:
+    def signal_noise(self, timesteps: Times) -> tuple[Tensor, Tensor]:
         """The square roots of alphas_cumprod[t] and of 1 - alphas_cumprod[t]."""
         alpha_bar = self.alphas_cumprod.to(timesteps.device)[timesteps]
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
@@ -133,16 +133,16 @@ class _VariancePreserving(Process):
 class Epsilon(_VariancePreserving):
     """The network predicts the noise. At a signal of 0 it says nothing of the clean latents."""
 
-    def target(self, clean: Latents, noise: Latents, timesteps: Timesteps) -> Latents:
+    def target(self, clean: Latents, noise: Latents, timesteps: Times) -> Latents:
         """The noise."""
         return noise
 
-    def to_clean(self, noisy: Latents, prediction: Latents, timesteps: Timesteps) -> Latents:
+    def to_clean(self, noisy: Latents, prediction: Latents, timesteps: Times) -> Latents:
         """(z_t - sigma prediction) / s."""
         signal, sigma = self._coefficients(timesteps, noisy)
         return (noisy - sigma * prediction) / signal
 
-    def to_noise(self, noisy: Latents, prediction: Latents, timesteps: Timesteps) -> Latents:
+    def to_noise(self, noisy: Latents, prediction: Latents, timesteps: Times) -> Latents:
         """The prediction."""
         return prediction
 
@@ -150,17 +150,17 @@ class Epsilon(_VariancePreserving):
 class Velocity(_VariancePreserving):
     """The network predicts v = s noise - sigma z (Salimans & Ho 2022)."""
 
-    def target(self, clean: Latents, noise: Latents, timesteps: Timesteps) -> Latents:
+    def target(self, clean: Latents, noise: Latents, timesteps: Times) -> Latents:
         """s noise - sigma z."""
         signal, sigma = self._coefficients(timesteps, clean)
         return signal * noise - sigma * clean
 
-    def to_clean(self, noisy: Latents, prediction: Latents, timesteps: Timesteps) -> Latents:
+    def to_clean(self, noisy: Latents, prediction: Latents, timesteps: Times) -> Latents:
         """s z_t - sigma v."""
         signal, sigma = self._coefficients(timesteps, noisy)
         return signal * noisy - sigma * prediction
 
-    def to_noise(self, noisy: Latents, prediction: Latents, timesteps: Timesteps) -> Latents:
+    def to_noise(self, noisy: Latents, prediction: Latents, timesteps: Times) -> Latents:
         """sigma z_t + s v."""
         signal, sigma = self._coefficients(timesteps, noisy)
         return sigma * noisy + signal * prediction
@@ -180,7 +180,7 @@ class RectifiedFlow(Process):
     steps: int = 1000
     towards: Literal["noise", "data"] = "noise"
 
-    def signal_noise(self, timesteps: Timesteps) -> tuple[Tensor, Tensor]:
+    def signal_noise(self, timesteps: Times) -> tuple[Tensor, Tensor]:
         """1 - sigma and sigma, float64."""
         sigma = self.network_time(timesteps.to(torch.float64)) / self.steps
         return 1 - sigma, sigma
@@ -197,16 +197,16 @@ class RectifiedFlow(Process):
         """noise - z, wherever the prediction points."""
         return prediction if self.towards == "noise" else -prediction
 
-    def target(self, clean: Latents, noise: Latents, timesteps: Timesteps) -> Latents:
+    def target(self, clean: Latents, noise: Latents, timesteps: Times) -> Latents:
         """noise - z, or z - noise."""
         return self.to_stock(noise - clean)
 
-    def to_clean(self, noisy: Latents, prediction: Latents, timesteps: Timesteps) -> Latents:
+    def to_clean(self, noisy: Latents, prediction: Latents, timesteps: Times) -> Latents:
         """z_t - sigma (noise - z)."""
         _, sigma = self._coefficients(timesteps, noisy)
         return noisy - sigma * self.to_stock(prediction)
 
-    def to_noise(self, noisy: Latents, prediction: Latents, timesteps: Timesteps) -> Latents:
+    def to_noise(self, noisy: Latents, prediction: Latents, timesteps: Times) -> Latents:
         """z_t + (1 - sigma) (noise - z)."""
         signal, _ = self._coefficients(timesteps, noisy)
         return noisy + signal * self.to_stock(prediction)

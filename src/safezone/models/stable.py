@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from safezone.arrays import Images, Latents, Timesteps
+from safezone.arrays import Images, Latents, Times
 from safezone.models.attention import AttentionRecord, record_cross_attention
 from safezone.models.base import Conditioning, Posterior, Tokens
 from safezone.models.deltas import Changes, Slot, convolutions, watch
@@ -161,7 +161,7 @@ class StableDiffusion:
         return record_cross_attention(self.unet)
 
     def predict(
-        self, noisy_latents: Latents, timesteps: Timesteps, conditioning: Conditioning
+        self, noisy_latents: Latents, timesteps: Times, conditioning: Conditioning
     ) -> Latents:
         """The U-Net's raw prediction, whose meaning ``process`` knows."""
         added = conditioning.added

@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from safezone.arrays import Images
@@ -29,7 +30,9 @@ class Upscaler:
     guidance: float = 9.0
     noise_level: int = 20
 
-    def __call__(self, images: Images, generator: torch.Generator) -> Images:
+    def __call__(
+        self, images: Images, generator: torch.Generator
+    ) -> Float[Tensor, "batch 3 4*height 4*width"]:
         """[1, 3, h, w] in [0, 1] to [1, 3, 4 h, 4 w]; prompt "a picture"."""
         found: Tensor = self.pipeline(
             prompt="a picture",
