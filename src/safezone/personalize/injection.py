@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from safezone.arrays import Latents, Timesteps
+from safezone.arrays import Latents, Times, Timesteps
 from safezone.models.base import Conditioning, Model, Tokens
 from safezone.models.deltas import Changes, Delta
 from safezone.personalize.history import VECTORS
 
-Network: TypeAlias = Callable[[Latents, Timesteps, Conditioning], Latents]
+Network: TypeAlias = Callable[[Latents, Times, Conditioning], Latents]
 """Noisy latents, timesteps and what the text says to the raw prediction, as ``Model.predict``."""
 
 
