@@ -133,7 +133,7 @@ def test_rows_and_tables_can_be_taken_along(page: Page) -> None:
     links = [link for link in Parsed(render(page)).links if link.startswith("data:text/plain")]
     texts = [base64.b64decode(uri.split(",", 1)[1]).decode() for uri in links]
     assert texts[-1] == csv_text(page.rows)
-    table = page.sections[0].tables()[0]
+    table = page.sections[0].tables[0]
     assert texts[:3] == [to_csv(table), to_markdown(table), to_latex(table)]
     assert len(texts) == 3 * len({row.metric for row in page.rows}) + 1
 
@@ -293,7 +293,7 @@ def test_the_papers_number_stands_beside_ours_and_of_sibling_tables_too() -> Non
 
 
 def test_the_mean_over_poisons_has_ours_and_the_papers_number() -> None:
-    first = paper_section(17).tables()[0]
+    first = paper_section(17).tables[0]
     ours = [first.cells[poison, "szt"].interval.mean for poison in ("adm+", "ea")]
     assert first.cells[AVERAGE, "szt"].interval.mean == pytest.approx(sum(ours) / 2)
     assert first.paper[AVERAGE, "szt"] == 0.45

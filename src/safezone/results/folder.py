@@ -122,7 +122,7 @@ def rewrite_results(folder: Path, title: str | None = None, pictures: int = PICT
 
 
 def _write_tables(folder: Path, part: Section, suffix: str) -> None:
-    for table in part.tables():
+    for table in part.tables:
         own = table.metric == part.metric
         stem = f"table{'' if own else '-' + table.metric}{suffix}"
         for form in (".csv", ".tex"):

@@ -6,6 +6,7 @@ import math
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
 from typing import Any
 
@@ -64,6 +65,7 @@ class Section:
         """The rows with a value."""
         return [row for row in self.rows if not row.reason]
 
+    @cached_property
     def tables(self) -> list[ScoreTable]:
         """All metrics, the section's own first, with means over poisons."""
         whole, metrics = with_average(self.rows, AVERAGE), {row.metric for row in self.scored}
@@ -217,7 +219,7 @@ def render(page: Page) -> str:
     """The page as text."""
     sections, cells = [], dict[str, Any]()
     for index, section in enumerate(page.sections):
-        tables, views = section.tables(), []
+        tables, views = section.tables, []
         prompts = next((table for table in tables if table.metric == "clip_score"), None)
         for place, table in enumerate(tables):
             drawn = charts(table, prompts) if place == 0 else None

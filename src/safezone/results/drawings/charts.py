@@ -229,8 +229,9 @@ def plane_figure(table: ScoreTable, prompts: ScoreTable) -> "Figure | None":
         points,
         intervals,
         hollow=hollow,
+        accent="SZT",
         xlabel=metric_of(table.metric).label,
         ylabel=metric_of(prompts.metric).label,
-        width=_WIDTH,
-        height=2.6,
+        width=3.7,
+        height=2.9,
     )

@@ -8,7 +8,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from safezone.analysis.spectra import levels
-from safezone.results.drawings.style import LOOKS, headline, label_axes, legend, panels, stroke
+from safezone.results.drawings.style import (
+    ACCENT,
+    DOT,
+    LOOKS,
+    headline,
+    label_axes,
+    legend,
+    panels,
+    stroke,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -148,22 +157,26 @@ def draw_plane(
     xlabel: str,
     ylabel: str,
     hollow: Mapping[str, tuple[float, float]] | None = None,
+    accent: str = "",
     width: float = 4.6,
     height: float = 3.6,
 ) -> "Figure":
     """Named points in a plane (figure 17). ``intervals``: x low, x high, y low, y high.
 
-    ``hollow``: what is drawn beside some points, the paper's numbers.
+    ``hollow``: what is drawn beside some points, the paper's numbers. ``accent``: the one name that
+    is told apart, where the others shall look alike.
     """
     figure, ((axes,),) = panels(1, 1, width=width, height=height)
     for look, (name, (x, y)) in enumerate(points.items()):
-        style = stroke(look)
+        color, marker = stroke(look).color, stroke(look).marker
+        if accent:
+            color, marker = (ACCENT if name == accent else DOT), "o"
         if name in intervals:
             left, right, low, high = intervals[name]
-            axes.plot([left, right], [y, y], [x, x], [low, high], color=style.color, linewidth=0.6)
-        axes.plot([x], [y], style.marker, color=style.color, markersize=6, gid="dot")
+            axes.plot([left, right], [y, y], [x, x], [low, high], color=color, linewidth=0.6)
+        axes.plot([x], [y], marker, color=color, markersize=6, gid="dot")
         if hollow and name in hollow:
-            axes.plot(*hollow[name], style.marker, mfc="none", mec=style.color, gid="hollow")
+            axes.plot(*hollow[name], marker, mfc="none", mec=color, markersize=5, gid="hollow")
     label_axes(axes, "", xlabel, ylabel)
     headline(figure, title)
     figure.draw_without_rendering()  # the axes stand where they will stand
