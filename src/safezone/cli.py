@@ -21,6 +21,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "export": "write what was learned for ComfyUI, AUTOMATIC1111, kohya's scripts or diffusers",
     "generate": "make images of what was learned",
     "score": "compare generated images with the clean ones",
+    "audit": "does my protection hold? careful trainings on my pictures, one verdict, one page",
     "report": "one page with pictures, scores and what they mean",
     "claim": "measure the paper's claim: ten concepts, three seeds, every defense",
     "analyze": "look at folders: histogram, spectrum, timesteps, sensitivity",

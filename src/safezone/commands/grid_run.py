@@ -211,7 +211,8 @@ def run(options: Options) -> Answer:
         lab = replace(lab, reuse=artifacts_in(options.reuse))
     grid = make_grid(options, lab)
     if options.dry_run:
-        return _dry(options, lab, grid)
+        told = options.workers
+        return dry(lab, grid, 1 if told.executor == "here" else told.workers)
     command = shlex.join(["safezone", *sys.argv[1:]]) if len(sys.argv) > 1 else ""
     try:
         made = measure(
@@ -256,12 +257,12 @@ def _title(grid: "Grid", settings: Settings) -> str:
     return f"{title}, poisons made on it (white box)" if settings.poison_model else title
 
 
-def _dry(options: Options, lab: "Lab", grid: "Grid") -> Answer:
+def dry(lab: "Lab", grid: "Grid", workers: int = 1) -> Answer:
+    """What is done and to do of a grid, how long that takes and how much disk."""
     from safezone.lab.cost import count_passes
     from safezone.lab.schedule import estimate
     from safezone.results.notes import duration_text
 
-    workers = 1 if options.workers.executor == "here" else options.workers.workers
     costs = estimate(lab, grid, count_passes(lab.model, lab.poisoners), workers)
     lines = [f"{grid.name}: {len(grid)} runs on {lab.model.name}"]
     for stage, cost in costs.items():

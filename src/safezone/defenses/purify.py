@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from safezone.arrays import Images, Masks, randn, stream
 from safezone.defenses.preprocess import Chain, Pixels, Preprocess
@@ -19,6 +20,7 @@ from safezone.images import to_float, to_uint8
 from safezone.models.base import Model
 from safezone.models.denoise import denoise
 from safezone.models.fingerprint import Fingerprinted
+from safezone.models.upscaler import load_upscaler
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,3 +196,41 @@ class Impress(Purifier):
             with torch.no_grad():
                 image.clamp_(0, 1)
         return image.detach()
+
+
+@dataclass(frozen=True)
+class RoundTrip(Purifier):
+    """Through the autoencoder of the model that is personalized, and back (posterior mean)."""
+
+    def bind(self, model: Model | None) -> Bound:
+        latent = _latent_model(model, "vae")
+
+        @torch.no_grad()
+        def clean(image: Images, generator: torch.Generator) -> Images:
+            return latent.decode(latent.encode(image).mean)
+
+        return Bound((latent,), clean, latent.device)
+
+
+@dataclass(frozen=True)
+class NoisyUpscaling(Purifier):
+    """Noisy upscaling (Hönig et al., 2406.12027): noise, a four-fold upscaler, and a resize back.
+
+    ``noise``: its standard deviation, pixels in [0, 1]. ``upscaler``: a folder or hub name of
+    Stable Diffusion's four-fold one.
+    """
+
+    noise: float = 0.1
+    upscaler: str = "stabilityai/stable-diffusion-x4-upscaler"
+
+    def bind(self, model: Model | None) -> Bound:
+        upscaler = load_upscaler(self.upscaler, None if model is None else str(model.device))
+
+        @torch.no_grad()
+        def clean(image: Images, generator: torch.Generator) -> Images:
+            noise = randn([generator], image.shape[1:]).to(image)
+            large = upscaler((image + self.noise * noise).clamp(0, 1), generator)
+            return interpolate(large, image.shape[-2:], mode="area")
+
+        device = torch.device("cpu") if model is None else model.device
+        return Bound((upscaler,), clean, device)

@@ -17,7 +17,7 @@ from safezone.defenses.filters import (
 from safezone.defenses.loss_masks import InputMask, LatentMask, LossInputMask, LossMask, PriorMask
 from safezone.defenses.pixel_purify import DiffPure, GridPure, PDMPure
 from safezone.defenses.preprocess import Jpeg
-from safezone.defenses.purify import Impress, Regen
+from safezone.defenses.purify import Impress, NoisyUpscaling, Regen, RoundTrip
 from safezone.defenses.timesteps import AtLeast
 
 _JPEG = Defense("jpeg", preprocess=Jpeg(25))
@@ -76,6 +76,8 @@ DEFENSES: Mapping[str, Defense] = MappingProxyType(
             Defense("diffpure", preprocess=DiffPure()),
             Defense("gridpure", preprocess=GridPure()),
             Defense("impress", preprocess=Impress()),
+            Defense("vae", preprocess=RoundTrip()),
+            Defense("upscale", preprocess=NoisyUpscaling()),
             _PDMPURE_IF,
             # After the paper: outside the mask stay with the model as it was; a word for the noise
             Defense("mpp", loss_mask=PriorMask()),

@@ -81,6 +81,8 @@ def _operations(call: Callable[[], object]) -> float:
 
 def poison_operations(lab: Lab, run: Run, passes: Passes) -> float:
     """Every step goes through encoder and denoiser and back, once for each repetition."""
+    if (run.concept, run.poison) in lab.given:
+        return 0.0
     row, images = lab.poison_settings(run), len(lab.concepts[run.concept].images)
     return BACKWARD * passes.poison * images * row.steps * row.repetitions
 

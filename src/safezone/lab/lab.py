@@ -71,7 +71,9 @@ class Lab:
     stage that made its images, where they are not clean photographs. ``reuse``: folders of
     artifacts by key, which are copied instead of made again. ``poisoners``: the models that poisons
     are made on, ``originals``: the clean concepts at their size, and ``purifier``: what purifiers
-    denoise with, where these are not the model that is personalized. Random streams: a poison's
+    denoise with, where these are not the model that is personalized. ``given``: images that
+    somebody has protected already, by concept and the name that stands for the poison.
+    ``poisons``: rows that the settings do not make, by name. Random streams: a poison's
     seed is the run's, or ``settings.cells.poison_seed`` for all seeds; training and generation
     have the run's. Raises UserError for prompts that do not name what was learned.
     """
@@ -87,6 +89,8 @@ class Lab:
     poisoners: tuple[Model, ...] = ()
     originals: Mapping[str, Concept] = field(default_factory=dict)
     purifier: Model | None = None
+    given: Mapping[tuple[str, str], Concept] = field(default_factory=dict)
+    poisons: Mapping[str, Poison] = field(default_factory=dict)
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
     """What takes reading or hashing and is asked for often."""
 
@@ -134,6 +138,8 @@ class Lab:
         return key
 
     def poison_settings(self, run: Run) -> Poison:
+        if run.poison in self.poisons:
+            return self.poisons[run.poison]
         poison: Poison = self.remember(
             ("poison", run.poison), lambda: self.settings.poisoning.poison(run.poison)
         )

@@ -78,7 +78,12 @@ def clean(lab: Lab, job: Job) -> None:
 
 
 def poison(lab: Lab, job: Job) -> None:
-    """Writes the poisoned concept, as many images in a pass as fit into memory."""
+    """Writes the poisoned concept, as many images in a pass as fit into memory; or as given."""
+    given = lab.given.get((job.run.concept, job.run.poison))
+    if given is not None:
+        with job.of["poison"].written({"poison": job.run.poison}) as folder:
+            save_concept(given, folder)
+        return
     run, models, concept = job.run, lab.poisoning, lab.original(job.run.concept)
     row, seed, artifact = lab.poison_settings(run), lab.poison_seed(run), job.of["poison"]
 

@@ -70,6 +70,8 @@ def _clean(lab: Lab, run: Run) -> str:
 def _poison(lab: Lab, run: Run) -> Sequence[Any] | None:
     if run.poison == CLEAN:
         return None
+    if (run.concept, run.poison) in lab.given:
+        return [lab.given[run.concept, run.poison].content_key()]
     row = lab.poison_settings(run)
     original = lab.originals.get(run.concept)
     size = [] if original is None else [original.content_key()]

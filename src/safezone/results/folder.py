@@ -6,7 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-from safezone.files import write_json, write_text
+from markupsafe import Markup
+
+from safezone.files import read_json, write_json, write_text
 from safezone.lab.config import flat
 from safezone.lab.store import ROWS
 from safezone.lab.variants import columns_of
@@ -22,6 +24,8 @@ from safezone.results.tables import SIMILARITY, csv_of, settings_of, to_markdown
 from safezone.scores.rows import Row, read_rows, write_rows
 
 PAGE: Final = "report.html"
+LEAD: Final = "lead.html"
+"""What stands above the tables, where somebody has written it."""
 
 
 def sections(
@@ -71,10 +75,17 @@ def _slug(text: str) -> str:
     return re.sub(r"[^\w.-]+", "-", text)
 
 
+def _page(folder: Path, index: Mapping[str, Any], rows: Sequence[Row], pictures: int) -> Page:
+    parts = sections(folder, index, rows, pictures)
+    lead = folder / LEAD
+    text = lead.read_text(encoding="utf-8") if lead.is_file() else ""
+    return Page(str(index.get("title")), parts, rows, versions(), Markup(text))
+
+
 def page_of(folder: Path, pictures: int = PICTURES) -> Page:
     """The page of a folder that has an index; UserError when it holds no results."""
     index, rows = read_json(folder / INDEX), read_rows(folder / ROWS)
-    return Page(str(index.get("title")), sections(folder, index, rows, pictures), rows, versions())
+    return _page(folder, index, rows, pictures)
 
 
 def write_page(page: Page, path: Path) -> Path:
@@ -94,7 +105,7 @@ def write_results(
     if rows:
         write_rows(folder / ROWS, rows)
         write_rows(folder / "rows.csv", rows)
-    page = Page(str(index.get("title")), sections(folder, index, rows, pictures), rows, versions())
+    page = _page(folder, index, rows, pictures)
     scored = [row for part in page.sections for row in part.scored]
     first = page.sections[0]
     summary = {

@@ -96,12 +96,16 @@ class Section:
 
 @dataclass(frozen=True, eq=False)
 class Page:
-    """All that the page shows. ``rows``: to be taken along; ``versions``: of what made them."""
+    """All that the page shows. ``rows``: to be taken along; ``versions``: of what made them.
+
+    ``lead``: HTML above the tables.
+    """
 
     title: str
     sections: Sequence[Section]
     rows: Sequence[Row] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
+    lead: Markup = field(default_factory=Markup)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,145 @@
+"""An audit: plan what can run, run it as one grid, say what follows, write one page."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from safezone import __version__
+from safezone.audit.cases import Case, Plan, at_budgets
+from safezone.audit.flags import Facts
+from safezone.audit.outcome import outcomes
+from safezone.audit.page import as_json, lead, visibility
+from safezone.audit.suite import Attacker, Suite
+from safezone.defenses import defense, fingerprints
+from safezone.errors import UserError
+from safezone.files import write_json, write_text
+from safezone.generate import generate
+from safezone.lab.lab import Lab
+from safezone.models import BUILTIN
+from safezone.results.folder import LEAD, rewrite_results
+from safezone.results.measurement import measure
+from safezone.results.tables import SIMILARITY
+from safezone.scores import Pictures, score_images
+
+AUDIT: Final = "audit.json"
+
+
+@dataclass(frozen=True, eq=False)
+class Audited:
+    """What ``audit.json`` holds, the page, and why runs failed."""
+
+    data: dict[str, Any]
+    page: Path
+    failed: dict[str, str]
+
+
+def plan_audit(
+    lab: Lab,
+    cases: tuple[Case, ...],
+    suite: Suite,
+    methods: tuple[str, ...],
+    *,
+    seeds: int,
+    partial: Sequence[int] = (),
+    budgets: Sequence[int] = (),
+) -> Plan:
+    """What can run on this model with these images; the rest is left out with its reason.
+
+    ``partial``: percents of the images that are protected. ``budgets``: levels of 255 at which the
+    poison of the manifest is made again. Raises UserError for budgets of a protection that is not
+    ours or has no originals.
+    """
+    builtin = lab.model.name in BUILTIN
+    left_out = {
+        each.name: reason
+        for each in suite.attackers
+        if (reason := _left_out(lab, cases, each, builtin)) is not None
+    }
+    rows = {}
+    if budgets:
+        made = cases[0].made
+        if "poison" not in made or any(case.clean is None for case in cases):
+            raise UserError(
+                "--budgets makes the protection again: give images that `safezone poison` made, "
+                "and their originals with --clean"
+            )
+        row = lab.settings.poisoning.poison(str(made["poison"]))
+        rows = at_budgets(row, budgets)
+    return Plan(
+        cases, suite, methods, seeds, tuple(partial), rows, builtin=builtin, left_out=left_out
+    )
+
+
+def _left_out(lab: Lab, cases: tuple[Case, ...], attacker: Attacker, builtin: bool) -> str | None:
+    if attacker.needs_masks and any(case.protected.masks is None for case in cases):
+        return "it needs masks; give them, or let --masks draw them"
+    model: Any = lab.model
+    try:
+        fingerprints(defense(attacker.defense_for(builtin)).preprocess, model)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def audit(
+    lab: Lab,
+    plan: Plan,
+    folder: Path,
+    *,
+    title: str,
+    command: str,
+    progress: bool = True,
+    note: Callable[[str], None] = lambda text: None,
+) -> Audited:
+    """Runs what is missing and writes ``audit.json`` and the page into ``folder``.
+
+    A killed audit goes on when it is started again, as any grid does.
+    """
+    lab = plan.lab(lab)
+    grid = plan.grid(lab.model.name)
+    made = measure(
+        lab,
+        grid,
+        folder,
+        folder,
+        title=title,
+        command=command,
+        kind="claim",
+        progress=progress,
+        note=note,
+    )
+    seen = visibility(lab, plan)
+    largest = seen[0].linf if seen else None
+    facts = Facts(plan, outcomes(plan, made.rows), lab.model.name, floor(lab, plan), largest)
+    data = dict(as_json(facts, seen, __version__))
+    write_json(folder / AUDIT, data)
+    write_text(folder / LEAD, lead(lab, facts, seen))
+    return Audited(data, rewrite_results(folder), made.failed)
+
+
+def floor(lab: Lab, plan: Plan) -> float:
+    """The similarity of what the model draws for the class words alone, mean over concepts."""
+    sampling, values = lab.settings.sampling, []
+    for case in plan.cases:
+        prompts = [text.format(case.reference.class_word) for text in sampling.texts()]
+        (images,) = generate(
+            lab.model,
+            [None],
+            prompts,
+            seed=0,
+            noise_keys=[case.name],
+            steps=sampling.steps,
+            guidance=sampling.guidance,
+            scheduler=sampling.scheduler,
+            progress=False,
+        )
+        reference = case.reference
+        pictures = Pictures(
+            images, prompts, reference.images, reference.class_word, reference.placeholder
+        )
+        scores = score_images(pictures, {"instance": lab.encoders["instance"]})
+        values += [score.value for score in scores if score.metric == SIMILARITY]
+    return float(torch.tensor(values).mean())

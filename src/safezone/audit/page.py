@@ -1,0 +1,213 @@
+"""The upper part of an audit's page: the verdict, the flags, pictures in a row, visibility."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+import jinja2
+import torch
+from markupsafe import Markup
+from torch import Tensor
+
+from safezone.audit.cases import PROTECTED, Case, Plan, budget_name, protected_name
+from safezone.audit.flags import Facts, raised
+from safezone.audit.outcome import Outcome, plain_values, verdict
+from safezone.audit.suite import Attacker
+from safezone.lab.lab import Lab
+from safezone.lab.makers import read_images
+from safezone.lab.run import Run
+from safezone.lab.stage import job
+from safezone.poisons import imperceptibility
+from safezone.results.artifacts import GAIN, Picture, amplified_difference, picture
+from safezone.results.drawings.curves import Panel, Series, draw_panels
+from safezone.results.drawings.style import inline_svg
+from safezone.results.statistics import Interval
+from safezone.scores.rows import NOMINAL
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CROP: Final = 64
+"""Side of the crop that is shown pixel by pixel."""
+_METHODS: Final = ("textual inversion", "lora", "custom diffusion")
+
+
+@dataclass(frozen=True)
+class Visibility:
+    """Of one protection: means over images; ``changed``: the share of values that differ."""
+
+    name: str
+    level: int | None
+    psnr: float
+    ssim: float
+    linf: float
+    changed: float
+
+
+def visibility(lab: Lab, plan: Plan) -> list[Visibility]:
+    """Of the protected images and of every budget; nothing without originals."""
+    names = {PROTECTED: None, **{budget_name(level): level for level in plan.budgets}}
+    cases = [case for case in plan.cases if case.clean is not None]
+    return [_visible(lab, cases, name, level) for name, level in names.items()] if cases else []
+
+
+def _visible(lab: Lab, cases: Sequence[Case], name: str, level: int | None) -> Visibility:
+    pairs = [(case.reference.images, images_of(lab, case, name)) for case in cases]
+    clean, changed = (torch.cat(side) for side in zip(*pairs, strict=True))
+    measured = imperceptibility(clean, changed)
+    psnr = measured["psnr"]
+    return Visibility(
+        name,
+        level,
+        float(psnr[psnr.isfinite()].mean()) if bool(psnr.isfinite().any()) else math.inf,
+        float(measured["ssim"].mean()),
+        float(measured["linf"].max()),
+        float((clean != changed).float().mean()),
+    )
+
+
+def images_of(lab: Lab, case: Case, name: str) -> Tensor:
+    """The images that stand for a poison, as the lab has them: uint8 [n, 3, S, S]."""
+    if name == PROTECTED:
+        return case.protected.images
+    run = Run(case.name, name, NOMINAL, _METHODS[0], lab.model.name, 0)
+    return lab.load(job(lab, run).of["poison"]).images
+
+
+@dataclass(frozen=True, eq=False)
+class _Line:
+    outcome: Outcome
+    concept: str
+    pictures: Sequence[tuple[str, Picture]]
+
+
+def _attacker(plan: Plan, name: str) -> Attacker:
+    return next(each for each in plan.suite.attackers if each.name == name)
+
+
+def _line(lab: Lab, plan: Plan, outcome: Outcome) -> _Line:
+    """Four pictures: mine, protected, what plain and what the most careful training learned."""
+    case = plan.cases[0]
+    shown = [] if case.clean is None else [("mine", case.clean.images[0])]
+    shown.append(("protected", case.protected.images[0]))
+    for title, learned in (("plain training", outcome.plain), (outcome.worst.title, outcome.worst)):
+        attacker = _attacker(plan, learned.attacker)
+        defense = attacker.defense_for(plan.builtin)
+        run = Run(case.name, protected_name(attacker), defense, outcome.method, lab.model.name, 0)
+        artifact = job(lab, run).of["generate"]
+        if artifact.done:
+            shown.append((title, read_images(artifact.place)[0][0]))
+    return _Line(
+        outcome, case.name, [(title, picture(image, title, 320)) for title, image in shown]
+    )
+
+
+def _interval(value: Interval | None) -> str:
+    if value is None:
+        return "–"
+    if math.isnan(value.low):
+        return f"{value.mean:.2f}"
+    return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
+
+
+def _close(case: Case) -> list[tuple[str, Picture]]:
+    """A crop of the first image, pixel by pixel, and its change enlarged."""
+    if case.clean is None:
+        return []
+    clean, changed = case.clean.images[:1], case.protected.images[:1]
+    start = max(0, (clean.shape[-1] - CROP) // 2)
+    window = slice(start, start + CROP)
+    change = amplified_difference(clean, changed)
+    crops = {
+        "original, 1:1": clean,
+        "protected, 1:1": changed,
+        f"the change, {GAIN} times": change,
+    }
+    return [
+        (title, picture(images[0, :, window, window].contiguous(), title, exact=True))
+        for title, images in crops.items()
+    ]
+
+
+def plane(outcome: Outcome, seen: Iterable[Visibility]) -> "Figure | None":
+    """What plain and careful training learned at each budget, over how visible it is."""
+    levels = [each for each in seen if each.level in outcome.budgets and math.isfinite(each.psnr)]
+    if len(levels) < 2:
+        return None
+    x = torch.tensor([each.psnr for each in levels])
+    sides = {"plain training": outcome.budgets, "most careful training": outcome.careful}
+    series = [
+        Series(name, x, torch.tensor([values[each.level].mean for each in levels if each.level]))
+        for name, values in sides.items()
+        if all(each.level in values for each in levels)
+    ]
+    panel = Panel(outcome.method, series, "PSNR of the protection, dB", "similarity learned")
+    return draw_panels("", [[panel]], width=5.2, height=3.2)
+
+
+def lead(lab: Lab, facts: Facts, seen: Sequence[Visibility]) -> str:
+    """The upper part of the page, as HTML."""
+    plan, outcomes = facts.plan, facts.outcomes
+    figure = plane(outcomes[0], seen) if outcomes else None
+    tested = {each.method: each for each in outcomes}
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("safezone.audit", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["interval"] = _interval
+    models = list(dict.fromkeys([facts.model, "sd15", "sd21", "sdxl"]))
+    return environment.get_template("audit.html.j2").render(
+        verdicts=[verdict(each, facts.floor) for each in outcomes],
+        suite=plan.suite.name,
+        attackers=len(plan.attackers),
+        concepts=len(plan.cases),
+        seeds=plan.seeds,
+        flags=raised(facts),
+        left_out=plan.left_out,
+        models=models,
+        matrix={
+            method: [_cell(tested.get(method)) if m == facts.model else UNTESTED for m in models]
+            for method in dict.fromkeys([*plan.methods, *_METHODS])
+        },
+        lines=[_line(lab, plan, each) for each in outcomes],
+        visibility=seen,
+        close=_close(plan.cases[0]),
+        plane=None if figure is None else Markup(inline_svg(figure, "visibility", "visibility")),
+    )
+
+
+UNTESTED: Final = "not tested"
+
+
+def _cell(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return UNTESTED
+    plain, worst = outcome.plain.similarity.mean, outcome.worst.similarity.mean
+    return f"{plain:.2f} plain, {worst:.2f} worst case"
+
+
+def as_json(facts: Facts, seen: Sequence[Visibility], version: str) -> Mapping[str, Any]:
+    """What ``audit.json`` holds."""
+    plan = facts.plan
+    worst = max((each.worst.similarity.mean for each in facts.outcomes), default=None)
+    return {
+        "suite": plan.suite.name,
+        "version": version,
+        "model": facts.model,
+        "concepts": [case.name for case in plan.cases],
+        "seeds": plan.seeds,
+        "worst_case": worst,
+        "floor": facts.floor,
+        "methods": {each.method: plain_values(each) for each in facts.outcomes},
+        "verdicts": [verdict(each, facts.floor) for each in facts.outcomes],
+        "flags": {flag.name: flag.text for flag in raised(facts)},
+        "left_out": dict(plan.left_out),
+        "visibility": [
+            {k: (None if isinstance(v, float) and math.isinf(v) else v) for k, v in vars(e).items()}
+            for e in seen
+        ],
+    }
