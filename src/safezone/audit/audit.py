@@ -77,11 +77,22 @@ def _left_out(lab: Lab, cases: tuple[Case, ...], attacker: Attacker, builtin: bo
     if attacker.needs_masks and any(case.protected.masks is None for case in cases):
         return "it needs masks; give them, or let --masks draw them"
     model: Any = lab.model
+    preprocess = defense(attacker.defense_for(builtin)).preprocess
+    for name in vars(preprocess).values():
+        if isinstance(name, str) and "/" in name and not _is_here(name):
+            return f"{name} is not on this machine; download it once"
     try:
-        fingerprints(defense(attacker.defense_for(builtin)).preprocess, model)
+        fingerprints(preprocess, model)
     except UserError as error:
         return str(error)
     return None
+
+
+def _is_here(name: str) -> bool:
+    """Whether a network is a folder or in the hub's cache: an audit fetches nothing by itself."""
+    from huggingface_hub import try_to_load_from_cache
+
+    return Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "model_index.json"), str)
 
 
 def audit(

@@ -1,0 +1,247 @@
+"""The audit: its suites, its postings, every flag up and down, and a whole audit in small."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from safezone.audit.audit import AUDIT, audit, plan_audit
+from safezone.audit.cases import Case, Plan, partial_name, protected_name, read_cases
+from safezone.audit.flags import FEW_CONCEPTS, FLAGS, Facts, raised
+from safezone.audit.outcome import Learned, Outcome, verdict
+from safezone.audit.posting import POSTINGS
+from safezone.audit.suite import SUITES, suite
+from safezone.concepts import save_concept
+from safezone.defenses import defense
+from safezone.errors import UserError
+from safezone.files import write_json
+from safezone.models import Model
+from safezone.results.statistics import Interval
+from safezone.scores.rows import CLEAN, NOMINAL
+from small_lab import SETTINGS, concept, small_lab
+
+
+def test_a_suite_begins_with_plain_training_and_its_defenses_exist() -> None:
+    for each in SUITES.values():
+        assert (each.plain.defense, each.plain.posting) == (NOMINAL, None)
+        assert len({attacker.name for attacker in each.attackers}) == len(each.attackers)
+        for attacker in each.attackers:
+            for builtin in (True, False):
+                assert defense(attacker.defense_for(builtin)).name
+            assert attacker.posting is None or attacker.posting in POSTINGS
+
+
+def test_a_suite_of_a_version_never_changes() -> None:
+    """Whoever quotes a number of standard-1 means these; a change is another version."""
+    names = [each.name for each in SUITES["standard-1"].attackers]
+    assert names == [
+        *("plain", "posted-1080", "posted-2048", "webp", "screenshot", "jpeg", "vae", "upscale"),
+        *("purifier", "t600", "jpeg+t600", "szt"),
+    ]
+    assert suite("standard") is suite("standard-1")
+    with pytest.raises(UserError, match=r"no suite 'strict'.*quick-1, standard-1"):
+        suite("strict")
+
+
+@pytest.mark.parametrize("name", POSTINGS)
+def test_a_posting_keeps_what_is_shown_and_changes_pixels(name: str) -> None:
+    generator = np.random.default_rng(0)
+    wide = np.asarray(
+        Image.fromarray(generator.integers(0, 256, (30, 60, 3), dtype=np.uint8)).resize(
+            (2400, 1200)
+        )
+    )
+    posted = POSTINGS[name](wide)
+    limit = POSTINGS[name].long_side
+    assert posted.dtype == np.uint8
+    assert max(posted.shape) == (2400 if limit is None else limit)
+    assert posted.shape[1] == 2 * posted.shape[0]
+    small = wide[:400, :800]
+    back = POSTINGS[name](small)
+    assert back.shape == small.shape  # nothing is enlarged
+    change = np.abs(back.astype(int) - small).mean()
+    assert 0 < change < 20
+
+
+def _folders(root: Path, *, suffix: str = "", made: Mapping[str, Any] | None = None) -> list[Path]:
+    """Originals and protected images of one concept."""
+    clean, protected = concept("One", 3), concept("One", 3)
+    images = protected.images.to(torch.int16)
+    images = images + torch.where(torch.arange(64) % 2 == 0, 8, -8)
+    protected = protected.with_images(images.clamp(0, 255).to(torch.uint8))
+    save_concept(clean, root / "clean")
+    save_concept(protected, root / "protected")
+    if made is not None:
+        write_json(root / "protected" / "manifest.json", made)
+    if suffix:
+        for path in sorted((root / "protected").glob("*.png")):
+            Image.open(path).save(path.with_suffix(suffix))
+            path.unlink()
+    return [root / "protected", root / "clean"]
+
+
+MADE = {"poison": "adm+", "kappa": 16 / 255, "model": "tiny"}
+
+
+def _facts(
+    root: Path,
+    *,
+    clean: bool = True,
+    suffix: str = "",
+    made: Mapping[str, Any] | None = MADE,
+    masks: bool = False,
+    count: int = FEW_CONCEPTS,
+    learned: float = 0.8,
+    floor: float = 0.1,
+    largest: float = 16 / 255,
+    model: str = "tiny",
+    builtin: bool = False,
+    costs: bool = False,
+    left_out: Mapping[str, str] = {},
+) -> Facts:
+    protected, original = _folders(root, suffix=suffix, made=made)
+    (case,) = read_cases(protected, original if clean else None, 64)
+    case = replace(case, generated_masks=masks)
+    plan = Plan((case,) * count, SUITES["standard-1"], ("ti",), 1, (), {}, builtin, left_out)
+
+    def of(name: str, value: float, on_clean: float) -> Learned:
+        none = float("nan")
+        return Learned(
+            name, name, Interval(value, none, none), Interval(on_clean, none, none), None
+        )
+
+    plain = of("plain", 0.4, learned)
+    worst = of("szt", 0.6, learned - (0.3 if costs else 0.01))
+    clean_value = plain.clean if clean else None
+    outcome = Outcome("ti", plain, worst, (plain, worst), clean_value, {}, {}, {}, {})
+    return Facts(plan, [outcome], model, floor, largest)
+
+
+NOTHING: dict[str, Any] = {"left_out": {"purifier": "left out"}}
+RAISE: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "no-originals": ({"clean": False}, {}),
+    "clean-not-learned": ({"learned": 0.15}, {}),
+    "budget-exceeded": ({"largest": 20 / 255}, {}),
+    "lossy-file": ({"suffix": ".jpg"}, {}),
+    "care-costs-clean": ({"costs": True}, {}),
+    "purifier-of-this-world": ({"builtin": True}, {"builtin": True, **NOTHING}),
+    "white-box": ({}, {"model": "another"}),
+    "carried-over": ({"model": "another"}, {}),
+    "unknown-maker": ({"made": None}, {}),
+    "few-concepts": ({"count": FEW_CONCEPTS - 1}, {}),
+    "generated-masks": ({"masks": True}, {}),
+    "stronger-attack-missing": (NOTHING, {}),
+}
+"""By flag: what raises it, and what does not."""
+
+
+def test_every_flag_has_its_case() -> None:
+    assert set(RAISE) == {flag.name for flag in FLAGS}
+
+
+@pytest.mark.parametrize("name", RAISE)
+def test_a_flag_is_raised_when_it_holds_and_only_then(tmp_path: Path, name: str) -> None:
+    up, down = RAISE[name]
+    assert name in {flag.name for flag in raised(_facts(tmp_path / "up", **up))}
+    assert name not in {flag.name for flag in raised(_facts(tmp_path / "down", **down))}
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda outcome: outcome, "the protection did not hold"),
+        (
+            lambda outcome: replace(outcome, worst=outcome.plain),
+            "none of 1 careful trainings learned more",
+        ),
+        (lambda outcome: replace(outcome, clean=None), "without the originals"),
+        (
+            lambda outcome: replace(outcome, clean=Interval(0.15, 0.1, 0.2)),
+            "says nothing about the protection",
+        ),
+    ],
+)
+def test_the_verdict_says_what_was_seen_and_never_safe(
+    tmp_path: Path, change: Callable[[Outcome], Outcome], words: str
+) -> None:
+    text = verdict(change(_facts(tmp_path).outcomes[0]), 0.1)
+    assert words in text
+    assert "safe" not in text.lower()
+
+
+def test_parts_of_the_images_are_protected(tmp_path: Path) -> None:
+    protected, clean = _folders(tmp_path)
+    (case,) = read_cases(protected, clean, 64)
+    assert case.clean is not None
+    third = case.partly(33)
+    assert torch.equal(third.images[0], case.protected.images[0])
+    assert torch.equal(third.images[1:], case.clean.images[1:])
+
+
+def test_originals_that_do_not_belong_are_refused(tmp_path: Path) -> None:
+    protected, clean = _folders(tmp_path)
+    (clean / "c.png").unlink()
+    (clean / "masks" / "c.png").unlink()
+    with pytest.raises(UserError, match="--clean must hold the original of each"):
+        read_cases(protected, clean, 64)
+
+
+def _plan(root: Path, model: Model, name: str) -> tuple[Any, Plan]:
+    protected, clean = _folders(root, made=MADE)
+    lab = small_lab(root / "out" / "work", model)
+    cases: tuple[Case, ...] = read_cases(protected, clean, 64)
+    return lab, plan_audit(lab, cases, SUITES[name], ("textual inversion",), seeds=1, partial=[33])
+
+
+def test_what_cannot_run_is_left_out_and_said(tmp_path: Path, tiny_model: Model) -> None:
+    _, plan = _plan(tmp_path, tiny_model, "standard-1")
+    assert "stabilityai/stable-diffusion-x4-upscaler is not on this" in plan.left_out["upscale"]
+    assert "not on this machine" in plan.left_out["purifier"]
+    runs = list(plan.grid("tiny"))
+    cells = {(run.poison, run.defense) for run in runs}
+    assert {(protected_name(a), a.defense) for a in plan.attackers} <= cells
+    assert {(CLEAN, NOMINAL), (CLEAN, "szt"), (partial_name(33), NOMINAL)} <= cells
+    assert len(runs) == len(set(runs))
+
+
+def test_a_whole_audit_is_made_once_and_can_be_read(tmp_path: Path, tiny_model: Model) -> None:
+    lab, plan = _plan(tmp_path, tiny_model, "quick-1")
+    done = audit(lab, plan, tmp_path / "out", title="Mine", command="", progress=False)
+    assert not done.failed
+    told = json.loads((tmp_path / "out" / AUDIT).read_text())
+    (method,) = told["methods"].values()
+    assert [each["attacker"] for each in method["attackers"]] == ["plain", "jpeg", "t600", "szt"]
+    best = max(each["similarity"]["mean"] for each in method["attackers"])
+    assert told["worst_case"] == pytest.approx(best)
+    assert set(method["partial"]) == {"33"}
+    assert told["visibility"][0]["linf"] == pytest.approx(8 / 255)
+    assert {"white-box", "few-concepts"} <= set(told["flags"])
+    page = done.page.read_text()
+    assert told["verdicts"][0] in page
+    assert page.count("not tested") >= 3 * 3
+    assert "Does it hold?" in page
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "work").rglob("*.png")}
+    audit(lab, plan, tmp_path / "out", title="Mine", command="", progress=False)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_budgets_make_our_own_poison_again(tmp_path: Path, tiny_model: Model) -> None:
+    protected, clean = _folders(tmp_path, made=MADE)
+    lab = small_lab(tmp_path / "work", tiny_model)
+    cases = read_cases(protected, clean, 64)
+    methods = ("textual inversion",)
+    plan = plan_audit(lab, cases, SUITES["quick-1"], methods, seeds=1, budgets=[4, 16])
+    assert {level: round(row.budget.kappa * 255) for level, row in plan.budgets.items()} == {
+        4: 4,
+        16: 16,
+    }
+    assert all(row.steps == SETTINGS.poisoning.steps for row in plan.budgets.values())
+    (bare,) = read_cases(protected, None, 64)
+    with pytest.raises(UserError, match="--budgets makes the protection again"):
+        plan_audit(lab, (bare,), SUITES["quick-1"], methods, seeds=1, budgets=[4])
