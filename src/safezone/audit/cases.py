@@ -13,12 +13,12 @@ from safezone.audit.suite import Attacker, Suite
 from safezone.concepts import Concept, image_files, load_concept
 from safezone.concepts.masks import grabcut
 from safezone.errors import UserError
-from safezone.files import read_json
 from safezone.images import read_image, to_square
 from safezone.lab.lab import Lab
 from safezone.lab.run import Grid, Run
 from safezone.lab.store import MANIFEST
 from safezone.poisons import Budget, Poison
+from safezone.reading import read_json
 from safezone.scores.rows import CLEAN, NOMINAL
 
 PROTECTED: Final = "protected"

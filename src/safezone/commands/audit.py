@@ -16,7 +16,7 @@ Next:
 
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +25,7 @@ import tyro
 from safezone.commands.console import Answer, Command, Flat, Folder, OnModel, note, progress
 from safezone.errors import UserError
 from safezone.fields import Count
-from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, Settings, preset
+from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, preset
 
 if TYPE_CHECKING:
     from safezone.audit.cases import Plan
@@ -79,13 +79,11 @@ def _plan(options: Options) -> "tuple[Lab, Plan]":
     if wrong := [n for n in options.budgets if not 0 < n < 256]:
         raise UserError(f"--budgets {wrong[0]} is no level of 255; give one like 4")
     first = preset(options.model, options.methods[0])
-    settings = Settings(
-        options.model,
-        options.poisoning,
-        first.training,
-        options.sampling,
-        options.scoring,
-        first.cells,
+    settings = replace(
+        first,
+        poisoning=options.poisoning,
+        sampling=options.sampling,
+        scoring=options.scoring,
     )
     model = open_model(options.model, options.machine)
     cases = read_cases(options.protected, options.clean, model.image_size, masks=options.masks)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
-from safezone.files import read_json, write_json, write_text
+from safezone.files import write_json, write_text
 from safezone.lab.config import flat
 from safezone.lab.store import ROWS
 from safezone.lab.variants import columns_of
