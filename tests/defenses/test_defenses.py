@@ -154,8 +154,8 @@ def test_every_name_parses_to_its_row_and_does_what_its_parts_do(name: str) -> N
 def test_timesteps_and_weights_are_valid_for_training(name: str, concept: Concept) -> None:
     row = DEFENSES[name]
     assert abs(float(row.timesteps.probabilities(1000).sum()) - 1) < 1e-12
-    weights = row.loss_mask.weights(concept.masks, 8, concept=concept.name)
-    latent_weights = row.loss_mask.latent_weights(concept.masks, 8, concept=concept.name)
+    masked = row.loss_mask(concept.images, concept.masks, 8, concept=concept.name)
+    weights, latent_weights = masked.weights, masked.latent_weights
     for kind, found in ((LossMask, weights), (LatentMask, latent_weights)):
         if type(row.loss_mask) in (kind, LossInputMask) and (kind, found) != (LatentMask, None):
             assert found is not None
@@ -188,17 +188,18 @@ def test_what_a_mask_does_follows_a_flip_and_a_rescaling(name: str, concept: Con
     mask, masks = DEFENSES[name].loss_mask, concept.masks
     assert masks is not None
     grown = masks.repeat_interleave(2, 1).repeat_interleave(2, 2)
-    for act in (mask.weights, mask.latent_weights):
-        found, flipped, large = act(masks, 8), act(masks.flip(-1), 8), act(grown, 16)
-        if found is None:
-            assert flipped is None and large is None
-            continue
-        assert flipped is not None and large is not None
-        assert torch.equal(flipped.flip(-1), found)
-        assert torch.equal(large, found)
     images = concept.images
-    seen = mask.mask_images(images, masks, 8)
-    assert torch.equal(mask.mask_images(images.flip(-1), masks.flip(-1), 8).flip(-1), seen)
+    large_images = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    seen, flipped = mask(images, masks, 8), mask(images.flip(-1), masks.flip(-1), 8)
+    large = mask(large_images, grown, 16)
+    assert torch.equal(flipped.images.flip(-1), seen.images)
+    for place in ("weights", "target_weights", "latent_weights"):
+        own, turned, doubled = (getattr(each, place) for each in (seen, flipped, large))
+        if own is None:
+            assert turned is None and doubled is None
+            continue
+        assert torch.equal(turned.flip(-1), own)
+        assert torch.equal(doubled, own)
 
 
 def paper_columns() -> list[str]:

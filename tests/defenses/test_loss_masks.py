@@ -11,7 +11,9 @@ from safezone.defenses.loss_masks import (
     LatentMask,
     LossInputMask,
     LossMask,
+    Masked,
     NoMask,
+    ObjectMask,
     PriorMask,
     masked_loss,
 )
@@ -23,6 +25,13 @@ def square(side: int, first: int, last: int) -> Tensor:
     mask = torch.zeros(1, side, side, dtype=torch.bool)
     mask[:, first:last, first:last] = True
     return mask
+
+
+def act(mask: ObjectMask, masks: Tensor | None, concept: str = "the concept") -> Masked:
+    """What the mask makes of black images, at 8 pixels to a latent cell."""
+    side = 64 if masks is None else masks.shape[-1]
+    images = torch.zeros(1 if masks is None else len(masks), 3, side, side, dtype=torch.uint8)
+    return mask(images, masks, 8, concept=concept)
 
 
 @pytest.fixture
@@ -97,7 +106,7 @@ def test_dilation_scales_with_the_image_or_with_the_cells(
 )
 def test_weights_are_the_dilated_mask_in_cells(loss_mask: LossMask, first: int, last: int) -> None:
     masks = square(128, 48, 80)  # cells 6 .. 9
-    weights = loss_mask.weights(masks, 8)
+    weights = act(loss_mask, masks).weights
     assert weights is not None
     expected = torch.zeros(1, 1, 16, 16)
     expected[..., first:last, first:last] = 1
@@ -105,7 +114,7 @@ def test_weights_are_the_dilated_mask_in_cells(loss_mask: LossMask, first: int, 
 
 
 def test_half_a_cell_counts_and_a_quarter_does_not() -> None:
-    weights = LossMask(dilation_px_at_512=16).weights(square(128, 48, 80), 8)  # 4 px
+    weights = act(LossMask(dilation_px_at_512=16), square(128, 48, 80)).weights  # 4 px
     assert weights is not None
     assert weights[0, 0, 5, 6:10].tolist() == [1, 1, 1, 1]
     assert weights[0, 0, 5, 5] == 0
@@ -115,7 +124,7 @@ def test_more_dilation_never_takes_a_cell_away() -> None:
     masks = square(128, 45, 83)
     shares = []
     for dilation in (0, 8, 16, 24, 64):
-        weights = LossMask(dilation_px_at_512=dilation).weights(masks, 8)
+        weights = act(LossMask(dilation_px_at_512=dilation), masks).weights
         assert weights is not None
         shares.append(float(weights.mean()))
     assert shares == sorted(shares)
@@ -123,18 +132,18 @@ def test_more_dilation_never_takes_a_cell_away() -> None:
 
 
 def test_no_mask_needs_none() -> None:
-    assert NoMask().weights(None, 8) is None
-    assert NoMask().weights(square(64, 8, 16), 8) is None
+    assert act(NoMask(), None).weights is None
+    assert act(NoMask(), square(64, 8, 16)).weights is None
 
 
 def test_missing_masks_name_the_concept_and_the_mend() -> None:
     with pytest.raises(UserError, match=r"Teapot has no masks.*safezone mask"):
-        LossMask().weights(None, 8, concept="Teapot")
+        act(LossMask(), None, "Teapot")
 
 
 def test_a_mask_empty_at_latent_size_names_the_concept() -> None:
     with pytest.raises(UserError, match=r"Teapot: .*empty"):
-        LossMask().weights(square(64, 8, 10), 8, concept="Teapot")
+        act(LossMask(), square(64, 8, 10), "Teapot")
 
 
 @pytest.mark.parametrize(
@@ -155,12 +164,12 @@ def test_an_input_mask_leaves_the_object_and_greys_the_rest() -> None:
     masks = square(64, 16, 40)
     images = torch.randint(0, 256, (1, 3, 64, 64), generator=stream("pixels")).to(torch.uint8)
     for mask in (InputMask(), LossInputMask()):
-        seen = mask.mask_images(images, masks, 8)
+        seen = mask(images, masks, 8).images
         assert seen.dtype == torch.uint8
         assert torch.equal(seen[:, :, 16:40, 16:40], images[:, :, 16:40, 16:40])
         outside = seen.permute(0, 2, 3, 1)[~masks]
         assert outside.unique().tolist() == [GREY]
-    wide = InputMask(dilation_cells=1).mask_images(images, masks, 8)
+    wide = InputMask(dilation_cells=1)(images, masks, 8).images
     assert torch.equal(wide[:, :, 8:48, 8:48], images[:, :, 8:48, 8:48])
     assert wide[0, 0, 7, 7] == GREY
 
@@ -180,18 +189,18 @@ def test_every_mask_acts_where_its_equation_says(
 ) -> None:
     masks, images = square(64, 16, 40), torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     mask = kind()
-    assert (mask.weights(masks, 8) is not None) == loss
-    assert (mask.latent_weights(masks, 8) is not None) == latent
-    assert (mask.target_weights(masks, 8) is not None) == target
-    assert (not torch.equal(mask.mask_images(images, masks, 8), images)) == pixels
+    assert (act(mask, masks).weights is not None) == loss
+    assert (act(mask, masks).latent_weights is not None) == latent
+    assert (act(mask, masks).target_weights is not None) == target
+    assert (not torch.equal(mask(images, masks, 8).images, images)) == pixels
     with pytest.raises(UserError, match="Teapot has no masks"):
-        mask.weights(None, 8, concept="Teapot")
+        act(mask, None, "Teapot")
 
 
 def test_a_mask_of_the_whole_image_is_told() -> None:
     masks = torch.cat([square(64, 0, 64), square(64, 16, 40)])
     with pytest.warns(UserWarning, match="1 of 2 masks of Teapot cover the whole image"):
-        weights = LossMask().weights(masks, 8, concept="Teapot")
+        weights = act(LossMask(), masks, "Teapot").weights
     assert weights is not None
     assert weights[0].min() == 1
 
@@ -199,6 +208,4 @@ def test_a_mask_of_the_whole_image_is_told() -> None:
 @pytest.mark.usefixtures("unchecked_shapes")
 def test_masks_of_another_size_than_the_images_are_refused() -> None:
     with pytest.raises(UserError, match="make the masks again"):
-        InputMask().mask_images(
-            torch.zeros(1, 3, 128, 128, dtype=torch.uint8), square(64, 16, 40), 8
-        )
+        InputMask()(torch.zeros(1, 3, 128, 128, dtype=torch.uint8), square(64, 16, 40), 8)

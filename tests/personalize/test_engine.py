@@ -13,6 +13,7 @@ import torch
 from safezone.concepts import Concept
 from safezone.concepts.datasets import miniworld_concepts
 from safezone.defenses import Defense, LossMask, defense, masked_loss
+from safezone.defenses.loss_masks import Masked
 from safezone.errors import UserError
 from safezone.models import Model, load_model
 from safezone.personalize import Adapter, TextualInversion, TrainingRun, train
@@ -270,12 +271,17 @@ def test_a_file_that_is_no_checkpoint_is_refused(
 class BrokenImage(LossMask):
     """A loss mask that is NaN on the last image."""
 
-    def weights(
-        self, masks: torch.Tensor | None, factor: int, *, concept: str = "the concept"
-    ) -> torch.Tensor:
+    def __call__(
+        self,
+        images: torch.Tensor,
+        masks: torch.Tensor | None,
+        factor: int,
+        *,
+        concept: str = "the concept",
+    ) -> Masked:
         weights = torch.ones(3, 1, 8, 8)
         weights[-1] = torch.nan
-        return weights
+        return Masked(images, weights)
 
 
 def test_a_run_that_becomes_nan_fails_alone(
@@ -307,10 +313,15 @@ def test_a_run_that_becomes_nan_fails_alone(
 
 @dataclass(frozen=True)
 class AllBroken(BrokenImage):
-    def weights(
-        self, masks: torch.Tensor | None, factor: int, *, concept: str = "the concept"
-    ) -> torch.Tensor:
-        return torch.full((3, 1, 8, 8), torch.nan)
+    def __call__(
+        self,
+        images: torch.Tensor,
+        masks: torch.Tensor | None,
+        factor: int,
+        *,
+        concept: str = "the concept",
+    ) -> Masked:
+        return Masked(images, torch.full((3, 1, 8, 8), torch.nan))
 
 
 def test_a_training_of_failed_runs_only_ends(

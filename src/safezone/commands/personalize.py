@@ -100,7 +100,8 @@ def run(options: Options) -> Answer:
     for concept, _ in concepts.values():
         check_placeholder(model, concept.placeholder)
         for name in options.defense:
-            defense(name).loss_mask.weights(concept.masks, model.factor, concept=concept.name)
+            mask = defense(name).loss_mask
+            mask(concept.images, concept.masks, model.factor, concept=concept.name)
     photographs = tell_limits(options.model, options.folders)
     with locked(options.out):
         jobs = _jobs(options, model, concepts, photographs)

@@ -2,7 +2,7 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, NamedTuple, TypeAlias
 
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -19,42 +19,39 @@ GREY = 128
 """What stands outside an input mask: 0 in the encoder's [-1, 1], to the nearest of 256 levels."""
 
 
+class Masked(NamedTuple):
+    """What a mask makes of a concept; None stands for 1 everywhere, all weights are in [0, 1].
+
+    ``images``: what the encoder sees. ``weights``: what the error is multiplied with.
+    ``target_weights``: where the target is the image's own; elsewhere it is what the model
+    predicted before the training. ``latent_weights``: what the noisy latents are multiplied with.
+    """
+
+    images: Pixels
+    weights: Weights | None = None
+    target_weights: Weights | None = None
+    latent_weights: Weights | None = None
+
+
 @dataclass(frozen=True)
 class NoMask:
-    """What a defense does with the object's masks, in four places: here nothing in any of them.
+    """What a defense does with the object's masks: here nothing. The base of all others.
 
-    The base of all others. ``concept`` names the concept in errors; ``factor`` is the number of
-    pixels to a latent cell along one side. ``normalise``: whether the loss is divided by the mask's
-    area (``masked_loss``). Every method raises UserError when masks are needed and there are none,
-    or one is empty at latent size.
+    ``normalise``: whether the loss is divided by the mask's area (``masked_loss``).
     """
 
     normalise = False
 
-    def weights(
-        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Weights | None:
-        """What the error is multiplied with, in [0, 1]; None stands for 1 everywhere."""
-        return None
-
-    def target_weights(
-        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Weights | None:
-        """Where the target is the image's own, in [0, 1]; elsewhere it is what the model predicted
-        before the training. None stands for 1 everywhere."""
-        return None
-
-    def latent_weights(
-        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Weights | None:
-        """What the noisy latents are multiplied with, in [0, 1]; None stands for 1 everywhere."""
-        return None
-
-    def mask_images(
+    def __call__(
         self, images: Pixels, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Pixels:
-        """What the encoder sees."""
-        return images
+    ) -> Masked:
+        """Of images and their masks, bool [batch, height, width].
+
+        ``factor``: pixels to a latent cell along one side. ``concept`` names the concept in errors.
+        Raises UserError when masks are needed and there are none, one is empty at latent size, or
+        they are not of the images' size.
+        """
+        return Masked(images)
 
 
 ObjectMask: TypeAlias = NoMask
@@ -123,28 +120,21 @@ class LossMask(Checked, NoMask):
         except UserError as error:
             raise UserError(f"{concept}: {error}") from error
 
-    def weights(
-        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Weights | None:
-        cells = self.cells(masks, factor, concept)  # refuses a mask that is missing or empty, too
-        return cells if self.in_loss else None
-
-    def target_weights(
-        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Weights | None:
-        return self.cells(masks, factor, concept) if self.in_target else None
-
-    def latent_weights(
-        self, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Weights | None:
-        return self.cells(masks, factor, concept) if self.in_latents else None
-
-    def mask_images(
+    def __call__(
         self, images: Pixels, masks: Masks | None, factor: int, *, concept: str = "the concept"
-    ) -> Pixels:
-        if not self.in_input:
-            return images
-        grown = self.grown(masks, factor, concept)
+    ) -> Masked:
+        cells = self.cells(masks, factor, concept)
+        return Masked(
+            self._greyed(images, self.grown(masks, factor, concept), concept)
+            if self.in_input
+            else images,
+            cells if self.in_loss else None,
+            cells if self.in_target else None,
+            cells if self.in_latents else None,
+        )
+
+    @staticmethod
+    def _greyed(images: Pixels, grown: Masks, concept: str) -> Pixels:
         if grown.shape[-2:] != images.shape[-2:] or len(grown) != len(images):
             raise UserError(
                 f"{concept} has {len(images)} images of {tuple(images.shape[-2:])} pixels and "

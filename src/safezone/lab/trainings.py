@@ -258,9 +258,7 @@ def _prepared(lab: Lab, job: Job) -> PreparedRun:
     """
     row, run, concept = defense(job.run.defense), job.run, lab.load(job.of["preprocess"])
     mask, factor = row.loss_mask, lab.model.factor
-    mask.mask_images(concept.images, concept.masks, factor, concept=concept.name)
-    mask.weights(concept.masks, factor, concept=concept.name)
-    mask.latent_weights(concept.masks, factor, concept=concept.name)
+    mask(concept.images, concept.masks, factor, concept=concept.name)
     if lab.training(run).templates == "captions":
         captions_of(concept, 1)
     record = {"defense": row.name}

@@ -47,11 +47,9 @@ class TrainingData:
         return Posterior(self.posteriors.mean[rows], self.posteriors.std[rows]).sample(noise)
 
 
-def _weights(run: PreparedRun, masks: Tensor | None, factor: int) -> Tensor | None:
+def _weights(run: PreparedRun, weights: Tensor | None) -> Tensor | None:
     """The loss weights of one run's images, so scaled that ``masked_loss`` need not normalise."""
-    mask = run.loss_mask
-    weights = mask.weights(masks, factor, concept=run.concept.name)
-    if weights is None or not mask.normalise:
+    if weights is None or not run.loss_mask.normalise:
         return weights
     return weights / weights.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
 
@@ -125,22 +123,21 @@ def training_data(
     target_weights: list[Tensor | None] = []
     weight_counts: list[int] = []
     for r, run in enumerate(runs):
-        mask, name = run.loss_mask, run.concept.name
         images, masks = run.concept.images.cpu(), run.concept.masks
-        images = mask.mask_images(images, masks, model.factor, concept=name)
         for side in range(2):
             if side and flip:
                 images, masks = images.flip(-1), None if masks is None else masks.flip(-1)
-            for i, image in enumerate(images):
+            masked = run.loss_mask(images, masks, model.factor, concept=run.concept.name)
+            for i, image in enumerate(masked.images):
                 key = digest(image)
                 if key not in row_of:
                     row_of[key] = len(distinct)
                     distinct.append(image)
                 rows[r, i, side] = row_of[key]
                 weight_rows[r, i, side] = sum(weight_counts) + i
-            weights.append(_weights(run, masks, model.factor))
-            latent_weights.append(mask.latent_weights(masks, model.factor, concept=name))
-            target_weights.append(mask.target_weights(masks, model.factor, concept=name))
+            weights.append(_weights(run, masked.weights))
+            latent_weights.append(masked.latent_weights)
+            target_weights.append(masked.target_weights)
             weight_counts.append(len(images))
     joined, joined_latent, joined_target = (
         None if (all_runs := _join(each, weight_counts)) is None else all_runs.to(model.device)

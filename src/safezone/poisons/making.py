@@ -200,7 +200,7 @@ def _dilated(model: Model, poison: Poison, masks: Masks | None) -> Tensor | None
             "them with `safezone mask`, or choose a poison without @lm and @szt."
         )
     grown = dilate(masks, poison.mask.radius(masks.shape[-1], model.factor))
-    poison.mask.weights(masks, model.factor)  # tells a mask that is empty at latent size
+    poison.mask.cells(masks, model.factor, "the concept")  # refuses one that is empty there
     return grown[:, None].to(torch.float32)
 
 
