@@ -1,10 +1,10 @@
 """Settings as frozen values: a preset, a YAML file over it, the command line over that."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, make_dataclass, replace
+from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 import tyro
 from pydantic import BeforeValidator
@@ -214,38 +214,15 @@ class Settings:
     cells: Cells = field(default_factory=Cells)
 
 
-class Told(Protocol):
-    """The options of a command that takes all of an experiment's settings but its cells."""
+def settings_told(told: Any, cells: Cells, model: str | None = None) -> Settings:
+    """The settings in a command's options, which have the same fields but for ``cells``.
 
-    @property
-    def model(self) -> str: ...
-    @property
-    def poison_model(self) -> Names: ...
-    @property
-    def purify_model(self) -> str | None: ...
-    @property
-    def poisoning(self) -> Poisoning: ...
-    @property
-    def training(self) -> Training: ...
-    @property
-    def sampling(self) -> Sampling: ...
-    @property
-    def scoring(self) -> Scoring: ...
-
-
-def settings_told(told: Told, cells: Cells, model: str | None = None) -> Settings:
-    """The settings in a command's options; ``model`` instead of the one they name."""
-    name = told.model if model is None else model
-    return Settings(
-        name,
-        told.poison_model,
-        told.purify_model,
-        told.poisoning,
-        told.training,
-        told.sampling,
-        told.scoring,
-        cells,
-    )
+    ``model``: instead of the one that they name.
+    """
+    same = {
+        each.name: getattr(told, each.name) for each in fields(Settings) if each.name != "cells"
+    }
+    return Settings(**same | {"cells": cells, "model": told.model if model is None else model})
 
 
 CANDIDATES: Final = 4
