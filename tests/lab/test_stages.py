@@ -27,7 +27,7 @@ from safezone.lab.settings import (
     Settings,
     fraction,
 )
-from safezone.lab.stage import STAGES, job, named
+from safezone.lab.stage import job, named, of_runs
 from safezone.lab.store import MANIFEST, RUN_RECORD, done
 from safezone.lab.training import Training
 from safezone.lab.trainings import TrainingJob, train_all
@@ -112,7 +112,7 @@ CHANGES: dict[str, tuple[Callable[[Settings], Settings], str]] = {
     "training": (lambda s: replace(s, training=replace(s.training, steps=3)), "personalize"),
     "sampling": (lambda s: replace(s, sampling=replace(s.sampling, steps=3)), "generate"),
 }
-ORDER = tuple(stage.name for stage in STAGES)
+ORDER = tuple(stage.name for stage in of_runs())
 
 
 @pytest.mark.parametrize("name", CHANGES)
