@@ -391,7 +391,7 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
         (["grid", "show", "table3"], "no grid 'table3'"),
         (["grid", "run", "table171"], "did you mean"),
         (["grid", "run", "table17", "--without", "x"], "no run of 'x'"),
-        (["grid", "run", "missing.yaml"], "cannot be read"),
+        (["grid", "run", "missing.yaml"], "missing.yaml does not exist"),
         (["grid", "status", "--out", "nowhere"], "no folder of"),
         (["grid", "run", "table30"], "no built-in twin"),
     ],
