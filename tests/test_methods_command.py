@@ -256,3 +256,36 @@ def test_what_is_learned_can_be_read_by_others(tmp_path: Path) -> None:
         os.umask(before)
     modes = [stat.S_IMODE((tmp_path / f"{n}.safetensors").stat().st_mode) for n in "eg"]
     assert modes == [0o644, 0o664]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--vectors", "80"], "80 vectors"),
+        (["--method", "lora", "--targets", "bogus"], "ends in 'bogus'"),
+        (["--method", "lora", "--text-encoder", "--text-target", "bogus"], "text_targets such as"),
+        (["--tracker", "bogus"], "no tracker 'bogus'"),
+        (["--initializer", " "], "has no tokens"),
+        (["--method", "lora", "--rank", "3", "--start", "LORA"], "give the targets"),
+        (["--start", "LORA"], "no token vectors"),
+        (["--start", "WIDE"], "give vectors 2"),
+        (["--method", "custom-diffusion", "--crop-rescale"], "too few for crop_rescale"),
+    ],
+)
+def test_what_a_method_refuses_is_refused_before_anything_is_written(
+    pictures: Path,
+    others_lora: Path,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    words: str,
+) -> None:
+    save_file({"<x>": torch.ones(2, 32)}, tmp_path / "wide.safetensors")
+    files = {"LORA": str(others_lora), "WIDE": str(tmp_path / "wide.safetensors")}
+    before = sorted(tmp_path.rglob("*"))
+    train = ["personalize", str(pictures), "--model", str(tiny_model_folder)]
+    more = [files.get(option, option) for option in options]
+    assert main([*train, "--out", str(tmp_path / "runs"), *more]) == 2
+    assert words in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before

@@ -81,7 +81,9 @@ def run(options: Options) -> Answer:
     from safezone.defenses import defense, resolve
     from safezone.files import locked
     from safezone.lab.trainings import train_all
-    from safezone.personalize import check_placeholder
+    from safezone.personalize import PreparedRun, check_placeholder
+    from safezone.personalize.crops import check_size
+    from safezone.personalize.trackers import require_tracker
 
     for name in options.defense:
         defense(name)
@@ -95,13 +97,21 @@ def run(options: Options) -> Answer:
             )
     model = open_model(options.model, options.machine, options.precision)
     concepts = _concepts(options, model.image_size)
+    if options.training.tracker is not None:
+        require_tracker(options.training.tracker)
+    if method.crop_rescale:
+        check_size(model.image_size, model.factor)
     for name in options.defense:
         resolve(defense(name).preprocess, model)
     for concept, _ in concepts.values():
         check_placeholder(model, concept.placeholder)
-        for name in options.defense:
-            mask = defense(name).loss_mask
-            mask(concept.images, concept.masks, model.factor, concept=concept.name)
+        rows = [defense(name) for name in options.defense]
+        for row in rows:
+            row.loss_mask(concept.images, concept.masks, model.factor, concept=concept.name)
+        # What the method does not fit, such as targets or a start, before anything is written.
+        for row in {row.words: row for row in rows}.values():
+            parts = (concept, row.timesteps, row.loss_mask, options.seed)
+            method.inject(model, [PreparedRun(concept.name, *parts, words=row.words)])
     photographs = tell_limits(options.model, options.folders)
     with locked(options.out):
         jobs = _jobs(options, model, concepts, photographs)
