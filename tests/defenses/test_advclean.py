@@ -8,7 +8,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from safezone.defenses.advclean import AdvClean, Guide, bilateral
+from safezone.defenses.advclean import AdvClean, GuidedFilter, bilateral
 from safezone.errors import UserError
 from safezone.images import read_image, to_square
 
@@ -73,7 +73,7 @@ def test_a_flat_image_stays_and_an_edge_is_kept() -> None:
 
 def test_a_guide_gives_itself_back_up_to_eps() -> None:
     photograph = np.random.default_rng(0).integers(0, 256, (3, 24, 24), dtype=np.uint8)
-    found = Guide(photograph, eps=1e-6)(photograph[1].astype(np.float64))
+    found = GuidedFilter(photograph, eps=1e-6)(photograph[1].astype(np.float64))
     assert np.abs(found - photograph[1]).max() < 1e-3
 
 

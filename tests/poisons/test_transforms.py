@@ -12,10 +12,10 @@ from safezone.poisons import transform
 from safezone.poisons.transforms import (
     TRANSFORMS,
     Blur,
-    Chain,
     Crop,
     DifferentiableJpeg,
     Flip,
+    InTurn,
     Shrink,
 )
 
@@ -82,7 +82,7 @@ def test_the_differentiable_jpeg_is_close_to_the_real_one(quality: int, images: 
 
 def test_transforms_compose_from_left_to_right_and_are_values() -> None:
     composed = Flip() + Crop() + Blur()
-    assert composed == Chain((Flip(), Crop(), Blur())) == transform("flip + CROP+blur")
+    assert composed == InTurn((Flip(), Crop(), Blur())) == transform("flip + CROP+blur")
     assert transform("jpeg40") == DifferentiableJpeg(40, 40)
     assert Flip() + (Crop() + Blur()) == composed
 

@@ -63,7 +63,7 @@ def _inverse(matrix: list[list[Plane]]) -> list[list[Plane]]:
     return [[cofactor / determinant for cofactor in row] for row in cofactors]
 
 
-class Guide:
+class GuidedFilter:
     """What a guided filter (He et al., 2010) needs of its colour guide, made once.
 
     ``cv2.ximgproc.guidedFilter(guide, x, radius, eps)``, levels 0..255, float64 inside.
@@ -123,7 +123,7 @@ class AdvClean(Checked):
                 levels = bilateral(levels)
             planes = list(levels[0].cpu().numpy().astype(np.float64))
             if self.guided_passes:
-                guide = Guide(image.cpu().numpy())
+                guide = GuidedFilter(image.cpu().numpy())
             for _ in range(self.guided_passes):
                 planes = [guide(plane) for plane in planes]
             result[i] = torch.from_numpy(np.stack(planes).clip(0, 255).astype(np.uint8))

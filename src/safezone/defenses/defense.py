@@ -36,9 +36,9 @@ class Defense:
 
         Raises UserError when both choose timesteps, a mask or words.
         """
-        if other.parts == NOMINAL.parts:
+        if other.parts == PLAIN.parts:
             return self
-        if self.parts == NOMINAL.parts:
+        if self.parts == PLAIN.parts:
             return other
 
         def one(what: str, mine: Part, theirs: Part, identity: Part) -> Part:
@@ -51,11 +51,11 @@ class Defense:
         return Defense(
             f"{self.name}+{other.name}",
             chain(self.preprocess, other.preprocess),
-            one("timesteps", self.timesteps, other.timesteps, NOMINAL.timesteps),
-            one("a loss mask", self.loss_mask, other.loss_mask, NOMINAL.loss_mask),
-            one("words", self.words, other.words, NOMINAL.words),
+            one("timesteps", self.timesteps, other.timesteps, PLAIN.timesteps),
+            one("a loss mask", self.loss_mask, other.loss_mask, PLAIN.loss_mask),
+            one("words", self.words, other.words, PLAIN.words),
         )
 
 
-NOMINAL = Defense("nominal")
+PLAIN = Defense("nominal")
 """Plain training on the images as they are."""

@@ -4,16 +4,16 @@ import warnings
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple, TypeAlias
 
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
 from safezone.arrays import Latents, Masks, PerExample
 from safezone.concepts.masks import LatentMaskMode, dilate, latent_mask, scaled_radius
+from safezone.defenses.preprocess import Pixels
 from safezone.errors import Note, UserError
 from safezone.fields import Checked, Weight
 
 Weights = Float[Tensor, "batch 1 latent_height latent_width"]
-Pixels = UInt8[Tensor, "batch 3 height width"]
 
 GREY = 128
 """What stands outside an input mask: 0 in the encoder's [-1, 1], to the nearest of 256 levels."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from safezone.defenses.defense import NOMINAL, Defense
+from safezone.defenses.defense import PLAIN, Defense
 from safezone.defenses.filters import (
     BitDepth,
     CentreCrop,
@@ -95,7 +95,7 @@ def defense(name: str | Sequence[str]) -> Defense:
     key = (name if isinstance(name, str) else "+".join(name)).strip().lower()
     if key in DEFENSES:
         return DEFENSES[key]
-    whole = NOMINAL
+    whole = PLAIN
     for part in key.split("+"):
         whole = whole + _part(part.strip())
     return whole

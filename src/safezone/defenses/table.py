@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from safezone.defenses.advclean import AdvClean
-from safezone.defenses.defense import NOMINAL, Defense
+from safezone.defenses.defense import PLAIN, Defense
 from safezone.defenses.filters import (
     BitDepth,
     CentreCrop,
@@ -45,7 +45,7 @@ DEFENSES: Mapping[str, Defense] = MappingProxyType(
     {
         row.name: row
         for row in (
-            NOMINAL,
+            PLAIN,
             # Tables 1 and 15 to 20: images
             _JPEG,
             _REGEN,

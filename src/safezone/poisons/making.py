@@ -110,9 +110,9 @@ class _Pass:
         surrogate = self.poison.surrogate
         if surrogate is None:
             return guides
-        told = self.shape(images), self.names, self.poison.prompt, self.seed, done
+        training = self.shape(images), self.names, self.poison.prompt, self.seed, done
         return [
-            replace(guide, conditioning=surrogate.learn(model, *told))
+            replace(guide, conditioning=surrogate.learn(model, *training))
             for model, guide in zip(self.models, guides, strict=True)
         ]
 

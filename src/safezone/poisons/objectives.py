@@ -54,8 +54,8 @@ def score_distillation(
     """
     clean = draw_latents(model, images, generators)
     with torch.no_grad():
-        made = _predicted(model, clean.detach(), generators, guide)
-        residual = guide.weigh(made.predicted_noise - made.noise, model.factor)
+        corrupted = _predicted(model, clean.detach(), generators, guide)
+        residual = guide.weigh(corrupted.predicted_noise - corrupted.noise, model.factor)
     return (clean * residual).flatten(1).mean(dim=1)
 
 
@@ -166,6 +166,6 @@ def first_step_norm(
     clean = draw_latents(model, images, generators)
     timesteps = torch.full((len(clean),), model.process.steps - 1, device=model.device)
     noise = draw_noise(generators, clean)
-    made = predict(model, clean, noise, timesteps, guide.conditioning_for(len(clean)))
-    length: Tensor = guide.weigh(made.predicted_noise, model.factor).flatten(1).norm(dim=1)
+    corrupted = predict(model, clean, noise, timesteps, guide.conditioning_for(len(clean)))
+    length: Tensor = guide.weigh(corrupted.predicted_noise, model.factor).flatten(1).norm(dim=1)
     return length

@@ -18,7 +18,7 @@ def own_poisons(files: Iterable[Path]) -> Mapping[str, Poison]:
 
     Raises UserError for a file that is missing, fails or has no row, and for a name that is taken.
     """
-    found: dict[str, Poison] = {}
+    rows_by_name: dict[str, Poison] = {}
     for file in files:
         rows = [value for value in vars(load_own(file)).values() if isinstance(value, Poison)]
         if not rows:
@@ -28,7 +28,7 @@ def own_poisons(files: Iterable[Path]) -> Mapping[str, Poison]:
                 raise UserError(
                     f"{file} names a poison {row.name!r}; use small letters, digits, +, @, . and -"
                 )
-            if row.name in POISONS or row.name in found:
+            if row.name in POISONS or row.name in rows_by_name:
                 raise UserError(f"{file} has the poison {row.name!r}, a name that is taken")
-            found[row.name] = row
-    return found
+            rows_by_name[row.name] = row
+    return rows_by_name

@@ -17,7 +17,7 @@ from safezone.fields import Checked, Positive
 Objective: TypeAlias = Callable[[Images, Sequence[torch.Generator]], PerExample]
 """Images and one generator per image to one value per image, differentiable in the images."""
 
-Step: TypeAlias = Callable[[Tensor, int], Tensor]
+Displacement: TypeAlias = Callable[[Tensor, int], Tensor]
 """A gradient [batch, 3, height, width] and the step's number to the displacement to add."""
 
 LEVEL = 1 / 255
@@ -115,7 +115,7 @@ def projected_gradient(
     clean: Images,
     start: Images,
     objective: Objective,
-    step: Step,
+    step: Displacement,
     budget: Budget,
     generators: Sequence[torch.Generator],
     steps: int,

@@ -31,7 +31,7 @@ class Poison:
     ``direction``: +1 ascends, -1 descends. ``eta``: the step's length in the budget's norm, pixels
     in [0, 1] (1/255 here is 2/255 in [-1, 1]). ``decay``: of the step, "constant" or "linear" from
     eta down to eta / 100. ``start``: "uniform" in the budget or "zero". ``prompt``: what the U-Net
-    is told, where the objective asks it; ``{}`` in it is what the surrogate has learned.
+    reads, where the objective asks it; ``{}`` in it is what the surrogate has learned.
     ``target``: of targeted objectives, see ``targets.Target``. ``repetitions``: draws whose
     gradients are averaged for each step. ``transform``: what every draw does to the images before
     the objective sees them (expectation over transformations). ``timesteps``: which are drawn.

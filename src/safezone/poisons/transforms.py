@@ -22,7 +22,7 @@ from safezone.errors import UserError
 from safezone.fields import Checked, FieldError
 
 PartOfSide: TypeAlias = Annotated[float, Field(ge=0.05, le=1)]
-Masked: TypeAlias = tuple[Images, Float[Tensor, "batch 1 height width"] | None]
+Moved: TypeAlias = tuple[Images, Float[Tensor, "batch 1 height width"] | None]
 
 
 class Transform(Checked, ABC):
@@ -33,7 +33,7 @@ class Transform(Checked, ABC):
 
     def __call__(
         self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
-    ) -> Masked:
+    ) -> Moved:
         """``images``: float [batch, 3, h, w] in [0, 1]; ``masks``: [batch, 1, h, w] or None."""
         return self.pixels(images, generators), masks
 
@@ -42,25 +42,25 @@ class Transform(Checked, ABC):
         raise NotImplementedError
 
     def __add__(self, other: "Transform") -> "Transform":
-        return Chain((*_parts(self), *_parts(other)))
+        return InTurn((*_parts(self), *_parts(other)))
 
 
 @dataclass(frozen=True)
-class Chain(Transform):
+class InTurn(Transform):
     """One transform after the other."""
 
     parts: tuple[Transform, ...]
 
     def __call__(
         self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
-    ) -> Masked:
+    ) -> Moved:
         for part in self.parts:
             images, masks = part(images, masks, generators)
         return images, masks
 
 
 def _parts(transform: Transform) -> tuple[Transform, ...]:
-    return transform.parts if isinstance(transform, Chain) else (transform,)
+    return transform.parts if isinstance(transform, InTurn) else (transform,)
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Crop(Transform):
 
     def __call__(
         self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
-    ) -> Masked:
+    ) -> Moved:
         height, width = images.shape[-2:]
         cut: list[Tensor] = []
         cut_masks: list[Tensor] = []
@@ -152,7 +152,7 @@ class Flip(Transform):
 
     def __call__(
         self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
-    ) -> Masked:
+    ) -> Moved:
         turned = (rand(generators) < 0.5).to(images.device).view(-1, 1, 1, 1)
         flipped = torch.where(turned, images.flip(-1), images)
         return flipped, None if masks is None else torch.where(turned, masks.flip(-1), masks)
@@ -197,7 +197,7 @@ def transform(text: str) -> Transform:
     Raises UserError for any other name.
     """
     parts = [_transform(name.strip().lower()) for name in text.split("+")]
-    return parts[0] if len(parts) == 1 else Chain(tuple(parts))
+    return parts[0] if len(parts) == 1 else InTurn(tuple(parts))
 
 
 def _transform(name: str) -> Transform:
