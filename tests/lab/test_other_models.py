@@ -23,6 +23,7 @@ from safezone.models import Model, load_model
 from safezone.models.known import hub_name
 from safezone.paper.named import PAPER
 from safezone.reading import read_json
+from safezone.scores import read_rows
 from small_lab import concept, grid
 from tiny import write_tiny_folder
 
@@ -66,6 +67,13 @@ def test_poisons_of_another_model_are_carried_over(lab: Lab, other: Model, tmp_p
         images.append(
             (each.load(job(each, run).of["poison"]).images, read_json(place / "manifest.json"))
         )
+    assert not make(carried, Grid("one", (run, replace(run, poison="clean"))))
+    rows = {
+        each.poison: read_rows(job(carried, each).of["score"].place / "rows.jsonl")
+        for each in (run, replace(run, poison="clean"))
+    }
+    assert {row.poison_model for row in rows["adm+"]} == {other.name}
+    assert {row.poison_model for row in rows["clean"]} == {""}
     assert (images[0][0] == images[1][0]).all()
     assert not (images[1][0] == images[2][0]).all()
     assert images[1][1]["model"] == other.name != images[2][1]["model"]

@@ -342,6 +342,33 @@ def test_a_concept_whose_name_is_no_utf_8_has_rows_tables_and_a_page(
     assert json.loads((tmp_path / "summary.json").read_bytes())["failed"] == {}
 
 
+def test_the_page_says_on_which_model_poisons_were_made(rows: list[Row], tmp_path: Path) -> None:
+    def text(shown: list[Row]) -> str:
+        return Parsed(render(Page("t", sections(tmp_path, {}, shown)))).text
+
+    carried = [replace(row, poison_model="mini-v" * (row.poison == "adm+")) for row in rows]
+    assert "White box: the poisons were made on the model that was personalized." in text(rows)
+    assert "Carried over: the poisons were made on mini-v and met by mini." in text(carried)
+    ea = [replace(row, poison="ea") for row in rows if row.poison == "adm+"]
+    assert "met by mini, some; the others are white box." in text([*carried, *ea])
+    clean = text([row for row in rows if row.poison == "clean"])
+    assert "White box" not in clean and "Carried over" not in clean
+
+
+@pytest.mark.parametrize(("model", "made_on"), [("mini", ""), ("mini-v", "mini-v"), (None, "")])
+def test_the_model_of_a_poison_is_read_from_its_manifest(
+    tmp_path: Path, model: str | None, made_on: str
+) -> None:
+    training = tmp_path / "poisoned"
+    training.mkdir()
+    if model is not None:
+        (training / "manifest.json").write_text(json.dumps({"poison": "ea", "model": model}))
+    place = write_images(tmp_path / "images", poison="ea", training="../poisoned")
+    assert read_run_images(place).poison_model() == made_on
+    clean = write_images(tmp_path / "clean", training="../poisoned")
+    assert read_run_images(clean).poison_model() == ""
+
+
 def test_a_page_is_written_where_the_terminal_knows_ascii_alone(
     rows: list[Row], tmp_path: Path
 ) -> None:

@@ -23,6 +23,19 @@ def test_rows_come_back_as_they_were(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
+def test_the_model_of_the_poison_is_a_column_where_a_row_has_one(
+    tmp_path: Path, suffix: str
+) -> None:
+    path = tmp_path / f"rows{suffix}"
+    write_rows(path, ROWS)
+    assert "poison_model" not in path.read_text()
+    carried = [ROW, replace(ROW, model="mini-v", poison_model="mini")]
+    write_rows(path, carried)
+    assert path.read_text().count("poison_model") == (1 if suffix == ".csv" else 2)
+    assert read_rows(path) == carried
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".csv"])
 def test_a_failed_value_comes_back_as_nan(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"rows{suffix}"
     write_rows(path, [replace(ROW, value=math.nan)])

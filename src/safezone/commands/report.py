@@ -118,7 +118,7 @@ def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
             continue
         words = clean.class_word, drawn.placeholder
         pictures = Pictures(drawn.images, drawn.prompts, clean.images, *words)
-        rows += score_rows(encoders, pictures, drawn.run)
+        rows += score_rows(encoders, pictures, drawn.run, drawn.poison_model())
     return rows
 
 

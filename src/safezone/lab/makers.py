@@ -31,7 +31,7 @@ from safezone.models.base import Model
 from safezone.personalize import Adapter, read_adapter
 from safezone.poisons import Checkpoints, Poison, imperceptibility, poison_concept
 from safezone.reading import read_json
-from safezone.scores import Encoders, Pictures, Row, score_images, write_rows
+from safezone.scores import CLEAN, Encoders, Pictures, Row, score_images, write_rows
 
 OF_ONE_RUN: Final = (UserError, FloatingPointError, OutOfMemory)
 """What stops one run and not the others, unless the workspace itself is at fault."""
@@ -265,10 +265,13 @@ def learned_word(record: Mapping[str, Any]) -> str:
     return words if placeholder not in words and words else placeholder
 
 
-def score_rows(encoders: Encoders, pictures: Pictures, run: Run) -> list[Row]:
-    """The rows of one run."""
+def score_rows(
+    encoders: Encoders, pictures: Pictures, run: Run, poison_model: str = ""
+) -> list[Row]:
+    """The rows of one run. ``poison_model``: what its poison was made on, if another model."""
     cell = (run.concept, run.poison, run.defense, run.method, run.model, run.seed)
-    return [Row(*cell, *score) for score in score_images(pictures, encoders.by_slot)]
+    scores = score_images(pictures, encoders.by_slot)
+    return [Row(*cell, *score, poison_model=poison_model) for score in scores]
 
 
 def score(lab: Lab, job: Job) -> None:
@@ -280,7 +283,10 @@ def score(lab: Lab, job: Job) -> None:
         learned = {"vectors": vectors, "word_vectors": lab.model.word_vectors(clean.class_word)}
     word = learned_word(read_json(job.of["generate"].place / IMAGES_RECORD))
     pictures = Pictures(images, prompts, clean.images, clean.class_word, word, **learned)
-    rows, kept = score_rows(lab.encoders, pictures, job.run), lab.encoders.kept(pictures)
+    carried = job.run.poison != CLEAN and lab.poisoning != (lab.model,)
+    made_on = " + ".join(model.name for model in lab.poisoning) if carried else ""
+    rows = score_rows(lab.encoders, pictures, job.run, made_on)
+    kept = lab.encoders.kept(pictures)
     with job.of["score"].written({}) as folder:
         write_rows(folder / ROWS, rows)
         for name, tensors in kept.items():

@@ -57,6 +57,16 @@ class RunImages:
     clean: Path | None
     training: Path | None
 
+    def poison_model(self) -> str:
+        """What the poison was made on, where it is known and another model than the run's."""
+        made_on = str(self.manifest().get("model", ""))
+        return made_on if self.run.poison != CLEAN and made_on != self.run.model else ""
+
+    def manifest(self) -> dict[str, Any]:
+        """How the trained-on images were poisoned; nothing where that is not known."""
+        place = None if self.training is None else self.training / MANIFEST
+        return {} if place is None or not place.is_file() else read_json(place)
+
     def clean_concept(self) -> Concept | None:
         """The clean images at the generated images' size, with the run's class word."""
         if self.clean is None or not self.clean.is_dir():
@@ -234,11 +244,11 @@ def _facts(images: RunImages, adapter: Path) -> dict[str, str]:
         facts["training"] = ", ".join(
             f"{k} {settings[k]}" for k in _TRAINING_FACTS if k in settings
         )
-    if images.run.poison != CLEAN and images.training is not None:
-        manifest = images.training / MANIFEST
-        record = read_json(manifest) if manifest.is_file() else {}
+    if images.run.poison != CLEAN:
+        record = images.manifest()
+        parts = [f"{k} {_level(record[k])}" for k in _POISON_FACTS if record.get(k)]
         facts["poison"] = ", ".join(
-            f"{k} {_level(record[k])}" for k in _POISON_FACTS if record.get(k)
+            parts + ([f"made on {record['model']}"] if "model" in record else [])
         )
     return {name: text for name, text in facts.items() if text}
 

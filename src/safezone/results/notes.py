@@ -8,7 +8,7 @@ from safezone import __version__
 from safezone.lab.kinds import kind_of
 from safezone.results.published import Published
 from safezone.results.tables import count, label, number
-from safezone.scores.rows import Row
+from safezone.scores.rows import CLEAN, Row
 
 MINI_LIMITS: Final = (
     "The built-in model was trained on a small procedural world of flat, coloured objects on eight "
@@ -27,6 +27,8 @@ def caveats(rows: Sequence[Row], photographs: bool) -> list[str]:
             "Measured on the built-in model of a procedural world: the same code runs on Stable "
             "Diffusion, the numbers do not carry over."
         )
+    if any(row.poison != CLEAN for row in rows):
+        result.append(poison_note(rows))
     concepts, seeds = len({row.concept for row in rows}), len({row.seed for row in rows})
     if rows and (concepts < 6 or seeds < 2):
         result.append(
@@ -34,6 +36,17 @@ def caveats(rows: Sequence[Row], photographs: bool) -> list[str]:
             "too few to tell small differences from noise."
         )
     return result
+
+
+def poison_note(rows: Sequence[Row]) -> str:
+    """Whether the poisons were made on the model that met them."""
+    poisoned = [row for row in rows if row.poison != CLEAN]
+    carried = {row.poison_model: None for row in poisoned if row.poison_model}
+    if not carried:
+        return "White box: the poisons were made on the model that was personalized."
+    met = ", ".join(dict.fromkeys(row.model for row in poisoned if row.poison_model))
+    rest = "" if all(row.poison_model for row in poisoned) else ", some; the others are white box"
+    return f"Carried over: the poisons were made on {', '.join(carried)} and met by {met}{rest}."
 
 
 def paper_notes(papers: Mapping[str, Published]) -> list[str]:

@@ -38,9 +38,13 @@ class Row:
     n_reference: int
     reason: str = ""
     """Why the run failed; its value is then NaN."""
+    poison_model: str = ""
+    """What the poison was made on, where that is another model than ``model``."""
 
 
 _COLUMNS = tuple(field.name for field in fields(Row))
+_LATER = {"reason": "", "poison_model": ""}
+"""Columns that files of older versions lack; the last one is written where a row has it."""
 
 
 def _portable(value: Any) -> Any:
@@ -49,15 +53,18 @@ def _portable(value: Any) -> Any:
 
 
 def _records(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    return [{name: _portable(value) for name, value in asdict(row).items()} for row in rows]
+    every = [asdict(row) for row in rows]
+    left_out = () if any(row["poison_model"] for row in every) else ("poison_model",)
+    return [{k: _portable(v) for k, v in row.items() if k not in left_out} for row in every]
 
 
 def csv_text(rows: Iterable[Row]) -> str:
     """Rows as CSV with a header."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _COLUMNS, lineterminator="\n")
+    records, buffer = _records(rows), io.StringIO()
+    columns = records[0] if records else [name for name in _COLUMNS if name != "poison_model"]
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(_records(rows))
+    writer.writerows(records)
     return buffer.getvalue()
 
 
@@ -76,7 +83,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 def _row(record: Any, place: str) -> Row:
     if isinstance(record, dict):
-        record = {"reason": "", **record}  # files of older versions have no such column
+        record = {**_LATER, **record}
     if not isinstance(record, dict) or set(record) != set(_COLUMNS):
         raise UserError(f"{place}: a row needs exactly the columns {', '.join(_COLUMNS)}")
     try:
