@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import Any, Final, TextIO
 
@@ -103,12 +104,52 @@ def _warnings_as_notes() -> Iterator[None]:
         yield
 
 
+_SPARING = (
+    ("precision", "--precision bfloat16"),
+    ("checkpointing", "--checkpointing"),
+    ("runs_per_pass", "--runs-per-pass 1"),
+    ("batch_size", "--batch-size 1"),
+    ("images_per_prompt", "fewer images a prompt"),
+    ("device", "--device cpu"),
+)
+"""What takes less memory, where a command has that option."""
+
+
+def _names(options: Any) -> set[str]:
+    """Of the options, those in groups included."""
+    names: set[str] = set()
+    for each in fields(options):
+        value = getattr(options, each.name)
+        names |= _names(value) if is_dataclass(value) else {each.name}
+    return names
+
+
+def _out_of_memory(error: Exception, options: Any) -> str | None:
+    """What to lower where memory ran out, of the device or the computer; None for other errors."""
+    from safezone.lab.memory import OutOfMemory, is_out_of_memory
+
+    if not isinstance(error, OutOfMemory) and not is_out_of_memory(error):
+        return None
+    names = _names(options)
+    hints = [hint for name, hint in _SPARING if name in names]
+    return (
+        f"memory ran out; give {', '.join(hints) or 'smaller images'}, a smaller model, or end "
+        "other programs"
+    )
+
+
 def _run(arguments: Sequence[str]) -> int:
     command, name, rest = _find(arguments)
     from safezone.commands.parsing import parse
 
     options = parse(command, rest, name)
-    answer = command.run(options)
+    try:
+        answer = command.run(options)
+    except (MemoryError, RuntimeError) as error:
+        sentence = _out_of_memory(error, options)
+        if sentence is None:
+            raise
+        raise UserError(sentence) from error
     if options.json:
         _say(json.dumps(answer.data, ensure_ascii=not _encoding(sys.stdout).startswith("utf")))
     elif answer.text:

@@ -83,7 +83,7 @@ def run(options: Options) -> Answer:
     from safezone.results.drawings.style import save
 
     require_out_folder(options.out)
-    model = open_model(options.model, options.machine)
+    model = open_model(options.model, options.machine, options)
     steps = model.process.steps
     if any(not 0 <= t < steps for t in options.timestep):
         raise UserError(f"a timestep is out of range; give 0 to {steps - 1}")

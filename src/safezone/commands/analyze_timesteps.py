@@ -61,7 +61,7 @@ def run(options: Options) -> Answer:
 
     require_out_folder(options.out)
     adapter = _adapter(options)
-    model = open_model(options.model, options.machine)
+    model = open_model(options.model, options.machine, options)
     timesteps = timestep_grid(model.process.steps, options.timesteps)
     measures = Measures(options.out / "work", model)
     vectors = None if adapter is None else digest(adapter.vectors)

@@ -81,11 +81,13 @@ def _plan(options: Options) -> "tuple[Lab, Plan]":
     first = preset(options.model, options.methods[0])
     settings = replace(
         first,
+        precision=options.precision,
+        long_prompts=options.long_prompts,
         poisoning=options.poisoning,
         sampling=options.sampling,
         scoring=options.scoring,
     )
-    model = open_model(options.model, options.machine)
+    model = open_model(options.model, options.machine, options)
     cases = read_cases(options.protected, options.clean, model.image_size, masks=options.masks)
     encoders = open_encoders(options.scoring, options.machine)
     concepts = {case.name: case.reference for case in cases}

@@ -75,7 +75,7 @@ def measure(
 
     started = time.monotonic()
     require_out_folder(out)
-    model = open_model(settings.model, machine)
+    model = open_model(settings.model, machine, settings)
     lab = claim_lab(out, model, open_encoders(settings.scoring, machine), settings)
     lab = with_models(lab, machine, miniworld_concepts)
     stages = claim_plan(lab)

@@ -4,13 +4,14 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Annotated, Any, Generic, TypeAlias, TypeVar
 
 import tyro
 
 from safezone.fields import AT_LEAST_ONE, Checked, Count
 from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, Settings
 from safezone.lab.training import Training
+from safezone.models.precision import LongPrompts, Precision
 
 Group = TypeVar("Group")
 
@@ -22,7 +23,6 @@ Folders: TypeAlias = Annotated[
     tyro.conf.Positional[tuple[Path, ...]], AT_LEAST_ONE, tyro.conf.arg(metavar="FOLDER")
 ]
 """One or more of them."""
-Precision: TypeAlias = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,11 @@ class OnModel(Common):
 
     model: str = "mini"
     """Built-in model, diffusers folder, checkpoint file or hub name."""
+    precision: Precision = "float32"
+    """Of the models' weights; what is learned or poisoned stays float32. On a GPU float32
+    multiplies in TF32, float32-exact does not."""
+    long_prompts: LongPrompts = "cut"
+    """Prompts longer than the text encoder lose their end; or are read in chunks of 75 tokens."""
     machine: Flat[Machine] = field(default_factory=Machine)
 
 

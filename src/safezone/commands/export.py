@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from safezone.commands.console import Answer, Command, Common, Folders, Machine
+from safezone.commands.console import Answer, Command, Common, Folders, Machine, OnModel
 from safezone.errors import UserError
 from safezone.fields import Count
 
@@ -48,7 +48,7 @@ def run(options: Options) -> Answer:
     from safezone.personalize.exports import prompt_name, require_form
 
     require_out_folder(options.out)
-    model = None if options.base is None else open_model(options.base, Machine())
+    model = None if options.base is None else open_model(options.base, Machine(), OnModel())
     adapters: dict[str, Adapter] = {}
     for file, below in adapter_files(options.adapters).items():
         adapter = load_adapter(file, model)

@@ -122,7 +122,7 @@ def _bench(options: Options, row: "Figure") -> "Bench":
     for name in options.scope.defenses:
         defense(name)
     settings.training.personalization(), settings.sampling.templates()
-    model = open_model(options.model, options.machine)
+    model = open_model(options.model, options.machine, options)
     timestep_grid(model.process.steps, options.scope.timesteps)  # refused before anything is made
     lab = Lab(
         options.out / "work" if options.work is None else options.work,

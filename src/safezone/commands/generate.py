@@ -24,7 +24,6 @@ from safezone.commands.console import (
     Flat,
     Folders,
     OnModel,
-    Precision,
     note,
     progress,
 )
@@ -46,8 +45,6 @@ class Options(OnModel):
     """Embedding files, or folders with embeddings below them."""
     out: Path | None = None
     """Folder for the images; by default images/ beside each embedding."""
-    precision: Precision = "float32"
-    """Of the model's weights; what is learned stays float32."""
     seed: Natural | None = None
     """Of the noise; by default the seed that each embedding was trained with."""
     sampling: Flat[Sampling] = field(default_factory=Sampling)
@@ -64,7 +61,7 @@ def run(options: Options) -> Answer:
     prompts = options.sampling.texts()
     if options.out is not None:
         require_out_folder(options.out)
-    model = open_model(options.model, options.machine, options.precision)
+    model = open_model(options.model, options.machine, options)
     jobs = _jobs(options, files, model)
     for job in jobs:  # refused before anything is made
         for prompt in prompts:

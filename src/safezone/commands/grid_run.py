@@ -112,7 +112,7 @@ def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine
     from safezone.concepts.datasets import load_readable, miniworld_concepts
     from safezone.lab.lab import Lab
 
-    model = open_model(settings.model, machine)
+    model = open_model(settings.model, machine, settings)
 
     def readable(size: int) -> "tuple[Sequence[Concept], dict[str, str]]":
         return (miniworld_concepts(size), {}) if data is None else load_readable(data, size)

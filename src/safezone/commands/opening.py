@@ -4,18 +4,19 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 import torch
 
-from safezone.commands.console import Machine, Precision, note
+from safezone.commands.console import Machine, note
 from safezone.concepts import CONCEPT_FILE, Concept
 from safezone.errors import UserError
 from safezone.lab.run import content_key
 from safezone.lab.settings import Scoring
 from safezone.lab.store import MANIFEST, require_finite
 from safezone.models import BUILTIN, Model, load_model
+from safezone.models.precision import DTYPES, LongPrompts, Precision, set_precision
 from safezone.reading import read_json
 from safezone.results.notes import MINI_LIMITS
 from safezone.scores import CLEAN, SLOTS, CachedEncoder, Encoders
@@ -46,11 +47,22 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(max(1, round(idle_cores())))
 
 
-def open_model(name: str, machine: Machine, precision: Precision = "float32") -> Model:
+class Opening(Protocol):
+    """How models are opened: a command's options, or the settings of an experiment."""
+
+    @property
+    def precision(self) -> Precision: ...
+    @property
+    def long_prompts(self) -> LongPrompts: ...
+
+
+def open_model(name: str, machine: Machine, how: Opening) -> Model:
     """The model with finite weights, and as many threads as make sense; UserError otherwise."""
     set_threads(machine.threads)
-    model = load_model(name, machine.device, getattr(torch, precision))
-    if precision == "float16" and model.device.type == "cpu":
+    dtype = DTYPES[how.precision]
+    model = load_model(name, machine.device, dtype, long_prompts=how.long_prompts)
+    model.precision = set_precision(how.precision, model.device)
+    if how.precision == "float16" and model.device.type == "cpu":
         raise UserError("float16 needs a GPU; give precision bfloat16 or float32")
     require_finite(model, name)
     return model
@@ -87,7 +99,7 @@ def with_models(
 
     def model(name: str) -> Model:
         if name not in opened:
-            opened[name] = open_model(name, machine)
+            opened[name] = open_model(name, machine, lab.settings)
         return opened[name]
 
     poisoners = tuple(model(name) for name in lab.settings.poison_model)

@@ -32,7 +32,6 @@ from safezone.commands.console import (
     Flat,
     Folders,
     OnModel,
-    Precision,
     note,
     progress,
 )
@@ -59,8 +58,6 @@ class Options(OnModel):
     """Folder for what is learned."""
     defense: Names = ("nominal",)
     """A defense; may be given repeatedly. (default: nominal)"""
-    precision: Precision = "float32"
-    """Of the model's weights; what is learned stays float32."""
     class_word: str | None = None
     """What the object is called, for every folder; by default concept.json's or the name's."""
     placeholder: str | None = None
@@ -95,7 +92,7 @@ def run(options: Options) -> Answer:
                 f"{folder} holds {count} image{'s' * (count != 1)} and {FEWEST_IMAGES} "
                 f"are needed; give {FEWEST_IMAGES} to 15 images of one object"
             )
-    model = open_model(options.model, options.machine, options.precision)
+    model = open_model(options.model, options.machine, options)
     concepts = _concepts(options, model.image_size)
     if options.training.tracker is not None:
         require_tracker(options.training.tracker)

@@ -67,7 +67,7 @@ def run(options: Options) -> Answer:
     image_files(options.folder)  # tells a wrong folder before the model is opened
     if poison_of(options.folder) != CLEAN:
         raise UserError(f"{options.folder} is poisoned already; give the folder of clean images")
-    model = open_model(options.model, options.machine)
+    model = open_model(options.model, options.machine, options)
     concept = load_concept(options.folder, model.image_size)
     tell_limits(options.model, [options.folder])
     lab = Lab(

@@ -1,6 +1,7 @@
 """Prompt lists: training templates, DreamBooth's evaluation prompts, the mini world's."""
 
 import difflib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -151,7 +152,7 @@ def prompt_list(name: str) -> tuple[str, ...]:
     """
     if name in PROMPT_LISTS:
         return PROMPT_LISTS[name]
-    if Path(name).is_file():
+    if os.path.isfile(name):
         return _read_prompts(Path(name))
     if "{}" in name or (len(name.split()) > 1 and not name.endswith(".txt")):
         return (name,)

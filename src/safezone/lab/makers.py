@@ -132,7 +132,13 @@ def write_poisoned(
         checkpoints=Checkpoints(unfinished, artifact.key),
     )
     made_on = " + ".join(model.name for model in models)
-    provenance = {**poison.record(), "seed": seed, "model": made_on, "key": artifact.key}
+    provenance = {
+        **poison.record(),
+        "seed": seed,
+        "model": made_on,
+        "precision": " + ".join(dict.fromkeys(model.precision for model in models)),
+        "key": artifact.key,
+    }
     measured = imperceptibility(concept.images, poisoned.images)
     images = [
         {"image": name, **{metric: _json_number(float(v[i])) for metric, v in measured.items()}}
@@ -240,6 +246,7 @@ def write_images(model: Model, drawing: Drawing, sampling: Sampling, most: int =
         **drawing.record,
         **({"unseen": unseen} if unseen else {}),
         "seed": drawing.seed,
+        "precision": model.precision,
         "placeholder": adapter.placeholder,
         "words": adapter.words,
         "class_word": adapter.class_word,

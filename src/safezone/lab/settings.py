@@ -14,6 +14,7 @@ from safezone.errors import UserError
 from safezone.fields import Checked, Count, Finite, Natural, Portion
 from safezone.lab.kinds import kind_of
 from safezone.lab.training import TRAINING, Training, training_preset
+from safezone.models.precision import LongPrompts, Precision
 from safezone.scores.table import SLOTS
 
 if TYPE_CHECKING:
@@ -199,7 +200,8 @@ class Settings:
 
     ``poison_model``: what poisons are made on, several as an ensemble; none is the model that is
     personalized (white box). ``purify_model``: what Regen and the like denoise with, by default
-    that model too.
+    that model too. ``precision``: what models compute in. ``long_prompts``: what becomes of those
+    that the text encoder cannot take whole.
     """
 
     __pydantic_config__: ClassVar[Any] = _FORBID
@@ -207,6 +209,8 @@ class Settings:
     model: str = "mini"
     poison_model: Names = ()
     purify_model: str | None = None
+    precision: Precision = "float32"
+    long_prompts: LongPrompts = "cut"
     poisoning: Poisoning = field(default_factory=Poisoning)
     training: Training = field(default_factory=Training)
     sampling: Sampling = field(default_factory=Sampling)

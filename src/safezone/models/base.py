@@ -112,6 +112,8 @@ class Model(Protocol):
     device: torch.device
     dtype: torch.dtype
     """Of the weights and of what is computed with them; latents and images stay float32."""
+    precision: str
+    """``dtype`` in words, and whether float32 is multiplied in TF32."""
     folder: Path | str
     """Where it was loaded from (a diffusers folder or a hub name)."""
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import torch
 
@@ -19,6 +19,7 @@ from safezone.models.parts import (
     read_part,
     vae_dtype,
 )
+from safezone.models.precision import LongPrompts
 from safezone.models.single_file import load_single_file
 
 _PARTS: Final = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
@@ -30,7 +31,7 @@ def load_model(
     device: str | torch.device | None = None,
     dtype: torch.dtype = torch.float32,
     *,
-    long_prompts: Literal["cut", "chunks"] = "cut",
+    long_prompts: LongPrompts = "cut",
 ) -> Model:
     """Opens a Stable Diffusion 1.x, 2.x or XL like model: built-in name, folder, file or hub name.
 

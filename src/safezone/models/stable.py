@@ -56,6 +56,7 @@ class StableDiffusion:
         self.process = process
         self.device = device
         self.dtype: torch.dtype = unet.dtype
+        self.precision = str(unet.dtype).removeprefix("torch.")
         self.factor = int(2 ** (len(vae.config.block_out_channels) - 1))
         self.latent_channels = int(vae.config.latent_channels)
         self.image_size = int(unet.config.sample_size) * self.factor

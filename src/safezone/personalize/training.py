@@ -89,6 +89,7 @@ def _adapter(
             **run.record,
             **({"unseen": unseen} if unseen else {}),
             "model": model.name,
+            "precision": model.precision,
             "seed": run.seed,
             "step": step,
             "failed_at": outcome.failed_at,

@@ -77,7 +77,7 @@ def measure(
         index: dict[str, Any] = {
             "title": title,
             "command": command,
-            "settings": asdict(lab.settings),
+            "settings": {**asdict(lab.settings), "precision": lab.model.precision},
             "failed": failed,
             "most_prompts": None if len(lab.concepts) <= 3 else PROMPTS_SHOWN,
             "duration": time.monotonic() - started if whole else None,
