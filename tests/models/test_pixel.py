@@ -3,6 +3,8 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -26,7 +28,8 @@ from transformers import (
 )
 
 from safezone.arrays import rand, stream
-from safezone.defenses import PDMPure, pixel_purify, resolve
+from safezone.defenses import PDMPure, defense, pixel_purify, resolve
+from safezone.defenses.purify import networks
 from safezone.errors import UserError
 from safezone.models.pixel import PROMPT_FILE, SuperResolution, cache_prompt, load_pixel_model
 from safezone.models.upscaler import load_upscaler
@@ -213,3 +216,68 @@ def test_a_folder_that_is_no_pixel_model_is_told(tmp_path: Path, tiny_model_fold
     prompt = write_tiny_pixel_folder(tmp_path / "p")
     save_file({"x": torch.zeros(1)}, prompt / PROMPT_FILE)
     assert load_pixel_model(str(prompt)).image_size == 64  # an unconditional one needs no prompt
+
+
+@pytest.mark.parametrize("name", ["pdmpure", "pdmpure60", "jpeg+pdmpure", "pdmpure-published"])
+def test_pdmpure_on_a_real_model_is_stage_two_with_the_upscaler(
+    stage_two: Path, upscaler: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+    quick = replace(load_upscaler(str(upscaler), None), steps=2)
+
+    def load_pixels(name: str, device: str | None) -> object:
+        asked.append((name, device))
+        return load_pixel_model(str(stage_two))
+
+    def load_four_fold(name: str, device: str | None) -> object:
+        asked.append((name, device))
+        return quick
+
+    monkeypatch.setattr(pixel_purify, "load_pixel_model", load_pixels)
+    monkeypatch.setattr(pixel_purify, "load_upscaler", load_four_fold)
+    real: Any = SimpleNamespace(image_size=512, device=torch.device("cpu"))
+    ready = resolve(defense(name).preprocess, real)
+    assert asked == [
+        ("DeepFloyd/IF-II-L-v1.0", "cpu"),
+        ("stabilityai/stable-diffusion-x4-upscaler", "cpu"),
+    ]
+    assert len(networks(ready)) == 2
+
+
+def test_without_stage_two_a_real_model_is_told_what_to_fetch() -> None:
+    real: Any = SimpleNamespace(image_size=512, device=torch.device("cpu"))
+    with pytest.raises(UserError, match=r"accept the licence of DeepFloyd.*--without pdmpure"):
+        resolve(defense("pdmpure").preprocess, real)
+
+
+@pytest.mark.parametrize("name", ["pdmpure", "jpeg+pdmpure"])
+def test_a_photograph_is_never_purified_at_128_px(name: str) -> None:
+    ready = resolve(defense(name).preprocess, None)
+    with pytest.raises(UserError, match=r"for 128 px and the image has 512; use pdmpure-if"):
+        ready(torch.zeros(1, 3, 512, 512, dtype=torch.uint8), 0)
+
+
+def test_the_published_walk_starts_above_its_noise(tmp_path: Path) -> None:
+    """The released code: noise of t = 44, denoised at 99, 88, ... 0."""
+    seen: list[int] = []
+    pixel: Any = load_pixel_model(str(write_tiny_pixel_folder(tmp_path / "p")))
+
+    class Watching:
+        name, image_size, device = "w", 64, torch.device("cpu")
+        process = pixel.process
+
+        def denoiser(self, images: torch.Tensor, generators: Any) -> Any:
+            def predict(noisy: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+                if not seen:
+                    kept = float(pixel.process.alphas_cumprod[44])
+                    spread = float((noisy - kept**0.5 * (images * 2 - 1)).var())
+                    assert spread == pytest.approx(1 - kept, rel=0.1)
+                seen.append(int(timesteps[0]))
+                return torch.zeros_like(noisy)
+
+            return predict
+
+    purifier: Any = defense("pdmpure-published").preprocess
+    watching: Any = Watching()
+    purifier.clean(watching, torch.full((1, 3, 64, 64), 0.5), stream("published"))
+    assert seen == [99, 88, 77, 66, 55, 44, 33, 22, 11, 0]

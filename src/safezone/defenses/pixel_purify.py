@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ from safezone.models.pixel import MINI_PIXEL, PixelModel, load_pixel_model
 from safezone.models.upscaler import load_upscaler
 
 Clip = Callable[[Tensor], Tensor]
+
+_SMALL: Final = 128
+"""Side of the images that the built-in pixel model was trained on."""
 
 
 def clip(clean: Tensor) -> Tensor:
@@ -42,8 +46,10 @@ def renew(
     timesteps: Sequence[int],
     generators: Sequence[torch.Generator],
     threshold: Clip = clip,
+    *,
+    noise_at: int | None = None,
 ) -> Images:
-    """Noises images to ``timesteps[0]`` and walks the reverse process down the list.
+    """Noises images to ``noise_at``, by default ``timesteps[0]``, and denoises down the list.
 
     ``images``: [batch, 3, h, w] in [0, 1], each with its own generator. Ancestral sampling
     (DDPM's posterior between any two timesteps, Song et al., 2021, eta = 1) with the predicted
@@ -55,7 +61,8 @@ def renew(
         return randn(generators, images.shape[1:]).to(images)
 
     predict = model.denoiser(images, generators)
-    first = torch.full((len(images),), timesteps[0], device=images.device)
+    level = timesteps[0] if noise_at is None else noise_at
+    first = torch.full((len(images),), level, device=images.device)
     noisy = process.corrupt(images * 2 - 1, draw(), first)
     clean = denoise(process, predict, noisy, timesteps, draw=draw, eta=1.0, limit=threshold)
     return (clean / 2 + 0.5).clamp(0, 1)
@@ -84,10 +91,12 @@ def _require_timesteps(name: str, start: int, stride: int) -> None:
 class _PixelPurifier(Purifier):
     """What the three have in common: one pixel model, opened by its name."""
 
-    model: str
+    model: str | None
 
     def bind(self, model: Model | None) -> Bound:
-        pixel = load_pixel_model(self.model, None if model is None else str(model.device))
+        pixel = load_pixel_model(
+            self.model or MINI_PIXEL, None if model is None else str(model.device)
+        )
         return Bound((pixel,), lambda image, g: self.clean(pixel, image, g), pixel.device)
 
     @abstractmethod
@@ -165,52 +174,81 @@ def _on_crops(image: Images, crop: int, act: Callable[[Images], Images]) -> Imag
     return total / count
 
 
+STAGE_TWO: Final = "DeepFloyd/IF-II-L-v1.0"
+FOUR_FOLD: Final = "stabilityai/stable-diffusion-x4-upscaler"
+
+
 @dataclass(frozen=True)
 class PDMPure(_PixelPurifier):
     """PDMPure (Xue et al., 2024): SDEdit by a strong model of pixels, at the model's size.
 
-    ``start``: the timestep of 1000 to which the image is noised (the original's 44 to 99), walked
-    down in strides of ``stride``. ``threshold``: the quantile of dynamic thresholding. The image
-    is brought to the model's size; back comes ``upscaler``, a folder or hub name of Stable
-    Diffusion's four-fold one, and a resize, or the resize alone where it is None. With
-    ``model="DeepFloyd/IF-II-L-v1.0"`` and that upscaler this is the original; the built-in model
-    is a small one for 128 px.
+    The image is noised to ``noise_at`` of 1000 timesteps, by default ``start``, and denoised from
+    ``start`` down in strides of ``stride``. The released code noises to 44 and walks from 99 in
+    strides of 11 (``pdmpure-published``); the default begins where it noises, as SDEdit is defined,
+    in as many passes. ``threshold``: the quantile of dynamic thresholding.
+
+    ``model``: a pixel model's folder or hub name. By default the built-in one where the
+    personalized model is as small, up to 128 px, and DeepFloyd IF's stage II on real ones, with
+    ``upscaler`` Stable Diffusion's four-fold one behind it, as in the original: a photograph is
+    never purified at 128 px. With a ``model`` and no ``upscaler`` the image is resized back.
     """
 
     start: int = 90
     stride: int = 10
     threshold: float = 0.95
-    model: str = MINI_PIXEL
+    noise_at: int | None = None
+    model: str | None = None
     upscaler: str | None = None
 
     def __post_init__(self) -> None:
         _require_timesteps("PDMPure", self.start, self.stride)
         if not 0 < self.threshold <= 1:
             raise UserError(f"PDMPure's threshold is {self.threshold}; give above 0 to 1.")
+        if self.noise_at is not None and not 0 < self.noise_at < 1000:
+            raise UserError(f"PDMPure noises to {self.noise_at}; give a timestep from 1 to 999.")
 
     def bind(self, model: Model | None) -> Bound:
-        if self.upscaler is None:
-            return super().bind(model)
+        names = (self.model, self.upscaler)
+        if self.model is None:
+            small = model is None or model.image_size <= _SMALL
+            names = (MINI_PIXEL, self.upscaler) if small else (STAGE_TWO, FOUR_FOLD)
+        return self._bound(names[0] or MINI_PIXEL, names[1], model)
+
+    def _bound(self, name: str, upscaler_name: str | None, model: Model | None) -> Bound:
         device = None if model is None else str(model.device)
-        pixel, upscaler = load_pixel_model(self.model, device), load_upscaler(self.upscaler, device)
+        try:
+            pixel = load_pixel_model(name, device)
+            upscaler = None if upscaler_name is None else load_upscaler(upscaler_name, device)
+        except UserError as error:
+            if name != STAGE_TWO:
+                raise
+            raise UserError(
+                f"pdmpure on photographs needs DeepFloyd IF's stage II and the four-fold upscaler: "
+                f"accept the licence of {STAGE_TWO} on the hub and fetch it and {FOUR_FOLD}, or "
+                f"leave the column out with --without pdmpure ({error})"
+            ) from error
 
         def clean(image: Images, generator: torch.Generator) -> Images:
-            large = upscaler(self.small(pixel, image, generator), generator)
+            small = self.clean(pixel, image, generator)
+            large = small if upscaler is None else upscaler(small, generator)
             return _resized(large, image.shape[-1])
 
-        return Bound((pixel, upscaler), clean, pixel.device)
+        return Bound((pixel,) if upscaler is None else (pixel, upscaler), clean, pixel.device)
 
-    def small(
+    def clean(
         self, pixel: PixelModel, image: Images, generator: torch.Generator
     ) -> Float[Tensor, "batch 3 side side"]:
         """The purified image at the model's size."""
+        if pixel.name == MINI_PIXEL and image.shape[-1] > _SMALL:
+            raise UserError(
+                f"pdmpure's built-in model is for {_SMALL} px and the image has {image.shape[-1]}; "
+                "use pdmpure-if, which is DeepFloyd IF's stage II with the four-fold upscaler"
+            )
         return renew(
             pixel,
             _resized(image, pixel.image_size),
             _every(self.start, self.stride),
             [generator],
             dynamic_threshold(self.threshold),
+            noise_at=self.noise_at,
         )
-
-    def clean(self, pixel: PixelModel, image: Images, generator: torch.Generator) -> Images:
-        return _resized(self.small(pixel, image, generator), image.shape[-1])

@@ -15,7 +15,7 @@ from safezone.defenses.filters import (
     Rescale,
 )
 from safezone.defenses.loss_masks import InputMask, LatentMask, LossInputMask, LossMask, PriorMask
-from safezone.defenses.pixel_purify import DiffPure, GridPure, PDMPure
+from safezone.defenses.pixel_purify import FOUR_FOLD, STAGE_TWO, DiffPure, GridPure, PDMPure
 from safezone.defenses.preprocess import Jpeg
 from safezone.defenses.purify import Impress, NoisyUpscaling, Regen, RoundTrip
 from safezone.defenses.timesteps import AtLeast
@@ -26,9 +26,7 @@ _REGEN = Defense("regen", preprocess=Regen())
 _PDMPURE = Defense("pdmpure", preprocess=PDMPure())
 _PDMPURE_IF = Defense(
     "pdmpure-if",
-    preprocess=PDMPure(
-        model="DeepFloyd/IF-II-L-v1.0", upscaler="stabilityai/stable-diffusion-x4-upscaler"
-    ),
+    preprocess=PDMPure(model=STAGE_TWO, upscaler=FOUR_FOLD),
 )
 _T500 = Defense("t500", timesteps=AtLeast(0.5))
 _T600 = Defense("t600", timesteps=AtLeast(0.6))
@@ -79,6 +77,7 @@ DEFENSES: Mapping[str, Defense] = MappingProxyType(
             Defense("vae", preprocess=RoundTrip()),
             Defense("upscale", preprocess=NoisyUpscaling()),
             _PDMPURE_IF,
+            Defense("pdmpure-published", preprocess=PDMPure(start=99, stride=11, noise_at=44)),
             # After the paper: outside the mask stay with the model as it was; a word for the noise
             Defense("mpp", loss_mask=PriorMask()),
             Defense("mpp-d16", loss_mask=PriorMask(dilation_px_at_512=16)),
