@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -14,8 +15,8 @@ import pytest
 from safezone import files
 from safezone.errors import UserError
 from safezone.lab import store
-from safezone.lab.executors import Executor, Processes, Ray, Slurm
-from safezone.lab.lab import Lab
+from safezone.lab.executors import Executor, Processes, Ray, Slurm, Work
+from safezone.lab.lab import Failures, Lab, Note
 from safezone.lab.schedule import run_grid
 from safezone.lab.stage import job
 from safezone.models import Model
@@ -72,6 +73,21 @@ def open_slow_lab(folder: Path, model: Path) -> Lab:
     folder.mkdir(parents=True, exist_ok=True)
     setattr(store, "whole_folder", told)  # noqa: B010
     return open_small_lab(folder, model)
+
+
+def test_workers_do_not_make_again_what_lies_elsewhere(
+    lab: Lab, tmp_path: Path, expected: list[Row]
+) -> None:
+    class Nobody:
+        """Workers that do nothing."""
+
+        open_lab = staticmethod(lambda: lab)
+
+        def run(self, work: Work, note: Note) -> Iterator[Failures]:
+            yield {}
+
+    other = replace(lab, folder=tmp_path / "other", reuse=store.artifacts_in(lab.folder))
+    assert run_grid(other, grid(other), executor=Nobody(), progress=False).rows == expected
 
 
 def open_dying_lab(folder: Path, model: Path) -> Lab:

@@ -1,7 +1,7 @@
 """What there is to do, how long it takes, and the way through all stages."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -81,9 +81,7 @@ def make(
     for stage in of_runs(stages):
         left = [job for job in made if job.run not in failed]
         artifacts = own(stage, left)
-        for artifact, job in artifacts.items():
-            if artifact.key in lab.reuse and not artifact.done:
-                take(lab.reuse[artifact.key], artifact, stage.about(job))
+        _reuse(lab, stage, left)
         failures: Failures = {}
         if stage.make is not None and not all(artifact.done for artifact in artifacts):
             failures = stage.make(lab, list(artifacts.values()), progress=progress, note=note)
@@ -97,6 +95,13 @@ def make(
             break
     sweep(lab.folder / TRAINING, [a for job in made if (a := job.of["personalize"]).done])
     return failed
+
+
+def _reuse(lab: Lab, stage: Stage, made: Iterable[Job]) -> None:
+    """Copies what is wanted and lies elsewhere already."""
+    for artifact, job in own(stage, made).items():
+        if artifact.key in lab.reuse and not artifact.done:
+            take(lab.reuse[artifact.key], artifact, stage.about(job))
 
 
 def _work(open_lab: OpenLab, grid: Grid) -> Failures:
@@ -119,6 +124,8 @@ def run_grid(
         failed = make(lab, grid, progress=progress, note=note, stages=stages)
     else:  # what one worker could not do another may have done
         failed = {run: reason for run in grid if (reason := lab.refused(run)) is not None}
+        for stage in of_runs(stages):
+            _reuse(lab, stage, made.values())
         for failures in executor.run(partial(_work, executor.open_lab, grid), note):
             failed |= failures
         failed = {run: why for run, why in failed.items() if not _complete(made.get(run))}
