@@ -19,9 +19,9 @@ from safezone.lab.makers import read_images
 from safezone.lab.run import Run
 from safezone.lab.stage import job
 from safezone.poisons import imperceptibility
-from safezone.results.artifacts import GAIN, Picture, amplified_difference, picture
 from safezone.results.drawings.curves import Panel, Series, draw_panels
 from safezone.results.drawings.style import inline_svg
+from safezone.results.pictures import GAIN, Picture, amplified_difference, picture
 from safezone.results.statistics import Interval
 from safezone.scores.rows import NOMINAL
 

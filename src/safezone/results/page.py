@@ -14,12 +14,13 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from safezone.results.artifacts import GAIN, Evidence
+from safezone.results.artifacts import Evidence
 from safezone.results.comparisons import compare, with_average, worst_cases
 from safezone.results.drawings.charts import WIDEST, Charts, charts
 from safezone.results.drawings.style import inline_svg, legend_svg
 from safezone.results.meaning import meaning_sentences
 from safezone.results.notes import duration_text
+from safezone.results.pictures import GAIN
 from safezone.results.published import AVERAGE, Published
 from safezone.results.statistics import Interval, mean_over_concepts
 from safezone.results.summary import percent
