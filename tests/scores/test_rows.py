@@ -71,7 +71,9 @@ def test_a_wrong_number_is_told(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_is_told(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="give an existing file"):
+    with pytest.raises(
+        UserError, match="does not exist; check the spelling, or give a file of rows"
+    ):
         read_rows(tmp_path / "none.csv")
 
 

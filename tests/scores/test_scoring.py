@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from safezone.scores import METRICS, Pictures, score_images
+from safezone.scores import METRICS, SLOTS, Pictures, score_images
 from safezone.scores.text_image import with_class_word
 
 
@@ -86,7 +86,10 @@ def test_unequal_counts_are_refused() -> None:
 
 
 def test_every_metric_of_every_slot_is_shown_similarities_first() -> None:
-    assert list(METRICS)[:5] == list(BOTH)
+    assert [name for name in METRICS if name in BOTH] == list(BOTH)
+    better = [metric.higher_is_better for metric in METRICS.values()]
+    assert better == sorted(better, reverse=True)
+    assert set(METRICS) == {metric.name for slot in SLOTS.values() for metric in slot.metrics}
     assert all(metric.name == name and metric.label for name, metric in METRICS.items())
 
 

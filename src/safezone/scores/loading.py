@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from safezone.errors import UserError
 from safezone.models.frozen import freeze
+from safezone.models.parts import read_part
 from safezone.models.text import TextEncoder
 from safezone.scores.instance import InstanceEncoder
 from safezone.scores.preprocessing import (
@@ -34,26 +35,8 @@ HUB_NAMES: Mapping[str, str] = {
 
 
 def _load_weights(model_class: Any, folder: Path) -> Any:
-    """``from_pretrained`` from this folder's safetensors only, refusing missing weights."""
-    try:
-        model, report = model_class.from_pretrained(
-            str(folder),
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-            dtype=torch.float32,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        raise UserError(
-            f"{folder}: cannot load a {model_class.__name__} ({str(error).splitlines()[0]}); "
-            "give a folder with config.json and model.safetensors"
-        ) from error
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise UserError(
-            f"{folder}: model.safetensors lacks {len(missing)} tensors, first {missing[0]!r}; "
-            f"give the weights of the whole {model_class.__name__}"
-        )
+    """A model of transformers from this folder's safetensors, whole and frozen."""
+    model = read_part(model_class, folder.parent, folder.name, dtype=torch.float32)
     freeze(model)
     return model
 

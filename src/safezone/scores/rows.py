@@ -11,6 +11,7 @@ from typing import Any
 
 from safezone.errors import UserError
 from safezone.files import write_bytes, write_text
+from safezone.reading import read_text
 
 CLEAN = "clean"
 """The poison name of rows measured on unpoisoned training images."""
@@ -99,10 +100,7 @@ def read_rows(path: Path) -> list[Row]:
     """
     if path.suffix not in (".jsonl", ".csv"):
         raise UserError(f"{path}: rows are read from .jsonl or .csv files, give one of these")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the rows ({error}); give an existing file") from error
+    text = read_text(path, "a file of rows")
     if path.suffix == ".csv":
         records: list[Any] = list(csv.DictReader(io.StringIO(text, newline="")))
         return [_row(record, f"{path}, row {n}") for n, record in enumerate(records, 1)]
