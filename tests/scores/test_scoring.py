@@ -87,7 +87,7 @@ def test_unequal_counts_are_refused() -> None:
 
 def test_every_metric_of_every_slot_is_shown_similarities_first() -> None:
     assert [name for name in METRICS if name in BOTH] == list(BOTH)
-    better = [metric.higher_is_better for metric in METRICS.values()]
+    better = [metric.higher_is_better is True for metric in METRICS.values()]
     assert better == sorted(better, reverse=True)
     assert set(METRICS) == {metric.name for slot in SLOTS.values() for metric in slot.metrics}
     assert all(metric.name == name and metric.label for name, metric in METRICS.items())
