@@ -1,192 +1,101 @@
 """Every kind of wrong input: one sentence on standard error, exit status 2, nothing written."""
 
 import errno
+import json
 import os
+import re
 import shutil
-import struct
+import signal
 import subprocess
 import sys
-import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, Final
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from hostile import (
+    ADAPTERS,
+    CONFIGS,
+    FILES,
+    GRIDS,
+    OPTIONS,
+    USUAL,
+    Place,
+    command_line,
+    good_place,
+    write_adapter,
+)
 from safezone.cli import main
+from safezone.lab.config import read_settings
+from safezone.personalize import load_embedding, save_embedding
 
-
-@dataclass(frozen=True)
-class Place:
-    """A folder with three good images and masks, a tiny model, and where output may go."""
-
-    images: Path
-    model: Path
-    out: Path
-
-
-@pytest.fixture
-def place(tmp_path: Path, tiny_model_folder: Path) -> Place:
-    images = tmp_path / "toy"
-    (images / "masks").mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    mask = np.zeros((64, 64), np.uint8)
-    mask[16:48, 16:48] = 255
-    for name in ("a", "b", "c"):
-        Image.fromarray(rng.integers(0, 255, (64, 64, 3), np.uint8)).save(images / f"{name}.png")
-        Image.fromarray(mask).save(images / "masks" / f"{name}.png")
-    return Place(images, tiny_model_folder, tmp_path / "out")
-
-
-def _only(place: Place, *names: str) -> None:
-    for path in place.images.glob("*.png"):
-        if path.stem not in names:
-            path.unlink()
-            (place.images / "masks" / path.name).unlink()
-
-
-def _bomb(path: Path) -> None:
-    """A PNG header that promises 60,000 x 60,000 pixels."""
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    path.write_bytes(
-        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    )
-
-
-def _truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:200])
+FOREIGN: Final[set[str]] = {"--stage", "--rounds", "--images", "--resolution"}
+"""Options of other programs in the documents."""
 
 
 def _nothing(place: Place) -> None:
     pass
 
 
-def _poison(*more: str) -> Callable[[Place], list[str]]:
-    return lambda p: [
-        *("poison", str(p.images), "--model", str(p.model), "--out", str(p.out)),
-        *("--steps", "1", *more),
-    ]
+def _adapter(content: Any) -> Callable[[Place], object]:
+    return lambda place: write_adapter(place.root / "e.safetensors", content)
 
 
-def _personalize(*more: str) -> Callable[[Place], list[str]]:
-    return lambda p: [
-        *("personalize", str(p.images), "--model", str(p.model), "--out", str(p.out)),
-        *("--class-word", "ball", "--steps", "1", *more),
-    ]
+def _written(name: str, text: str) -> Callable[[Place], object]:
+    return lambda place: (place.root / name).write_text(text)
 
 
-def _file_at_out(place: Place) -> None:
-    place.out.write_text("in the way")
-
-
-def _wrong_width(place: Place) -> None:
-    save_file({"<toy>": torch.zeros(1, 7)}, place.images.parent / "wrong.safetensors")
-
-
-def _bad_yaml(place: Place) -> None:
-    (place.images.parent / "bad.yaml").write_text("training:\n  stepz: 3\n")
-
-
-CASES: dict[str, tuple[Callable[[Place], object], Callable[[Place], list[str]], str]] = {
-    "no such folder": (lambda p: shutil.rmtree(p.images), _poison(), "toy"),
-    "no images": (lambda p: _only(p), _poison(), "toy"),
-    "one image": (lambda p: _only(p, "a"), _personalize(), "3"),
-    "a text file among them": (
-        lambda p: (p.images / "notes.txt").write_text("hello"),
-        _poison(),
-        "notes.txt",
-    ),
-    "a text file named png": (
-        lambda p: (p.images / "b.png").write_text("hello"),
-        _poison(),
-        "b.png",
-    ),
-    "truncated": (lambda p: _truncate(p.images / "b.png"), _poison(), "b.png"),
-    "bomb": (lambda p: _bomb(p.images / "b.png"), _poison(), "b.png"),
-    "two images of one name": (
-        lambda p: shutil.copy(p.images / "a.png", p.images / "a.webp"),
-        _poison(),
-        "a.",
-    ),
-    "mask of another size": (
-        lambda p: Image.new("L", (32, 32), 255).save(p.images / "masks" / "a.png"),
-        _personalize("--defense", "szt"),
-        "a.png",
-    ),
-    "empty mask": (
-        lambda p: Image.new("L", (64, 64), 0).save(p.images / "masks" / "a.png"),
-        _personalize("--defense", "szt"),
-        "a.png",
-    ),
-    "one mask missing": (
-        lambda p: (p.images / "masks" / "b.png").unlink(),
-        _personalize("--defense", "szt"),
-        "b",
-    ),
-    "no masks for szt": (
-        lambda p: shutil.rmtree(p.images / "masks"),
-        _personalize("--defense", "szt"),
-        "safezone mask",
-    ),
-    "unknown poison": (_nothing, _poison("--poison", "adm"), "adm+"),
-    "unknown defense": (_nothing, _personalize("--defense", "sztt"), "szt"),
-    "unknown model": (
-        _nothing,
-        lambda p: ["poison", str(p.images), "--model", "no-model", "--out", str(p.out)],
-        "no-model",
-    ),
-    "placeholder is a word": (_nothing, _personalize("--placeholder", "photo"), "photo"),
-    "budget of 0": (_nothing, _poison("--kappa", "0"), "kappa"),
-    "budget is no number": (_nothing, _poison("--kappa", "much"), "kappa"),
-    "budget of 16": (_nothing, _poison("--kappa", "16"), "255"),
-    "steps of 0": (_nothing, _personalize("--steps", "0"), "steps"),
-    "poison steps of 0": (_nothing, _poison("--steps", "0"), "steps"),
-    "target is no file": (_nothing, _poison("--poison", "ea", "--target", "blue.png"), "blue.png"),
-    "unknown transform": (_nothing, _poison("--transform", "jpeg+swirl"), "swirl"),
-    "l2 without a step": (_nothing, _poison("--norm", "l2", "--kappa", "3"), "eta"),
-    "no masks for a masked poison": (
-        lambda p: shutil.rmtree(p.images / "masks"),
-        _poison("--poison", "adm+@szt"),
-        "safezone mask",
-    ),
-    "learning rate of NaN": (_nothing, _personalize("--learning-rate", "nan"), "--learning-rate"),
-    "negative seed": (_nothing, _poison("--seed", "-1"), "seed"),
-    "output is a picture": (
-        _nothing,
-        lambda p: ["poison", str(p.images), "--model", str(p.model), "--out", "x.jpg"],
-        "PNG",
-    ),
-    "output is in the way": (_file_at_out, _poison(), "out"),
-    "unknown key in yaml": (
-        _bad_yaml,
-        lambda p: [*_personalize()(p), "--config", str(p.images.parent / "bad.yaml")],
-        "stepz",
-    ),
-    "unknown option": (_nothing, _poison("--epsilon", "3"), "--epsilon"),
-    "embedding of another width": (
-        _wrong_width,
-        lambda p: [
-            *("generate", str(p.images.parent / "wrong.safetensors"), "--model", str(p.model)),
-            *("--prompts", "a {}", "--out", str(p.out), "--seed", "0"),
-        ],
-        "7",
-    ),
-    "unknown prompt list": (
-        lambda p: save_file({"<toy>": torch.zeros(1, 32)}, p.images.parent / "e.safetensors"),
-        lambda p: [
-            *("generate", str(p.images.parent / "e.safetensors"), "--model", str(p.model)),
-            *("--prompts", "all26", "--out", str(p.out), "--seed", "0"),
-        ],
-        "all26",
-    ),
-    "nothing to report": (_nothing, lambda p: ["report", str(p.images)], "toy"),
-    "unknown command": (_nothing, lambda p: ["poisn"], "poison"),
+ROWS: dict[str, tuple[Callable[[Place], object], str, str]] = {
+    **{
+        line: (_nothing, line.rpartition(" | ")[0], line.rpartition(" | ")[2])
+        for line in OPTIONS.strip().splitlines()
+    },
+    **FILES,
+    **{
+        text: (_written("settings.yaml", text), "personalize --config {root}/settings.yaml", word)
+        for text, word in CONFIGS
+    },
+    **{
+        text: (_written("grid.yaml", text), "grid run {root}/grid.yaml", word)
+        for text, word in GRIDS
+    },
+    **{
+        f"an adapter {name}": (
+            _adapter(content),
+            "generate",
+            word,
+        )
+        for name, (content, word) in ADAPTERS.items()
+    },
 }
+"""All that is refused: how a good place becomes it, the command, a word of the answer."""
+
+
+class Hangs(BaseException):
+    pass
+
+
+@pytest.fixture
+def in_time() -> Iterator[None]:
+    """A command that waits for a pipe would wait for ever."""
+
+    def stop(*_: object) -> None:
+        raise Hangs
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(60)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def place(tmp_path: Path, tiny_model_folder: Path) -> Place:
+    return good_place(tmp_path, tiny_model_folder)
 
 
 def _tree(folder: Path) -> set[str]:
@@ -201,16 +110,26 @@ def _one_sentence(text: str, hint: str) -> None:
     assert "Traceback" not in text
 
 
-@pytest.mark.parametrize("name", CASES)
+def test_there_are_two_hundred() -> None:
+    assert len(ROWS) >= 200
+    commands = {" ".join(name.split()[:2]) for name in USUAL}
+    texts = [command for _, command, _ in ROWS.values()]
+    used = {name for name in commands if any(text.startswith(name) for text in texts)}
+    assert commands - used == {"grid list"}  # which takes nothing that could be wrong
+
+
+@pytest.mark.parametrize("name", ROWS)
+@pytest.mark.usefixtures("in_time")
 def test_one_sentence_and_status_2(
     name: str, place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    damage, command, hint = CASES[name]
+    damage, command, hint = ROWS[name]
     damage(place)
     before = _tree(tmp_path)
-    assert main(command(place)) == 2
+    capsys.readouterr()
+    assert main(command_line(place, command)) == 2
     said = capsys.readouterr()
-    _one_sentence(said.err, hint)
+    _one_sentence(said.err, hint.strip())
     assert said.out == ""
     assert _tree(tmp_path) == before
 
@@ -222,7 +141,7 @@ def test_model_with_nan_weights(
     shutil.copytree(place.model, broken)
     path = broken / "unet" / "diffusion_pytorch_model.safetensors"
     save_file({k: torch.full_like(v, float("nan")) for k, v in load_file(path).items()}, path)
-    arguments = ["poison", str(place.images), "--model", str(broken), "--out", str(place.out)]
+    arguments = command_line(place, f"poison --model {broken}")
     assert main(arguments) == 2
     _one_sentence(capsys.readouterr().err, "NaN")
     assert not place.out.exists()
@@ -240,7 +159,7 @@ def test_disk_that_cannot_be_written(
 
     monkeypatch.setattr(os, "replace", refuse)
     monkeypatch.setattr(os, "rename", refuse)
-    assert main(_poison()(place)) == 2
+    assert main(command_line(place, "poison")) == 2
     _one_sentence(capsys.readouterr().err, "out")
     assert not place.out.exists()
 
@@ -254,3 +173,112 @@ def test_exit_status_of_the_process(place: Place) -> None:
     )
     assert done.returncode == 2
     _one_sentence(done.stderr, "--out")
+
+
+def test_settings_that_yaml_reads_as_words(place: Place) -> None:
+    file = place.root / "settings.yaml"
+    file.write_text("training: {learning_rate: 1e-4}\n")  # a text to YAML 1.1
+    assert read_settings(file, None).training.learning_rate == 1e-4
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
+def test_a_terminal_without_our_letters(encoding: str, place: Place) -> None:
+    named = place.root / "caf\u00e9 \u96ea"
+    place.images.rename(named)
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    for more in ([], ["--json"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "safezone", "mask", str(named), *more],
+            capture_output=True,
+            env=environment,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert b"masks" in done.stdout
+        if more:
+            assert json.loads(done.stdout.decode(encoding))["masks"] == str(named / "masks")
+
+
+def test_a_folder_whose_name_is_no_utf_8(place: Place, capsysbinary: Any) -> None:
+    odd = Path(os.fsdecode(os.fsencode(place.root) + b"/caf\xe9"))
+    place.images.rename(odd)
+    assert main(["mask", str(odd), "--json"]) == 0
+    assert json.loads(capsysbinary.readouterr().out)["masks"] == str(odd / "masks")
+    assert main(["mask", str(odd)]) == 0
+    assert rb"caf\udce9" in capsysbinary.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("poison", "smaller or fewer images"),
+        ("personalize", "--runs-per-pass 1, --batch-size 1, --checkpointing"),
+        ("generate", "--precision bfloat16"),
+    ],
+)
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["python", "GPU", "CPU"],
+)
+def test_out_of_memory_says_what_to_lower(
+    command: str,
+    words: str,
+    error: Exception,
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("safezone.commands.opening.load_model", fail)
+    assert main(command_line(place, command)) == 2
+    _one_sentence(capsys.readouterr().err, words)
+
+
+def test_two_embeddings_of_one_name_are_not_drawn_into_one_folder(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = place.root / "other" / "e.safetensors"
+    other.parent.mkdir()
+    shutil.copy(place.root / "e.safetensors", other)
+    for command in ("generate", "export"):
+        assert (
+            main(
+                command_line(
+                    place,
+                    f"{command} {{root}}/e.safetensors {other} --out {{out}} --model {{model}}",
+                )
+            )
+            == 2
+        )
+        _one_sentence(capsys.readouterr().err, "one at a time")
+        assert not place.out.exists()
+
+
+def test_nothing_is_drawn_of_failed_runs_only(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter = load_embedding(place.root / "e.safetensors")
+    failed = replace(adapter, provenance={**adapter.provenance, "failed_at": 3})
+    save_embedding(failed, place.root / "e.safetensors")
+    for command in ("generate", "export"):
+        assert main(command_line(place, command)) == 2
+        _one_sentence(capsys.readouterr().err, "failed runs only")
+
+
+def test_documents_name_options_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    known = {"--help", "--version"}
+    for name in [*USUAL, "demo"]:
+        assert main([*name.split(), "--help"]) == 0
+        known |= set(re.findall(r"--[a-z][a-z.-]*[a-z]", capsys.readouterr().out))
+    root = Path(__file__).parents[1]
+    for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
+        lines = [line for line in page.read_text().splitlines() if "safezone" in line]
+        told = set(re.findall(r"(?<![\w-])--[a-z][a-z.-]*[a-z]", " ".join(lines)))
+        assert told <= known | FOREIGN, page

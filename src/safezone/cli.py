@@ -1,6 +1,7 @@
 """The command line: finds the command, runs it, and says in one sentence what went wrong."""
 
 import difflib
+import io
 import json
 import os
 import sys
@@ -9,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from importlib import import_module
-from typing import Any, Final, TextIO
+from typing import Any, Final
 
 from safezone import __version__
 from safezone.errors import Note, UserError
@@ -95,7 +96,7 @@ def _warnings_as_notes() -> Iterator[None]:
     """Our own warnings, each once, as a line on standard error; those of libraries not at all."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        _say(f"note: {message}", error=True)
+        print(f"note: {message}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -151,26 +152,19 @@ def _run(arguments: Sequence[str]) -> int:
             raise
         raise UserError(sentence) from error
     if options.json:
-        _say(json.dumps(answer.data, ensure_ascii=not _encoding(sys.stdout).startswith("utf")))
+        utf = (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+        print(json.dumps(answer.data, ensure_ascii=not utf))
     elif answer.text:
-        _say(answer.text)
+        print(answer.text)
     return int(answer.status)
-
-
-def _encoding(stream: TextIO) -> str:
-    return (stream.encoding or "utf-8").lower()
-
-
-def _say(text: str, error: bool = False) -> None:
-    """Prints; what the stream cannot write, such as a name that is not UTF-8, as an escape."""
-    stream = sys.stderr if error else sys.stdout
-    encoding = _encoding(stream)
-    print(text.encode(encoding, "backslashreplace").decode(encoding), file=stream)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns the exit status; never ends the process itself."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # escapes for names that it has no letters for
+            stream.reconfigure(errors="backslashreplace")
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(INTRODUCTION + _lines(COMMANDS) + CLOSING, end="")
         return 0
@@ -183,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _warnings_as_notes():
             return _run(arguments)
     except UserError as error:
-        _say(f"safezone: {error}", error=True)
+        print(f"safezone: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of our output has had enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

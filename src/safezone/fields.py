@@ -15,11 +15,11 @@ from pydantic_core import ErrorDetails
 
 from safezone.errors import UserError
 
-Count: TypeAlias = Annotated[int, Field(ge=1)]
+Count: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
 """How many, at least one."""
-Natural: TypeAlias = Annotated[int, Field(ge=0)]
+Natural: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
 """A whole number from 0, such as a seed."""
-Quality: TypeAlias = Annotated[int, Field(ge=1, le=100)]
+Quality: TypeAlias = Annotated[int, Field(ge=1, le=100, strict=True)]
 """Of a JPEG."""
 Share: TypeAlias = Annotated[float, Field(gt=0, le=1)]
 """A part of a whole, above 0 to 1."""
@@ -59,11 +59,11 @@ _WHAT_TO_GIVE: Final[Mapping[str, str]] = {
 
 
 class FieldError(UserError):
-    """A value outside its field's type; ``field`` is the field's name."""
+    """A value outside its field's type: the field's name, the value, what is wrong with it."""
 
-    def __init__(self, field: str, reason: str) -> None:
+    def __init__(self, field: str, value: Any, reason: str) -> None:
         super().__init__(f"{field} {reason}")
-        self.field, self.reason = field, reason
+        self.field, self.value, self.reason = field, value, reason
 
 
 def reason(error: ErrorDetails) -> str:
@@ -98,7 +98,8 @@ def require_fields(owner: Any) -> None:
         try:
             adapter.validate_python(getattr(owner, name), strict=True)
         except ValidationError as error:
-            raise FieldError(name, reason(error.errors()[0])) from error
+            value = getattr(owner, name)
+            raise FieldError(name, value, reason(error.errors()[0])) from error
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import Final
 
 from safezone.errors import UserError
 from safezone.files import digest
+from safezone.reading import require_file
 
 OWN_MODULE: Final = "safezone_own_"
 """Begins the name of such a file's module; the hash of its content follows, which so becomes part
@@ -20,11 +21,8 @@ def load_own(file: Path) -> ModuleType:
 
     Raises UserError for a file that is missing, is no Python file or fails.
     """
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file} cannot be read; give a Python file") from error
-    return _module(file, OWN_MODULE + digest(content)[:16])
+    require_file(file, "a Python file")
+    return _module(file, OWN_MODULE + digest(file.read_bytes())[:16])
 
 
 @cache
@@ -36,7 +34,7 @@ def _module(file: Path, name: str) -> ModuleType:
     sys.modules[name] = module  # where dataclasses look for their module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         del sys.modules[name]
         raise UserError(f"{file} fails with {type(error).__name__}: {error}; mend it") from error
     return module

@@ -123,6 +123,7 @@ def _bench(options: Options, row: "Figure") -> "Bench":
         defense(name)
     settings.training.personalization(), settings.sampling.templates()
     model = open_model(options.model, options.machine, options)
+    model.scheduler(options.sampling.scheduler)  # refused before anything is made
     timestep_grid(model.process.steps, options.scope.timesteps)  # refused before anything is made
     lab = Lab(
         options.out / "work" if options.work is None else options.work,

@@ -62,7 +62,10 @@ def run(options: Options) -> Answer:
     if options.out is not None:
         require_out_folder(options.out)
     model = open_model(options.model, options.machine, options)
+    model.scheduler(options.sampling.scheduler)  # refused before anything is made
     jobs = _jobs(options, files, model)
+    if not jobs:
+        raise UserError(f"{options.embeddings[0]} holds failed runs only; train again")
     for job in jobs:  # refused before anything is made
         for prompt in prompts:
             filled, word = with_words(prompt, job.adapter), job.adapter.placeholder
@@ -122,6 +125,7 @@ def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[Dr
     from safezone.scores import CLEAN, NOMINAL
 
     weights, jobs = model.fingerprint(), []
+    places: dict[Path, Path] = {}
     for file, below in files.items():
         adapter = load_adapter(file, model)
         if adapter.failed:
@@ -131,6 +135,12 @@ def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[Dr
         place = file.parent / "images" if options.out is None else options.out / below
         if options.out is None and not told:
             place = file.parent / f"{file.stem}-images"
+        if place in places:
+            raise UserError(
+                f"{places[place]} and {file} would both be drawn into {place}; give one at a time, "
+                "each with an --out of its own"
+            )
+        places[place] = file
         concept = str(told.get("concept", adapter.placeholder.strip("<>")))
         seed = options.seed if options.seed is not None else int(told.get("seed", 0))
         record = {

@@ -113,6 +113,7 @@ def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine
     from safezone.lab.lab import Lab
 
     model = open_model(settings.model, machine, settings)
+    model.scheduler(settings.sampling.scheduler)  # refused before anything is made
 
     def readable(size: int) -> "tuple[Sequence[Concept], dict[str, str]]":
         return (miniworld_concepts(size), {}) if data is None else load_readable(data, size)
@@ -197,8 +198,6 @@ def run(options: Options) -> Answer:
     from safezone.results.measurement import measure
 
     require_out_folder(options.out)
-    if options.name is not None and (Path(options.name).name != options.name or not options.name):
-        raise UserError(f"name is {options.name!r}; give one folder's name without /")
     settings = _settings(options)
     _require_known(options, settings)
     work = options.out.absolute() / WORK

@@ -38,7 +38,7 @@ def parse(command: Command[Options], arguments: Sequence[str], name: str = "") -
         options: Options = _with_lists(read, defaults)
         require_fields(options)
     except FieldError as error:
-        raise UserError(f"{_option(error.field, arguments)} {error.reason}") from error
+        raise UserError(f"{_option(error, arguments)} {error.reason}") from error
     except SystemExit as error:
         if error.code in (0, None):
             raise
@@ -46,12 +46,18 @@ def parse(command: Command[Options], arguments: Sequence[str], name: str = "") -
     return options
 
 
-def _option(field: str, arguments: Sequence[str]) -> str:
-    """The option as the arguments have it, or else the field's name."""
-    ending = field.replace("_", "-")
-    names = [each.partition("=")[0] for each in arguments if each.startswith("--")]
-    fitting = [n for n in names if re.split(r"[.]|--", n)[-1].replace("_", "-") == ending]
-    return next(iter(fitting), field)
+def _option(error: FieldError, arguments: Sequence[str]) -> str:
+    """The option as the arguments have it, or else the field's name.
+
+    Options of two groups may end alike: then it is the one with the value.
+    """
+    ending = error.field.replace("_", "-")
+    fitting = {}
+    for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        if name.startswith("--") and re.split(r"[.]|--", name)[-1].replace("_", "-") == ending:
+            fitting[value if equals else after] = name
+    return fitting.get(str(error.value), next(iter(fitting.values()), error.field))
 
 
 def early(arguments: Sequence[str], *names: str) -> argparse.Namespace | None:

@@ -19,6 +19,7 @@ Next:
 """
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -77,14 +78,16 @@ def run(options: Options) -> Answer:
     from safezone.concepts import image_files
     from safezone.defenses import defense, resolve
     from safezone.files import locked
+    from safezone.lab.store import artifacts_in
     from safezone.lab.trainings import train_all
-    from safezone.personalize import PreparedRun, check_placeholder
-    from safezone.personalize.crops import check_size
+    from safezone.personalize import PreparedRun, check_placeholder, ready
     from safezone.personalize.trackers import require_tracker
 
     for name in options.defense:
         defense(name)
     method = options.training.personalization()
+    if options.training.tracker is not None:
+        require_tracker(options.training.tracker)
     require_out_folder(options.out)
     for folder in options.folders:
         if (count := len(image_files(folder))) < FEWEST_IMAGES:
@@ -94,10 +97,6 @@ def run(options: Options) -> Answer:
             )
     model = open_model(options.model, options.machine, options)
     concepts = _concepts(options, model.image_size)
-    if options.training.tracker is not None:
-        require_tracker(options.training.tracker)
-    if method.crop_rescale:
-        check_size(model.image_size, model.factor)
     for name in options.defense:
         resolve(defense(name).preprocess, model)
     for concept, _ in concepts.values():
@@ -108,10 +107,19 @@ def run(options: Options) -> Answer:
         # What the method does not fit, such as targets or a start, before anything is written.
         for row in {row.words: row for row in rows}.values():
             parts = (concept, row.timesteps, row.loss_mask, options.seed)
-            method.inject(model, [PreparedRun(concept.name, *parts, words=row.words)])
+            ready(
+                model,
+                [PreparedRun(concept.name, *parts, words=row.words)],
+                method,
+                compile=options.training.compile,
+                captured=options.training.captured,
+                checkpointing=options.training.checkpointing,
+            )
+    clean = {label: _clean(folder, concept) for label, (concept, folder) in concepts.items()}
     photographs = tell_limits(options.model, options.folders)
+    again = {} if options.reuse is None else artifacts_in(options.reuse)
     with locked(options.out):
-        jobs = _jobs(options, model, concepts, photographs)
+        jobs = _jobs(options, model, concepts, clean, again, photographs)
         train_all(
             model, jobs, options.training, options.out / ".training", progress=progress(), note=note
         )
@@ -158,21 +166,38 @@ def _concepts(options: Options, size: int) -> "dict[str, tuple[Concept, Path]]":
     return labels
 
 
+def _clean(folder: Path, concept: "Concept") -> "Concept | None":
+    """The concept as it was before its poison; None where that is not known any more."""
+    from safezone.commands.opening import clean_source
+    from safezone.concepts import load_concept
+
+    source = clean_source(folder)
+    if source is None or source == folder:
+        return None if source is None else concept
+    return load_concept(
+        source,
+        concept.images.shape[-1],
+        class_word=concept.class_word,
+        placeholder=concept.placeholder,
+    )
+
+
 def _jobs(
     options: Options,
     model: "Model",
     concepts: "dict[str, tuple[Concept, Path]]",
+    clean_concepts: "dict[str, Concept | None]",
+    again: "Mapping[str, Path]",
     photographs: bool,
 ) -> "list[TrainingJob]":
     """One job for each folder, defense and seed; copies the training images into ``out``."""
-    from safezone.commands.opening import clean_source, poison_of
-    from safezone.concepts import load_concept
+    from safezone.commands.opening import poison_of
     from safezone.defenses import defense
     from safezone.lab.lab import UNSCORED, Lab
     from safezone.lab.run import Run
     from safezone.lab.settings import Settings
     from safezone.lab.stage import job
-    from safezone.lab.store import artifacts_in, source_key, take
+    from safezone.lab.store import source_key, take
     from safezone.lab.trainings import TrainingJob
     from safezone.personalize import TrainingRun
     from safezone.scores import CLEAN
@@ -182,21 +207,13 @@ def _jobs(
     loaded = {label: concept for label, (concept, _) in concepts.items()}
     sources = {label: source_key(folder, concept) for label, (concept, folder) in concepts.items()}
     lab = Lab(options.out, model, UNSCORED, settings, loaded, sources=sources)
-    jobs, again = [], {} if options.reuse is None else artifacts_in(options.reuse)
+    jobs = []
     for label, (concept, folder) in concepts.items():
         training = _copy(concept, options.out / label / "training")
-        poison, source = poison_of(folder), clean_source(folder)
-        clean: Path | None = training
-        if poison != CLEAN:
-            clean = None
-            if source is not None:
-                copied = load_concept(
-                    source,
-                    model.image_size,
-                    class_word=concept.class_word,
-                    placeholder=concept.placeholder,
-                )
-                clean = _copy(copied, options.out / label / "clean")
+        poison, of_clean = poison_of(folder), clean_concepts[label]
+        clean = None if of_clean is None else training
+        if of_clean is not None and of_clean is not concept:
+            clean = _copy(of_clean, options.out / label / "clean")
         for name in dict.fromkeys(options.defense):
             row = defense(name)
             for seed in range(options.seed, options.seed + options.seeds):

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from safezone.errors import UserError
+from safezone.reading import read_text
 
 Templates: TypeAlias = Literal["object", "style", "captions"]
 """What a training's prompts can be called: a list of this module, or each image's own caption."""
@@ -132,11 +133,7 @@ def fill(prompt: str, word: str, class_word: str = "") -> str:
 
 
 def _read_prompts(path: Path) -> tuple[str, ...]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as text ({error}); save it as UTF-8") from error
-    stripped = map(str.strip, lines)
+    stripped = map(str.strip, read_text(path).splitlines())
     prompts = tuple(line for line in stripped if line and not line.startswith("#"))
     if not prompts:
         raise UserError(f"{path} holds no prompts; write one a line, with {{}} for the word")

@@ -31,6 +31,7 @@ from safezone.lab.settings import Settings
 from safezone.lab.variants import training_of
 from safezone.reading import parse_yaml, read_text
 from safezone.scores.rows import CLEAN
+from safezone.scores.table import METRICS
 
 _FORBID: Any = {"extra": "forbid"}
 Location: TypeAlias = tuple[str | int, ...]
@@ -137,6 +138,11 @@ def file_grid(file: GridFile, scope: Scope, settings: Settings) -> Grid:
     concepts = scope.concepts if axes.concepts is None else axes.concepts
     seeds = scope.seeds if axes.seeds is None else axes.seeds
     _check(file, scope, settings)
+    if file.metric not in METRICS:
+        known = ", ".join(METRICS)
+        raise UserError(
+            f"{file.at(('metric',))}: there is no metric {file.metric!r}; choose from {known}"
+        )
     sides: list[Sequence[Any]] = [concepts, axes.poisons, axes.defenses, axes.methods, seeds]
     cells = dict.fromkeys(product(*sides))
     for include in file.include:

@@ -58,6 +58,7 @@ def claim_lab(folder: Path, model: Model, encoders: Encoders, settings: Settings
         if name != CLEAN:
             settings.poisoning.poison(name)
     settings.training.personalization(), settings.sampling.templates()
+    model.scheduler(settings.sampling.scheduler)
     concepts = {concept.name: concept for concept in available[: cells.concepts]}
     return Lab(folder / WORK, model, encoders, settings, concepts)
 

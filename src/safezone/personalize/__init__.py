@@ -7,7 +7,7 @@ from typing import Final
 from safezone.personalize.adapters import Adapter
 from safezone.personalize.custom_diffusion import CustomDiffusion
 from safezone.personalize.embedding_files import check_placeholder
-from safezone.personalize.engine import fit
+from safezone.personalize.engine import fit, ready
 from safezone.personalize.exports import FORMATS, export_adapter, load_into_pipeline
 from safezone.personalize.files import (
     ADAPTER_FILES,
@@ -50,6 +50,7 @@ __all__ = [
     "load_into_pipeline",
     "read_adapter",
     "read_history",
+    "ready",
     "save_adapter",
     "save_embedding",
     "train",

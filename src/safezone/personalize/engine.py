@@ -136,6 +136,30 @@ def _check(runs: Sequence[PreparedRun], max_batch: int) -> None:
         raise UserError(f"max_batch is {max_batch}; give at least 1 row a pass.")
 
 
+def ready(
+    model: Model,
+    runs: Sequence[PreparedRun],
+    method: Method,
+    *,
+    max_batch: int = 64,
+    compile: bool = False,
+    captured: bool = False,
+    checkpointing: bool = False,
+) -> Injection:
+    """The runs' parameters at their start and how a pass uses them; writes nothing.
+
+    Raises UserError for all that ``fit`` refuses but a checkpoint of other runs, so that a caller
+    can ask before it writes anything.
+    """
+    _check(runs, max_batch)
+    for name, used in {"compile": compile, "a captured step": captured}.items():
+        if used and checkpointing:
+            raise UserError(f"{name} and checkpointing do not work together; choose one of them.")
+    if method.crop_rescale:
+        check_size(runs[0].concept.images.shape[-1], model.factor)
+    return method.inject(model, runs)
+
+
 def fit(
     model: Model,
     runs: Sequence[PreparedRun],
@@ -167,11 +191,15 @@ def fit(
     Raises UserError for no runs, keys that are not unique, unfit images, missing masks, and a
     checkpoint in ``folder`` that other runs or settings have made.
     """
-    _check(runs, max_batch)
-    for name, used in {"compile": compile, "a captured step": captured}.items():
-        if used and checkpointing:
-            raise UserError(f"{name} and checkpointing do not work together; choose one of them.")
-    injection = method.inject(model, runs)
+    injection = ready(
+        model,
+        runs,
+        method,
+        max_batch=max_batch,
+        compile=compile,
+        captured=captured,
+        checkpointing=checkpointing,
+    )
     key = content_key(model, runs, method)
     checkpoint = None if folder is None else folder / CHECKPOINT
     state = None if checkpoint is None else load_state(checkpoint, key, model.device)
@@ -180,8 +208,6 @@ def fit(
     if _finished(state, method):
         return _outcomes(state, method)
     data = training_data(model, runs, flip=method.flip, max_batch=max_batch)
-    if method.crop_rescale:
-        check_size(data.images.shape[-1], model.factor)
     network = torch.compile(model.predict, dynamic=False) if compile else model.predict
     prior = prior_data(model, runs, max_batch=max_batch) if method.prior_weight else None
     before = partial(untrained, model, injection, max_batch)

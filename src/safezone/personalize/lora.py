@@ -76,6 +76,9 @@ class LoRA(Personalization):
     def begin(self, model: Model, run: PreparedRun) -> Mapping[str, Tensor]:
         """Down and up matrix of every layer, which change nothing yet."""
         layers = self.layers(model)
+        most = max(min(model.layers[name]) for name in layers)
+        if self.rank > most:
+            raise UserError(f"rank is {self.rank}, but the largest layer has {most}; give less.")
         if self.start is not None:
             return started_low_rank(self.start, model, layers, self.rank, self._scale)
         parameters = {}
