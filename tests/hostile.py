@@ -449,13 +449,13 @@ CONFIGS: Final[tuple[tuple[str, str], ...]] = (
     ("training: fast\n", "training"),
     ("training:\n  method: [lora]\n", "training.method"),
     ("training:\n  method: dreambooth\n", "dreambooth"),
-    ("training:\n  steps: 3\n  steps: 4\n", "line 3"),
-    ("model: mini\ntraining:\n  steps: 3\nmodel: mini-v\n", "line 4"),
+    ("training:\n  steps: 3\n  steps: 4\n", "steps is there twice"),
+    ("model: mini\ntraining:\n  steps: 3\nmodel: mini-v\n", "model is there twice"),
     ("poisoning:\n  kappa: much\n", "poisoning.kappa"),
     ("sampling:\n  steps: 0\n", "sampling.steps"),
     ("sampling:\n  prompts: a {}\n", "sampling.prompts"),
     ("cells:\n  seeds: 0\n", "cells.seeds"),
-    ("3: 4\n", "3"),
+    ("3: 4\n", "list of settings"),
     ("- a\n- b\n", "model: mini"),
     ("just words\n", "model: mini"),
     ("training: [\n", "YAML"),
@@ -487,9 +487,9 @@ GRIDS: Final[tuple[tuple[str, str], ...]] = (
     ("name: x\naxes: {poisons: [clean], defenses: [lm]}\nmetric: beauty\n", "beauty"),
     ("name: x\naxes: {poisons: [clean], defenses: [lm]}\nexclude: [{poison: ea}]\n", "line 3"),
     ("name: x\naxes: {poisons: [clean], defenses: [lm]}\nexclude: [{}]\n", "no run"),
-    ("name: x\nname: y\naxes: {poisons: [clean], defenses: [lm]}\n", "line 2"),
+    ("name: x\nname: y\naxes: {poisons: [clean], defenses: [lm]}\n", "twice"),
     ("name: x\npath: y\naxes: {poisons: [clean], defenses: [lm]}\n", "name, axes"),
-    ("- name\n", "name, axes"),
+    ("- name\n", "list of settings"),
 )
 """Grids of one's own and a word of the answer; every sentence names the file."""
 

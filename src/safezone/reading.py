@@ -87,7 +87,7 @@ def parse_yaml(text: str, path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f" at line {mark.line + 1}" if mark is not None else ""
-        problem = getattr(error, "problem", None) or str(error)
+        problem = " ".join((getattr(error, "problem", None) or str(error)).split())
         raise UserError(f"{path} is not valid YAML{where}: {problem}") from error
     if content is None:
         return {}

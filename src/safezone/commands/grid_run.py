@@ -201,14 +201,15 @@ def run(options: Options) -> Answer:
     settings = _settings(options)
     _require_known(options, settings)
     work = options.out.absolute() / WORK
-    if options.name == WORK:
-        raise UserError(f"--name is {WORK}, where a workspace keeps its artifacts; give another")
     data = None if options.data is None else options.data.absolute()
     lab = open_lab(work, settings, data, options.machine)
     again = partial(open_lab, work, settings, data, _worker_machine(options))
     if options.reuse is not None:
         lab = replace(lab, reuse=artifacts_in(options.reuse))
     grid = make_grid(options, lab)
+    name = options.name or grid.name
+    if name == WORK:
+        raise UserError(f"a grid cannot be called {WORK}, which holds the artifacts; name it anew")
     if options.dry_run:
         told = options.workers
         return dry(lab, grid, 1 if told.executor == "here" else told.workers)
@@ -218,7 +219,7 @@ def run(options: Options) -> Answer:
             lab,
             grid,
             options.out.absolute(),
-            options.out.absolute() / (options.name or grid.name),
+            options.out.absolute() / name,
             title=_title(grid, settings),
             command=command,
             executor=_executor(options, again),

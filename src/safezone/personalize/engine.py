@@ -31,6 +31,7 @@ from safezone.personalize.checkpoints import (
 )
 from safezone.personalize.crops import check_size
 from safezone.personalize.history import History, kept, mark_steps
+from safezone.personalize.injection import Injection
 from safezone.personalize.personalization import Personalization
 from safezone.personalize.posteriors import prior_data, training_data
 from safezone.personalize.runs import PreparedRun
@@ -139,7 +140,7 @@ def _check(runs: Sequence[PreparedRun], max_batch: int) -> None:
 def ready(
     model: Model,
     runs: Sequence[PreparedRun],
-    method: Method,
+    method: Personalization,
     *,
     max_batch: int = 64,
     compile: bool = False,
