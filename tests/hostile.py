@@ -87,7 +87,7 @@ poison --norm l2 --kappa 3 | eta
 poison --start middle | --start
 poison --target blue.png --poison ea | blue.png
 poison --transform jpeg+swirl | swirl
-poison --transform jpeg500 | 1 to 100
+poison --transform jpeg500 | at most 100
 poison --poison adm | adm+
 poison --poison adm+@nothing | @nothing
 poison --poison a/b | a/b

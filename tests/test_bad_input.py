@@ -33,9 +33,10 @@ from safezone.cli import main
 from safezone.lab.config import read_settings
 from safezone.personalize import load_embedding, save_embedding
 
-FOREIGN: Final = frozenset(
-    "--colour-encoder --corpus --count --folder --head --max --min --rounds --script --stage".split()
-)
+FOREIGN: Final = {
+    *("--colour-encoder", "--corpus", "--count", "--folder", "--head", "--max", "--min"),
+    *("--rounds", "--script", "--stage"),
+}
 """Options of other programs, and of the pages' own examples, in the documents."""
 
 

@@ -64,7 +64,7 @@ class Poison:
             require_fields(self)
             if not (isinstance(self.target, Path) or self.target in NAMED_TARGETS):
                 give = f"give {', '.join(NAMED_TARGETS)} or a path"
-                raise FieldError("target", f"is {self.target!r}; {give}")
+                raise FieldError("target", self.target, f"is {self.target!r}; {give}")
         except FieldError as error:
             raise UserError(f"Poison {self.name!r}: {error}.") from error
         if ("{}" in self.prompt) != (self.surrogate is not None):
