@@ -214,8 +214,8 @@ def test_a_folder_whose_name_is_no_utf_8(place: Place, capsysbinary: Any) -> Non
 @pytest.mark.parametrize(
     ("command", "words"),
     [
-        ("poison", "smaller or fewer images"),
-        ("personalize", "--runs-per-pass 1, --batch-size 1, --checkpointing"),
+        ("poison", "memory ran out"),
+        ("personalize", "--checkpointing, --runs-per-pass 1, --batch-size 1"),
         ("generate", "--precision bfloat16"),
     ],
 )

@@ -7,17 +7,6 @@ from typing import Any
 from safezone.errors import UserError
 
 
-def require_tracker(name: str) -> None:
-    """Raises UserError for an unknown tracker and for one whose package is not installed."""
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
-    if name not in known:
-        raise UserError(f"there is no tracker {name!r}; choose one of: {', '.join(known)}")
-    if name not in map(str, get_available_trackers()):
-        raise UserError(f"the tracker {name} is not installed; install its package first")
-
-
 class Tracker:
     """``name``: tensorboard, wandb, mlflow, ... as in accelerate; ``folder``: for its files.
 
