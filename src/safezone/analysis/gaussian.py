@@ -48,8 +48,8 @@ class GaussianLatents:
         gain = sigma / (signal**2 * self.variances.to(noisy.device) + sigma**2)  # [batch, r]
         rest = sigma / (signal**2 * self.rest + sigma**2)  # [batch, 1]
         along = centred @ directions.T
-        found = rest * centred + ((gain - rest) * along) @ directions
-        return found.view_as(noisy).to(noisy.dtype)
+        estimate = rest * centred + ((gain - rest) * along) @ directions
+        return estimate.view_as(noisy).to(noisy.dtype)
 
     def _mean_over_directions(self, values: Tensor, rest: Tensor) -> Tensor:
         return (values.sum(dim=-1) + (self.size - len(self.variances)) * rest) / self.size
@@ -81,9 +81,9 @@ def measured(posterior: Posterior) -> GaussianLatents:
     folds = torch.arange(len(vectors)) % min(_FOLDS, len(vectors))
     likelihoods = torch.zeros(len(_SHARES), dtype=torch.float64)
     for fold in folds.unique():
-        found = _principal(vectors[folds != fold])
+        estimate = _principal(vectors[folds != fold])
         likelihoods += torch.stack(
-            [found.shrunk(share).log_likelihood(vectors[folds == fold]) for share in _SHARES]
+            [estimate.shrunk(share).log_likelihood(vectors[folds == fold]) for share in _SHARES]
         )
     share = _SHARES[int(likelihoods.argmax())]
     whole = _principal(vectors).shrunk(share)

@@ -34,7 +34,7 @@ def region_losses(
     vectors = vectors.to(model.device, torch.float32).expand(len(names), -1, -1)
     conditioning = model.embed_text(tokens, vectors)
     parts: dict[str, list[Tensor]] = {"inside": [], "outside": []}
-    for rows, made in predictions(
+    for rows, prediction in predictions(
         model,
         posterior,
         timesteps,
@@ -43,7 +43,7 @@ def region_losses(
         seed=seed,
         batch_size=batch_size,
     ):
-        squares = made.error.float().square().mean(dim=1).cpu()  # [batch, h, w]
+        squares = prediction.error.float().square().mean(dim=1).cpu()  # [batch, h, w]
         mask = masks[rows.cpu()]
         for name, weight in (("inside", mask), ("outside", 1 - mask)):
             total = (squares * weight).flatten(1).sum(dim=1)

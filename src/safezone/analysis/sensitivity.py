@@ -120,8 +120,10 @@ def semantic_sensitivity(
         parts = []
         for cut in passes(rows + 1, batch_size):
             one = torch.full_like(order[cut], n)
-            made = predict(model, latents[one], noise[one], times[one], conditioning[order[cut]])
-            parts.append(made.predicted_noise.float().cpu())
+            prediction = predict(
+                model, latents[one], noise[one], times[one], conditioning[order[cut]]
+            )
+            parts.append(prediction.predicted_noise.float().cpu())
         predicted = torch.cat(parts)
         squares = (predicted[1:] - predicted[:1]).square().sum(dim=1)  # [rows, h, w]
         maps.append(squares.mean(dim=0))

@@ -80,11 +80,11 @@ def modes(counts: Int[Tensor, " bins"], width: float = 2.0) -> Modes:
         raise ValueError("the histogram is empty")
     heights: Any = gaussian_filter1d(counts.double().numpy(), width, mode="constant")
     heights = heights / heights.max()
-    peaks, found = find_peaks(heights, prominence=0.02)
+    peaks, properties = find_peaks(heights, prominence=0.02)
     first = int(heights.argmax())
     others = sorted(
         (-prominence, int(peak))
-        for peak, prominence in zip(peaks, found["prominences"], strict=True)
+        for peak, prominence in zip(peaks, properties["prominences"], strict=True)
         if int(peak) != first
     )
     if not others:

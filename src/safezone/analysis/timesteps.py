@@ -43,7 +43,7 @@ def noise_statistics(
     one row an image. Noise as ``latents.predictions`` has it.
     """
     losses, norms = [], []
-    for _, made in predictions(
+    for _, prediction in predictions(
         model,
         posterior,
         timesteps,
@@ -52,8 +52,8 @@ def noise_statistics(
         seed=seed,
         batch_size=batch_size,
     ):
-        predicted = made.predicted_noise.float()
-        losses.append(masked_loss(predicted - made.noise, None).cpu())
+        predicted = prediction.predicted_noise.float()
+        losses.append(masked_loss(predicted - prediction.noise, None).cpu())
         norms.append(predicted.flatten(1).norm(dim=1).cpu())
     shape = (len(names), len(timesteps))
     return {"loss": torch.cat(losses).view(shape), "prediction_norm": torch.cat(norms).view(shape)}
@@ -84,10 +84,10 @@ def embedding_gradients(
         leaf = vectors.to(model.device, torch.float32).expand(len(rows), -1, -1).clone()
         return model.embed_text(tokens[rows.to(tokens.ids.device)], leaf.requires_grad_(True))
 
-    for _, made in predictions(
+    for _, prediction in predictions(
         model, posterior, timesteps, names, embed, seed=seed, batch_size=batch_size
     ):
-        (gradient,) = torch.autograd.grad(masked_loss(made.error.float(), None).sum(), leaf)
+        (gradient,) = torch.autograd.grad(masked_loss(prediction.error.float(), None).sum(), leaf)
         norms.append(gradient.flatten(1).norm(dim=1).cpu())
     return torch.cat(norms).view(len(names), len(timesteps))
 
@@ -97,8 +97,8 @@ def quantile_bands(
 ) -> dict[str, Float[Tensor, " timesteps"]]:
     """``median``, the 50% band ``low50``, ``high50`` and the 95% band ``low95``, ``high95``."""
     levels = {"median": 0.5, "low50": 0.25, "high50": 0.75, "low95": 0.025, "high95": 0.975}
-    found = torch.quantile(values.double(), torch.tensor(list(levels.values())).double(), dim=0)
-    return dict(zip(levels, found, strict=True))
+    quantiles = torch.quantile(values.double(), torch.tensor(list(levels.values())).double(), dim=0)
+    return dict(zip(levels, quantiles, strict=True))
 
 
 def apart(

@@ -82,8 +82,8 @@ def resolve(preprocess: Preprocess, model: Model | None) -> Preprocess:
         return preprocess.bind(model)
     if isinstance(preprocess, Chain):
         parts = tuple(resolve(part, model) for part in preprocess.parts)
-        found = tuple(network for part in parts for network in networks(part))
-        return _BoundChain(Chain(parts), found) if found else preprocess
+        needed = tuple(network for part in parts for network in networks(part))
+        return _BoundChain(Chain(parts), needed) if needed else preprocess
     return preprocess
 
 

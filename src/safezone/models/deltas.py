@@ -123,9 +123,9 @@ class Slot:
         """
         changes = self.changes
 
-        def run(*given: Any) -> Any:
+        def run(*entering: Any) -> Any:
             with self.holding(changes):
-                return module(*given)
+                return module(*entering)
 
         return checkpoint(run, *arguments, use_reentrant=False)
 
@@ -171,14 +171,14 @@ def _hook(name: str, slot: Slot) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     return add
 
 
-def _added(delta: Delta, owners: Tensor, given: Tensor, output: Tensor) -> Tensor:
+def _added(delta: Delta, owners: Tensor, entering: Tensor, output: Tensor) -> Tensor:
     """The layer's output with the change; [rows, tokens, c], [rows, c] or [rows, c, h, w]."""
-    if given.ndim == 4:
-        tokens = delta.contribution(given.flatten(2).transpose(1, 2), owners)
+    if entering.ndim == 4:
+        tokens = delta.contribution(entering.flatten(2).transpose(1, 2), owners)
         return output + tokens.transpose(1, 2).reshape(output.shape)
-    if given.ndim == 2:
-        return output + delta.contribution(given[:, None], owners)[:, 0]
-    total = output + delta.contribution(given, owners)
+    if entering.ndim == 2:
+        return output + delta.contribution(entering[:, None], owners)[:, 0]
+    total = output + delta.contribution(entering, owners)
     if isinstance(delta, Full) and delta.frozen_start:
         return torch.cat([total[:, :1].detach(), total[:, 1:]], dim=1)
     return total

@@ -91,7 +91,7 @@ def why_not() -> str | None:
     layer.weight.copy_(filters)
     pairs: list[tuple[Tensor, Tensor]] = []
     try:
-        for given, kernel, stock in (
+        for inputs, kernel, stock in (
             (rows, _Product.ordered(weight), functional.linear(rows, weight, bias)),
             (rows, _Product(weight, weight.t()), functional.linear(rows, weight, bias)),
             (
@@ -100,11 +100,11 @@ def why_not() -> str | None:
                 functional.conv2d(images, filters, bias, stride=2, padding=1),
             ),
         ):
-            if given is rows:
+            if inputs is rows:
                 back = stock @ weight
             else:
                 back = functional.conv_transpose2d(stock, filters, None, 2, 1, (0, 1))
-            pairs += [(kernel.forwards(given, bias), stock), (kernel.backwards(stock), back)]
+            pairs += [(kernel.forwards(inputs, bias), stock), (kernel.backwards(stock), back)]
     except (AttributeError, NotImplementedError, RuntimeError, TypeError) as error:
         return f"torch {torch.__version__} lacks them: {str(error).splitlines()[0]}"
     if not all(torch.allclose(ours, stock, rtol=1e-4, atol=1e-4) for ours, stock in pairs):
@@ -121,16 +121,16 @@ def _simple(layer: nn.Conv2d) -> bool:
     )
 
 
-def _applies(weight: Tensor, given: Tensor) -> bool:
+def _applies(weight: Tensor, inputs: Tensor) -> bool:
     return (
-        given.dtype is weight.dtype is torch.float32
-        and given.is_cpu
+        inputs.dtype is weight.dtype is torch.float32
+        and inputs.is_cpu
         and weight.is_cpu
         and not weight.requires_grad
         and not torch.compiler.is_compiling()
         and not _STOCK.get()
         and not torch.is_autocast_enabled("cpu")
-        and given.numel() > 0
+        and inputs.numel() > 0
     )
 
 
@@ -184,7 +184,7 @@ class FrozenConv2d(_Keeping, nn.Conv2d):
 class _Kernel(Protocol):
     """What a layer computes from its frozen weights."""
 
-    def forwards(self, given: Tensor, bias: Tensor | None) -> Tensor:
+    def forwards(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
         """The layer's output."""
 
     def backwards(self, gradient: Tensor) -> Tensor:
@@ -225,9 +225,9 @@ class _Product:
         order = torch.ops.mkldnn._reorder_linear_weight
         return cls(order(weight), order(weight.t().contiguous()))
 
-    def forwards(self, given: Tensor, bias: Tensor | None) -> Tensor:
+    def forwards(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
         """As ``_Kernel``."""
-        return _product(given, self._forth, bias)
+        return _product(inputs, self._forth, bias)
 
     def backwards(self, gradient: Tensor) -> Tensor:
         """As ``_Kernel``."""
@@ -257,10 +257,10 @@ class _Convolution:
             [1, outputs, *(steps + 1 for steps in reached)],
         )
 
-    def forwards(self, given: Tensor, bias: Tensor | None) -> Tensor:
+    def forwards(self, inputs: Tensor, bias: Tensor | None) -> Tensor:
         """As ``_Kernel``."""
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
-            given, self._forth, bias, self._padding, self._stride, *_ONCE, *_PLAIN
+            inputs, self._forth, bias, self._padding, self._stride, *_ONCE, *_PLAIN
         )
         return result
 
@@ -274,9 +274,9 @@ class _Convolution:
 
 class _Computation(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, given: Tensor, bias: Tensor | None, kernel: _Kernel) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, bias: Tensor | None, kernel: _Kernel) -> Tensor:
         ctx.kernel = kernel
-        return kernel.forwards(given, bias)
+        return kernel.forwards(inputs, bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
@@ -285,13 +285,13 @@ class _Computation(torch.autograd.Function):
         return ctx.kernel.backwards(gradient), None, None
 
 
-def _computed(given: Tensor, bias: Tensor | None, kernel: _Kernel) -> Tensor:
-    if not (given.requires_grad and torch.is_grad_enabled()):
-        return kernel.forwards(given, bias)
-    result: Tensor = _Computation.apply(given, bias, kernel)  # type: ignore[no-untyped-call]
+def _computed(inputs: Tensor, bias: Tensor | None, kernel: _Kernel) -> Tensor:
+    if not (inputs.requires_grad and torch.is_grad_enabled()):
+        return kernel.forwards(inputs, bias)
+    result: Tensor = _Computation.apply(inputs, bias, kernel)  # type: ignore[no-untyped-call]
     return result
 
 
-def _product(given: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(given, weight, bias, *_PLAIN)
+def _product(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(inputs, weight, bias, *_PLAIN)
     return result

@@ -134,10 +134,10 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as untyped
 
     logging: Any = untyped
-    shown = logging.is_progress_bar_enabled()
+    visible = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         yield
     finally:
-        if shown:
+        if visible:
             logging.enable_progress_bar()

@@ -75,8 +75,8 @@ class PixelUNet:
         """The network itself; ``images`` are ignored."""
 
         def predict(noisy: Images, timesteps: Timesteps) -> Images:
-            found: Tensor = self.unet(noisy.to(self.unet.dtype), timesteps).sample
-            return found[:, :3].to(noisy.dtype)  # some learn the variance beside it
+            output: Tensor = self.unet(noisy.to(self.unet.dtype), timesteps).sample
+            return output[:, :3].to(noisy.dtype)  # some learn the variance beside it
 
         return predict
 
@@ -120,14 +120,14 @@ class SuperResolution:
 
         def predict(noisy: Images, timesteps: Timesteps) -> Images:
             rows = torch.cat([noisy, low], dim=1).repeat(2, 1, 1, 1).to(self.unet.dtype)
-            found = self.unet(
+            output = self.unet(
                 rows,
                 timesteps.repeat(2),
                 encoder_hidden_states=states.to(self.unet.dtype),
                 class_labels=level.repeat(2).to(rows.device),
             ).sample[:, :3]
-            empty, told = found.to(noisy.dtype).chunk(2)
-            guided: Tensor = empty + self.guidance * (told - empty)
+            empty, prompted = output.to(noisy.dtype).chunk(2)
+            guided: Tensor = empty + self.guidance * (prompted - empty)
             return guided
 
         return predict
@@ -222,8 +222,8 @@ def _prompt(folder: Path) -> Tensor:
     )
     with torch.no_grad():
         states = encoder(tokens.input_ids, attention_mask=tokens.attention_mask)
-    found: Tensor = states.last_hidden_state
-    return found
+    output: Tensor = states.last_hidden_state
+    return output
 
 
 def cache_prompt(folder: Path) -> Path:

@@ -34,7 +34,7 @@ class Upscaler:
         self, images: Images, generator: torch.Generator
     ) -> Float[Tensor, "batch 3 4*height 4*width"]:
         """[1, 3, h, w] in [0, 1] to [1, 3, 4 h, 4 w]; prompt "a picture"."""
-        found: Tensor = self.pipeline(
+        large: Tensor = self.pipeline(
             prompt="a picture",
             image=images,
             num_inference_steps=self.steps,
@@ -43,7 +43,7 @@ class Upscaler:
             generator=generator,
             output_type="pt",
         ).images
-        return found.to(images)
+        return large.to(images)
 
     def fingerprint(self) -> str:
         """A hash of all weights, configurations and settings."""
