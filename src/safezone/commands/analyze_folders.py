@@ -78,7 +78,7 @@ def _histogram(options: Histogram) -> Answer:
     from safezone.analysis.spectra import perturbation_counts
     from safezone.commands.opening import require_out_folder
     from safezone.images import jpeg
-    from safezone.results.drawings.spectra import histogram_drawing, told_modes
+    from safezone.results.drawings.spectra import histogram_drawing, modes_text
     from safezone.results.drawings.style import save
 
     require_out_folder(options.out)
@@ -97,7 +97,7 @@ def _histogram(options: Histogram) -> Answer:
     paths = save(drawing, options.out, "histogram")
     found = drawing.numbers["histograms"][folder]
     lines = [
-        f"{name}: bimodality {_shown(each['bimodality'])}, {told_modes(each)}, "
+        f"{name}: bimodality {_shown(each['bimodality'])}, {modes_text(each)}, "
         f"{100 * each['share_at_limit']:.1f}% of values at ±{options.limit} or beyond, "
         f"largest {each['largest']:.0f}"
         for name, each in found.items()

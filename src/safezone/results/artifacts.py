@@ -104,16 +104,16 @@ def image_folders(folder: Path) -> list[Path]:
     Raises UserError when two of them are of one run: their numbers would count twice.
     """
     places = sorted(path.parent.relative_to(folder) for path in folder.rglob(IMAGES_RECORD))
-    shown = [folder / p for p in places if not any(part.startswith(".") for part in p.parts)]
+    folders = [folder / p for p in places if not any(part.startswith(".") for part in p.parts)]
     runs: dict[Run, Path] = {}
-    for place in shown:
+    for place in folders:
         run = read_run_images(place, most=0).run
         if (other := runs.setdefault(run, place)) != place:
             raise UserError(
                 f"{folder} holds the run {run.label} twice, in {other} and {place}; give a folder "
                 "that holds one of them"
             )
-    return shown
+    return folders
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,6 @@ def _pooled(lab: Lab, runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 def _write_needs(lab: Lab, grid: Grid, folder: Path) -> None:
     """Records which artifacts the grid rests on, relative to the workspace's work folder."""
-    places = {each.place for made in jobs(lab, grid) for each in made.of.values()}
+    places = {each.place for each_job in jobs(lab, grid) for each in each_job.of.values()}
     names = sorted(str(place.relative_to(lab.folder)) for place in places)
     write_json(folder / NEEDS, {"grid": grid.name, "runs": len(grid), "artifacts": names})

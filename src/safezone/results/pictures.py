@@ -63,15 +63,15 @@ def training_pictures(
     side: int | None = None,
 ) -> TrainingPictures:
     """All images, pixel by pixel; with a ``side`` the first one alone, that small."""
-    shown = slice(None) if side is None else slice(1)
-    names = [f"{name}, image {i + 1}" for i in range(len(trained_on))][shown]
+    part = slice(None) if side is None else slice(1)
+    names = [f"{name}, image {i + 1}" for i in range(len(trained_on))][part]
     images = tuple(
         picture(image, text, side, exact=side is None)
-        for image, text in zip(trained_on[shown], names, strict=True)
+        for image, text in zip(trained_on[part], names, strict=True)
     )
     if clean.shape != trained_on.shape or bool((clean == trained_on).all()):
         return TrainingPictures(images, ())
-    changes = amplified_difference(clean[shown], trained_on[shown])
+    changes = amplified_difference(clean[part], trained_on[part])
     return TrainingPictures(
         images,
         tuple(

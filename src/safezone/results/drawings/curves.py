@@ -138,8 +138,8 @@ def draw_histograms(
 
 def _outline(axes: "Axes", counts: Tensor, widest: int, style: Any, name: str) -> None:
     """The histogram between -widest and widest levels; shares are of all values."""
-    shown = levels().abs() <= widest
-    x, share = levels()[shown], (100 * counts.double() / counts.sum())[shown]
+    near = levels().abs() <= widest
+    x, share = levels()[near], (100 * counts.double() / counts.sum())[near]
     axes.fill_between(
         x, share, step="mid", facecolor=style.color, alpha=0.18, hatch=style.hatch,
         edgecolor=style.color, linewidth=0,

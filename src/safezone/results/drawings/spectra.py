@@ -29,8 +29,8 @@ def histogram_numbers(histograms: Histograms, limit: int) -> dict[str, dict[str,
         mean = float((share * levels()).sum())
         return {
             "bimodality": bimodality(levels(), counts),
-            "modes": list((found := modes(counts)).places),
-            "valley": found.valley,
+            "modes": list((peaks := modes(counts)).places),
+            "valley": peaks.valley,
             "mean": mean,
             "standard_deviation": float((share * (levels() - mean).square()).sum().sqrt()),
             "largest": float(levels()[counts > 0].abs().max()),
@@ -44,7 +44,7 @@ def histogram_numbers(histograms: Histograms, limit: int) -> dict[str, dict[str,
     }
 
 
-def told_modes(numbers: Mapping[str, Any]) -> str:
+def modes_text(numbers: Mapping[str, Any]) -> str:
     """In words: the modes' places and, of two, how deep the valley between them is."""
     places = " and ".join(f"{place:+.0f}" for place in numbers["modes"])
     if len(numbers["modes"]) == 1:
