@@ -22,8 +22,8 @@ class Draws:
     flip: Float[Tensor, "runs batch"]
     timestep: Float[Tensor, "runs batch"]
     template: Float[Tensor, "runs batch"]
-    posterior_noise: Float[Tensor, "rows channels height width"]
-    noise: Float[Tensor, "rows channels height width"]
+    posterior_noise: Float[Tensor, "rows ..."]
+    noise: Float[Tensor, "rows ..."]
 
 
 def draw(
