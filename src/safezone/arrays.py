@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
-from jaxtyping import Bool, Float, Int, Real
+from jaxtyping import Bool, Float, Int, Real, UInt8
 from torch import Tensor
 
 Images: TypeAlias = Float[Tensor, "batch 3 height width"]
+Pixels: TypeAlias = UInt8[Tensor, "batch 3 height width"]
 Masks: TypeAlias = Bool[Tensor, "batch height width"]
 Latents: TypeAlias = Float[Tensor, "batch channels latent_height latent_width"]
 Timesteps: TypeAlias = Int[Tensor, " batch"]

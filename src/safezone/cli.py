@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import Any, Final
 
 from safezone import __version__
-from safezone.errors import Note, UserError
+from safezone.errors import Notice, UserError
 
 COMMANDS: Final[Mapping[str, str]] = {
     "demo": "three concepts, clean and poisoned, with and without defense: one page in minutes",
@@ -100,7 +100,7 @@ def _warnings_as_notes() -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        warnings.filterwarnings("once", category=Note)
+        warnings.filterwarnings("once", category=Notice)
         warnings.showwarning = show
         yield
 

@@ -12,5 +12,5 @@ class WorkspaceError(UserError):
     """The place where results are written is at fault, not one run: nothing can go on."""
 
 
-class Note(UserWarning):
+class Notice(UserWarning):
     """Something to know that stops nothing; the command line prints it once."""

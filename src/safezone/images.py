@@ -29,7 +29,7 @@ _DECODER_ERRORS = (
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 
-Pixels = TypeVar("Pixels", NDArray[np.uint8], NDArray[np.bool_])
+_Pixels = TypeVar("_Pixels", NDArray[np.uint8], NDArray[np.bool_])
 
 
 def _decode(path: Path, max_pixels: int) -> Image.Image:
@@ -193,12 +193,12 @@ def write_png(
         image.save(temporary, format="PNG", pnginfo=chunks)
 
 
-def to_square(pixels: Pixels, size: int) -> Pixels:
+def to_square(pixels: _Pixels, size: int) -> _Pixels:
     """The centre square, resized to ``size``: uint8 [h, w, 3] or bool [h, w] in, the same kind out.
 
     The square has the shorter side's length, its corner at floor((long - short) / 2); images and
     masks are cut alike. Images are resampled with Lanczos, masks by area with True from one half
-    on (nearest when enlarged). Pixels that already have the size come back unchanged.
+    on (nearest when enlarged). _Pixels that already have the size come back unchanged.
     """
     side = min(pixels.shape[:2])
     top, left = ((length - side) // 2 for length in pixels.shape[:2])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from safezone.analysis.pairs import read_folder, read_pairs
-from safezone.errors import Note, UserError
+from safezone.errors import Notice, UserError
 from safezone.images import to_square, write_png
 
 
@@ -81,5 +81,5 @@ def test_folders_that_do_not_belong_together_are_told(
     order: tuple[int, ...], sentence: str, tmp_path: Path
 ) -> None:
     pairs = read_pairs(*_folders(tmp_path, order))
-    with pytest.warns(Note, match=sentence):
+    with pytest.warns(Notice, match=sentence):
         assert len(list(pairs)) == 4

@@ -20,7 +20,7 @@ from safezone.lab.requirements import missing_names, require_names
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.schedule import run_grid
 from safezone.lab.settings import PRESETS, preset
-from safezone.lab.variants import METHODS, setting_of, training_of
+from safezone.lab.variants import METHOD_NAMES, setting_of, training_of
 from safezone.models.known import KNOWN
 from safezone.paper.named import PAPER, command, finding, headline, model_for
 from safezone.personalize import train
@@ -111,7 +111,7 @@ def test_hyperparameters_are_scaled_to_the_preset() -> None:
 @pytest.mark.parametrize("method", ["lora", "custom diffusion", "custom diffusion crop"])
 def test_other_methods_have_presets_of_their_own(method: str) -> None:
     training = training_of(PRESETS["mini"].training, method, "mini")
-    assert training.method == METHODS[method]
+    assert training.method == METHOD_NAMES[method]
     assert training.crop_rescale == ("crop" in method)
     assert training.personalization().name in method
 

@@ -313,7 +313,7 @@ def test_images_are_recorded_with_the_words_that_drew_them(
     vectors = torch.zeros(0 if method == "lora" else 1, tiny_model.embedding_width)
     trigger = METHODS[method]().trigger(concept("One"))
     adapter = Adapter(vectors, "<one>", "toy", trigger=trigger)
-    drawing = makers.Drawing(artifact, adapter, "n", 0, asdict(RUN))
+    drawing = makers.DrawingJob(artifact, adapter, "n", 0, asdict(RUN))
     makers.write_images(tiny_model, drawing, Sampling(("a red {}",), steps=1))
     images = read_run_images(artifact.place)
     assert images.prompts == [f"a red {words}"]

@@ -9,7 +9,7 @@ import pytest
 
 from safezone.errors import UserError
 from safezone.files import locked, write_json
-from safezone.lab.lab import TRAINING, Lab
+from safezone.lab.lab import TRAINING_FOLDER, Lab
 from safezone.lab.run import Grid
 from safezone.lab.schedule import run_grid
 from safezone.lab.stage import job
@@ -115,22 +115,24 @@ def _cell(run: object) -> tuple[str, ...]:
 def test_what_a_process_killed_after_its_last_adapter_left_is_removed(lab: Lab) -> None:
     run_grid(lab, grid(lab), progress=False)
     adapters = [job(lab, run).of["personalize"] for run in grid(lab)]
-    left = lab.folder / TRAINING / "0123456789abcdef"
+    left = lab.folder / TRAINING_FOLDER / "0123456789abcdef"
     (left / "logs").mkdir(parents=True)
     (left / "checkpoint.safetensors").write_bytes(b"left")
     write_json(left / MEMBERS, {"members": [member(a, left.parent) for a in adapters]})
-    lock = lab.folder / TRAINING / f"{MAKING}00000000aaaaaaaa"
+    lock = lab.folder / TRAINING_FOLDER / f"{MAKING}00000000aaaaaaaa"
     lock.touch()
-    emptied = lab.folder / TRAINING / "11111111aaaaaaaa"  # killed between the list and the folder
+    emptied = (
+        lab.folder / TRAINING_FOLDER / "11111111aaaaaaaa"
+    )  # killed between the list and the folder
     emptied.mkdir()
     emptied.with_name(f"{MAKING}{emptied.name}").touch()
-    foreign = lab.folder / TRAINING / "fedcba9876543210"
+    foreign = lab.folder / TRAINING_FOLDER / "fedcba9876543210"
     foreign.mkdir()
     write_json(foreign / MEMBERS, {"members": ["of another grid"]})
     run_grid(lab, grid(lab), progress=False)
     assert not left.exists()
     assert not lock.exists()
-    assert list((lab.folder / TRAINING).iterdir()) == [foreign]
+    assert list((lab.folder / TRAINING_FOLDER).iterdir()) == [foreign]
 
 
 def test_one_grid_is_run_by_one_process(tmp_path: Path, lab: Lab, tiny_model: Model) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from safezone.concepts import Concept
 from safezone.errors import UserError
-from safezone.lab.bench import Bench, Scope
+from safezone.lab.bench import Bench, BenchScope
 from safezone.lab.lab import UNSCORED, Lab
 from safezone.lab.measure import Measures
 from safezone.lab.run import TEXTUAL_INVERSION, Grid
@@ -45,7 +45,7 @@ def make_bench(tmp_path: Path, tiny_model: Model) -> Callable[[str], Bench]:
     def opened(name: str) -> Bench:
         folder = tmp_path / name
         lab = Lab(folder, tiny_model, UNSCORED, SETTINGS, {"One": concept})
-        return Bench(lab, Scope(), False, False, print)
+        return Bench(lab, BenchScope(), False, False, print)
 
     return opened
 
@@ -112,7 +112,7 @@ def test_figures_look_at_the_papers_steps_or_the_nearest_that_are_kept(
     longer = replace(settings, training=replace(settings.training, steps=steps))
     bench = replace(bench, lab=replace(bench.lab, settings=longer))
     assert bench.marks(*paper) == expected
-    assert replace(bench, scope=Scope(marks=(9, 3))).marks(*paper) == [3, 9]
+    assert replace(bench, scope=BenchScope(marks=(9, 3))).marks(*paper) == [3, 9]
 
 
 def test_steps_that_are_not_kept_are_told_before_any_training(
@@ -183,4 +183,4 @@ def test_series_differ_without_colour_and_files_are_the_same_bytes(tmp_path: Pat
 @pytest.mark.parametrize("wrong", [{"rows": 1}, {"draws": 0}, {"poisons": ("clean",)}])
 def test_scopes_that_cannot_be_are_told(wrong: dict[str, int]) -> None:
     with pytest.raises(UserError):
-        Scope(**wrong)  # type: ignore[arg-type]
+        BenchScope(**wrong)  # type: ignore[arg-type]

@@ -25,7 +25,7 @@ from safezone.personalize import (
     TrainingRun,
     train,
 )
-from safezone.personalize.engine import Outcome, fit
+from safezone.personalize.engine import TrainingOutcome, fit
 from safezone.personalize.steps import CapturedStep
 from tiny import write_tiny_xl_folder
 
@@ -50,11 +50,11 @@ METHODS: dict[str, Personalization] = {
 
 def learned(
     model: Model, runs: Sequence[TrainingRun], method: Personalization, **more: Any
-) -> list[Outcome]:
+) -> list[TrainingOutcome]:
     return fit(model, [run.prepare(model) for run in runs], method, progress=False, **more)
 
 
-def assert_equal(first: Sequence[Outcome], second: Sequence[Outcome]) -> None:
+def assert_equal(first: Sequence[TrainingOutcome], second: Sequence[TrainingOutcome]) -> None:
     for one, other in zip(first, second, strict=True):
         assert one.failed_at == other.failed_at
         assert one.loss == pytest.approx(other.loss, rel=1e-4, nan_ok=True)

@@ -13,7 +13,7 @@ from safezone.lab.variants import column_of
 from safezone.paper.named import PAPER
 from safezone.results.comparisons import with_average
 from safezone.results.drawings.charts import Charts, charts, interval_figures
-from safezone.results.page import Page, Section, render
+from safezone.results.page import Page, Section, render_page
 from safezone.results.published import AVERAGE, published
 from safezone.results.tables import label, score_table
 from safezone.scores import Row
@@ -191,7 +191,7 @@ def test_every_kind_of_page_has_drawings_with_text(name: str) -> None:
     runs = PAPER[name].build(Scope("mini", ("c",), (0,))).runs
     columns = list(dict.fromkeys(column_of(run.method, run.defense)[1] for run in runs))
     poisons = list(dict.fromkeys(run.poison for run in runs))
-    text = render(Page(name, [Section(name, name, sweep(columns, poisons, 1))]))
+    text = render_page(Page(name, [Section(name, name, sweep(columns, poisons, 1))]))
     drawings = re.findall(r'<svg class="plot.*?</svg>', text, re.S)
     assert drawings
     assert all("aria-label=" in each and re.search(r"<text[^>]*>\w", each) for each in drawings)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from safezone.concepts import image_files
-from safezone.errors import Note, UserError
+from safezone.errors import Notice, UserError
 from safezone.images import read_image, to_square
 
 _ALIKE: Final = 20.0
@@ -81,7 +81,7 @@ def _warn_of_strangers(names: Sequence[str], small: Float[Tensor, "n 2 3 8 8"]) 
         text += ": by content " + ", ".join(f"{names[i]} fits {names[order[i]]}" for i in fitting)
     else:
         text += f", {names[far[0]]} for one: do the two folders belong together?"
-    warnings.warn(text, Note, stacklevel=2)
+    warnings.warn(text, Notice, stacklevel=2)
 
 
 def read_folder(folder: Path) -> Iterator[UInt8[Tensor, "3 height width"]]:

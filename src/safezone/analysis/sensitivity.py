@@ -17,7 +17,7 @@ from safezone.errors import UserError
 from safezone.models.base import Model, Tokens
 from safezone.models.denoise import predict
 
-ROWS = 32
+ROWS_PER_PASS = 32
 """Random vocabulary rows of a map. The paper does not say how many it draws."""
 
 START = "<start>"

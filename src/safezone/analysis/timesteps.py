@@ -129,7 +129,7 @@ def disjoint(
     return [int(t) for t in timesteps[where]]
 
 
-RESAMPLES = 1000
+BAND_RESAMPLES = 1000
 """Of the bootstrap of a peak."""
 
 
@@ -142,10 +142,10 @@ def peak_interval(
     interval says nothing about others.
     """
     generator = stream("peak interval")
-    medians = torch.zeros(RESAMPLES, len(timesteps), dtype=torch.float64)
+    medians = torch.zeros(BAND_RESAMPLES, len(timesteps), dtype=torch.float64)
     for values in concepts:
-        rows = torch.randint(len(values), (RESAMPLES, len(values)), generator=generator)
+        rows = torch.randint(len(values), (BAND_RESAMPLES, len(values)), generator=generator)
         medians += values.double()[rows].quantile(0.5, dim=1)
     at = timesteps[medians.argmax(dim=1)].sort().values
-    edge = round(0.025 * RESAMPLES)
+    edge = round(0.025 * BAND_RESAMPLES)
     return int(at[edge]), int(at[-1 - edge])

@@ -42,7 +42,7 @@ Example:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pair(Common):
+class TwoFolders(Common):
     """Two folders, where the figure goes, and the JPEG beside it."""
 
     clean: Folder
@@ -56,7 +56,7 @@ class Pair(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Histogram(Pair):
+class Histogram(TwoFolders):
     """Of ``safezone analyze histogram``."""
 
     limit: Annotated[Count, tyro.conf.arg(metavar="LEVELS")] = 16
@@ -64,7 +64,7 @@ class Histogram(Pair):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spectrum(Pair):
+class Spectrum(TwoFolders):
     """Of ``safezone analyze spectrum``."""
 
     vae: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None

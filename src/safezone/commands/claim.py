@@ -41,7 +41,7 @@ def run(options: Options) -> Answer:
     title = "Do the protections hold on the built-in model?"
     if options.model != "mini":
         title = f"Do the protections hold on {options.model}?"
-    return measure(
+    return measure_claim(
         settings,
         options.out,
         options.machine,
@@ -53,7 +53,7 @@ def run(options: Options) -> Answer:
 COMMAND = Command(__doc__, Options, run)
 
 
-def measure(
+def measure_claim(
     settings: Settings,
     out: Path,
     machine: Machine,

@@ -14,7 +14,7 @@ Next:
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from safezone.commands.claim import measure
+from safezone.commands.claim import measure_claim
 from safezone.commands.console import Answer, Command, Experiment, Flat
 from safezone.lab.settings import DEMO, Cells, settings_told
 
@@ -31,7 +31,7 @@ class Options(Experiment):
 def run(options: Options) -> Answer:
     """Measures the small grid and writes its page."""
     settings = settings_told(options, options.cells)
-    return measure(
+    return measure_claim(
         settings,
         options.out,
         options.machine,

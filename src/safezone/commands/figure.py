@@ -26,7 +26,7 @@ from safezone.commands.console import Answer, Command, Experiment, Flat, note, p
 from safezone.commands.parsing import early
 from safezone.errors import UserError
 from safezone.fields import Count
-from safezone.lab.bench import Scope
+from safezone.lab.bench import BenchScope
 from safezone.lab.settings import Names, Settings, preset, settings_told
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Options(Experiment):
     """How many concepts, from the first; by default those that the paper shows, or else 10."""
     concept: Annotated[Names, tyro.conf.arg(metavar="NAME")] = ()
     """Concept that is shown, by its name; may be given repeatedly. By default by --concepts."""
-    scope: Flat[Scope] = field(default_factory=Scope)
+    scope: Flat[BenchScope] = field(default_factory=BenchScope)
 
 
 def _own_settings(arguments: Sequence[str]) -> Settings | None:

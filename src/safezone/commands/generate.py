@@ -33,7 +33,7 @@ from safezone.lab.run import TEXTUAL_INVERSION
 from safezone.lab.settings import Sampling
 
 if TYPE_CHECKING:
-    from safezone.lab.makers import Drawing
+    from safezone.lab.makers import DrawingJob
     from safezone.models import Model
 
 
@@ -116,8 +116,8 @@ def adapter_files(given: Sequence[Path]) -> dict[Path, Path]:
     return files
 
 
-def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[Drawing]":
-    from safezone.lab.makers import Drawing
+def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[DrawingJob]":
+    from safezone.lab.makers import DrawingJob
     from safezone.lab.stage import drawn, named
     from safezone.lab.store import RUN_RECORD, made_key
     from safezone.personalize import load_adapter
@@ -157,5 +157,5 @@ def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[Dr
             record[name] = value and os.path.relpath(file.parent / value, place)
         parts = drawn(weights, options.sampling, concept, seed)
         images = named("generate").artifact(place, "", made_key(file, RUN_RECORD), *parts)
-        jobs.append(Drawing(replace(images, place=place), adapter, concept, seed, record))
+        jobs.append(DrawingJob(replace(images, place=place), adapter, concept, seed, record))
     return jobs

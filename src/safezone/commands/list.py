@@ -85,9 +85,9 @@ def _models() -> Mapping[str, str]:
 
 
 def _encoders() -> Mapping[str, str]:
-    from safezone.scores.loading import BUILTIN, HUB_NAMES
+    from safezone.scores.loading import BUILTIN_ENCODERS, HUB_NAMES
 
-    return {name: "built in" for name in BUILTIN} | {
+    return {name: "built in" for name in BUILTIN_ENCODERS} | {
         name: f"{repository} on the hub" for name, repository in HUB_NAMES.items()
     }
 
@@ -125,7 +125,7 @@ def _figures() -> Mapping[str, str]:
     return {str(row.number): row.title for row in FIGURES.values()}
 
 
-KINDS: Final[Mapping[Kind, tuple[str, Callable[[], Mapping[str, str]]]]] = {
+LISTS: Final[Mapping[Kind, tuple[str, Callable[[], Mapping[str, str]]]]] = {
     "poisons": ("--poison", _poisons),
     "defenses": ("--defense; join parts by +, as in jpeg+t600", _defenses),
     "methods": ("--method", _methods),
@@ -141,7 +141,7 @@ KINDS: Final[Mapping[Kind, tuple[str, Callable[[], Mapping[str, str]]]]] = {
 
 def run(options: Options) -> Answer:
     """Prints names; opens no model."""
-    chosen = KINDS if options.kind is None else {options.kind: KINDS[options.kind]}
+    chosen = LISTS if options.kind is None else {options.kind: LISTS[options.kind]}
     names: dict[str, Mapping[str, str]] = {kind: read() for kind, (_, read) in chosen.items()}
     lines: list[str] = []
     for kind, (place, _) in chosen.items():

@@ -90,7 +90,7 @@ def _folders() -> dict[str, Path]:
     from safezone.models import BUILTIN
     from safezone.scores import loading
 
-    names = (*BUILTIN, *loading.BUILTIN)
+    names = (*BUILTIN, *loading.BUILTIN_ENCODERS)
     return {name: loading.BUILTIN_FOLDER / name for name in names}
 
 

@@ -45,7 +45,7 @@ class Options(OnModel):
 
 def run(options: Options) -> Answer:
     """Writes the page from what is there; scores what has not been scored."""
-    from safezone.lab.store import ROWS
+    from safezone.lab.store import ROWS_FILE
     from safezone.results.artifacts import INDEX, PICTURES, image_folders
     from safezone.results.folder import (
         grids_in,
@@ -61,7 +61,7 @@ def run(options: Options) -> Answer:
         raise UserError(f"{folder} is not a folder; give the folder of `safezone generate`")
     if (folder / INDEX).is_file():
         page = rewrite_results(folder, options.title, pictures)
-        return _answer(page, rows=len(read_rows(folder / ROWS)))
+        return _answer(page, rows=len(read_rows(folder / ROWS_FILE)))
     if grids := grids_in(folder):
         title = options.title or "The paper's tables, measured"
         page = write_workspace_page(folder, title, pictures)

@@ -25,7 +25,7 @@ from safezone.concepts.folder import (
     read_words,
     readable_name,
 )
-from safezone.errors import Note, UserError
+from safezone.errors import Notice, UserError
 from safezone.files import digest, require_new, whole_folder, write_json, write_text
 from safezone.images import read_image, read_mask, to_float, to_square, write_png
 
@@ -124,7 +124,7 @@ def square_mask(
     if not mask.any():
         raise UserError(f"{path} is empty; paint the object white or remove the file")
     if mask.all():
-        warnings.warn(f"{path} covers the whole image, so it masks nothing", Note, stacklevel=3)
+        warnings.warn(f"{path} covers the whole image, so it masks nothing", Notice, stacklevel=3)
     square = to_square(mask, size)
     if not square.any():
         raise UserError(
@@ -163,7 +163,9 @@ def load_concept(
         )
     if len(files) > MOST_IMAGES:
         warnings.warn(
-            f"{folder} holds {len(files)} images; 3 to {MOST_IMAGES} are usual", Note, stacklevel=2
+            f"{folder} holds {len(files)} images; 3 to {MOST_IMAGES} are usual",
+            Notice,
+            stacklevel=2,
         )
     mask_paths = mask_files(folder, files)
     if require_masks and not mask_paths:
@@ -173,7 +175,7 @@ def load_concept(
     for path in files:
         image = read_image(path)
         if min(image.shape[:2]) < size:
-            warnings.warn(f"{path} is smaller than {size} px and is enlarged", Note, stacklevel=2)
+            warnings.warn(f"{path} is smaller than {size} px and is enlarged", Notice, stacklevel=2)
         images.append(torch.from_numpy(to_square(image, size)).permute(2, 0, 1).contiguous())
         if mask_paths:
             mask_path = mask_paths[path.stem]
@@ -202,7 +204,7 @@ def _captions(folder: Path, files: Sequence[Path], required: bool) -> tuple[str,
     except UserError as error:
         if required:
             raise
-        warnings.warn(f"no captions are read from {folder}: {error}", Note, stacklevel=3)
+        warnings.warn(f"no captions are read from {folder}: {error}", Notice, stacklevel=3)
         return None
     if required and captions is None:
         raise UserError(

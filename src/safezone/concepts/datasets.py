@@ -11,7 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 import torch
 
 from safezone.concepts import Concept, load_concept, save_concept
-from safezone.errors import Note, UserError
+from safezone.errors import Notice, UserError
 from safezone.images import to_square
 from safezone.miniworld import NovelConcept, development_concepts, novel_concepts, render
 
@@ -86,7 +86,7 @@ def load_dataset(
         warnings.warn(
             f"{len(folders) - len(present)} of the {len(folders)} concepts listed in {root} "
             "are absent and left out",
-            Note,
+            Notice,
             stacklevel=2,
         )
     return tuple(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from safezone.concepts.captions import caption_files
-from safezone.errors import Note, UserError
+from safezone.errors import Notice, UserError
 from safezone.images import IMAGE_SUFFIXES
 from safezone.reading import read_json
 
@@ -115,7 +115,7 @@ def image_files(folder: Path) -> tuple[Path, ...]:
     for path in (*entries, *unused.values()):
         if path in unused.values() or _left_out(path):
             warnings.warn(
-                f"{path} is left out: images are read from {folder} alone", Note, stacklevel=2
+                f"{path} is left out: images are read from {folder} alone", Notice, stacklevel=2
             )
     if not seen:
         inner = [path for path in entries if _left_out(path) and path.is_dir()]
@@ -163,7 +163,7 @@ def mask_files(folder: Path, images: Sequence[Path]) -> Mapping[str, Path]:
     beside = _labelled(_entries(folder), MASK_LABEL)
     if masks and beside:
         warnings.warn(
-            f"the masks of {place} are used, not {min(beside.values())}", Note, stacklevel=2
+            f"the masks of {place} are used, not {min(beside.values())}", Notice, stacklevel=2
         )
     masks = masks or beside
     for path in images if masks else ():

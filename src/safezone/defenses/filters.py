@@ -13,8 +13,8 @@ from pydantic import Field
 from scipy import ndimage
 from torch import Tensor
 
-from safezone.arrays import Masks, randn, stream
-from safezone.defenses.preprocess import Pixels, Subsampling, to_levels
+from safezone.arrays import Masks, Pixels, randn, stream
+from safezone.defenses.preprocess import Subsampling, to_levels
 from safezone.errors import UserError
 from safezone.fields import Checked, Quality
 from safezone.images import jpeg

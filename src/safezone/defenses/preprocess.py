@@ -4,15 +4,13 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
-from jaxtyping import UInt8
 from pydantic import Field
 from torch import Tensor
 
-from safezone.arrays import Masks, stream_seed
+from safezone.arrays import Masks, Pixels, stream_seed
 from safezone.fields import Checked, Quality
 from safezone.images import jpeg
 
-Pixels: TypeAlias = UInt8[Tensor, "batch 3 height width"]
 Subsampling: TypeAlias = Annotated[Literal["4:2:0", "4:2:2", "4:4:4"], Field()]
 
 

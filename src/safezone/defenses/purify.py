@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from safezone.arrays import Images, Masks, randn, stream
-from safezone.defenses.preprocess import Chain, Pixels, Preprocess
+from safezone.arrays import Images, Masks, Pixels, randn, stream
+from safezone.defenses.preprocess import Chain, Preprocess
 from safezone.errors import UserError
 from safezone.image_metrics import ssim
 from safezone.images import to_float, to_uint8

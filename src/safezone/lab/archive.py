@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from safezone.errors import UserError
 from safezone.files import write_json
-from safezone.lab.lab import TRAINING
+from safezone.lab.lab import TRAINING_FOLDER
 from safezone.lab.stage import STAGES, Stage, of_runs
 from safezone.lab.store import NEEDS, WORK
 from safezone.reading import read_json
@@ -106,7 +106,7 @@ def garbage(workspace: Path, stages: Sequence[Stage] = STAGES) -> list[Path]:
         for _, folder in _folders(work, list(of_runs(stages)))
         if str(folder.relative_to(work)) not in needed
     ]
-    left = [*work.glob("*/.partial-*"), *(work / TRAINING).glob("*")]
+    left = [*work.glob("*/.partial-*"), *(work / TRAINING_FOLDER).glob("*")]
     return sorted({*unneeded, *left})
 
 

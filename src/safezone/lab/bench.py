@@ -34,7 +34,7 @@ Steps: TypeAlias = Annotated[tuple[int, ...], tyro.conf.UseAppendAction]
 
 
 @dataclass(frozen=True)
-class Scope(Checked):
+class BenchScope(Checked):
     """How large a figure is made; the options of ``safezone figure``."""
 
     seed: Natural = 0
@@ -82,7 +82,7 @@ class Bench:
     """``procedural``: the concepts are the built-in ones."""
 
     lab: Lab
-    scope: Scope
+    scope: BenchScope
     procedural: bool
     progress: bool
     note: Callable[[str], None]

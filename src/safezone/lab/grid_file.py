@@ -51,7 +51,7 @@ class Axes:
 
 
 @dataclass(frozen=True)
-class Cells:
+class CellFilter:
     """Some cells: those that agree with all that is given."""
 
     __pydantic_config__: ClassVar[Any] = _FORBID
@@ -72,8 +72,8 @@ class GridFile:
     name: FileName
     axes: Axes
     metric: str = "instance_similarity"
-    include: tuple[Cells, ...] = ()
-    exclude: tuple[Cells, ...] = ()
+    include: tuple[CellFilter, ...] = ()
+    exclude: tuple[CellFilter, ...] = ()
     path: Path = field(default=Path())
     lines: Mapping[Location, int] = field(default_factory=dict)
 
@@ -119,12 +119,12 @@ def read_grid_file(path: Path) -> GridFile:
     return GridFile(read.name, read.axes, read.metric, read.include, read.exclude, path, lines)
 
 
-def _filled(cells: Cells, axes: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
+def _filled(cells: CellFilter, axes: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
     told = (cells.concept, cells.poison, cells.defense, cells.method, cells.seed)
     return list(product(*([v] if v is not None else a for v, a in zip(told, axes, strict=True))))
 
 
-def _matches(cells: Cells, cell: tuple[Any, ...]) -> bool:
+def _matches(cells: CellFilter, cell: tuple[Any, ...]) -> bool:
     told = (cells.concept, cells.poison, cells.defense, cells.method, cells.seed)
     return all(v is None or v == w for v, w in zip(told, cell, strict=True))
 

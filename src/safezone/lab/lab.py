@@ -23,7 +23,7 @@ Note: TypeAlias = Callable[[str], None]
 Failures: TypeAlias = dict[Run, str]
 """Why runs failed."""
 
-TRAINING: Final = "training"
+TRAINING_FOLDER: Final = "training"
 """The folder of checkpoints in a workspace."""
 
 

@@ -25,7 +25,7 @@ from safezone.lab.lab import Failures, Job, Lab, Note
 from safezone.lab.memory import Capacity, ItemBytes, OutOfMemory
 from safezone.lab.run import Run
 from safezone.lab.settings import Sampling
-from safezone.lab.store import IMAGES_RECORD, ROWS, Artifact
+from safezone.lab.store import IMAGES_RECORD, ROWS_FILE, Artifact
 from safezone.lab.turns import in_turn
 from safezone.models.base import Model
 from safezone.personalize import Adapter, read_adapter
@@ -37,7 +37,7 @@ OF_ONE_RUN: Final = (UserError, FloatingPointError, OutOfMemory)
 """What stops one run and not the others, unless the workspace itself is at fault."""
 
 
-def reason(error: Exception) -> str:
+def failure_reason(error: Exception) -> str:
     """Why one run failed; raises what concerns all of them, such as a full disk."""
     if isinstance(error, WorkspaceError):
         raise error
@@ -64,7 +64,7 @@ def one_by_one(
                 if not job.of[stage].done:
                     make(lab, job)
             except OF_ONE_RUN as error:
-                failed[job.run] = reason(error)
+                failed[job.run] = failure_reason(error)
             bar.update()
     if todo:
         note(f"{stage}: {len(todo) - len(failed)} of {len(todo)} made")
@@ -77,7 +77,7 @@ def clean(lab: Lab, job: Job) -> None:
         save_concept(lab.concepts[job.run.concept], folder)
 
 
-def poison(lab: Lab, job: Job) -> None:
+def make_poison(lab: Lab, job: Job) -> None:
     """Writes the poisoned concept, as many images in a pass as fit into memory; or as given."""
     given = lab.given.get((job.run.concept, job.run.poison))
     if given is not None:
@@ -164,7 +164,7 @@ def preprocess(lab: Lab, job: Job) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Drawing:
+class DrawingJob:
     """The images of one adapter: from which noise, where they go, what is recorded beside them."""
 
     artifact: Artifact
@@ -181,11 +181,11 @@ def about_images(job: Job) -> dict[str, Any]:
     return asdict(job.run) | {name: os.path.relpath(at, place) for name, at in beside.items()}
 
 
-def generate(lab: Lab, job: Job) -> None:
+def make_images(lab: Lab, job: Job) -> None:
     """Writes the images of the job's adapter, as many in a pass as fit into memory."""
     run, artifact = job.run, job.of["generate"]
     adapter = read_adapter(job.of["personalize"].place)
-    drawing = Drawing(artifact, adapter, run.concept, run.seed, about_images(job))
+    drawing = DrawingJob(artifact, adapter, run.concept, run.seed, about_images(job))
     sampling = lab.settings.sampling
 
     def attempt(size: int) -> None:
@@ -196,7 +196,7 @@ def generate(lab: Lab, job: Job) -> None:
 
 
 def generate_all(
-    model: Model, drawings: Sequence[Drawing], sampling: Sampling, *, progress: bool = True
+    model: Model, drawings: Sequence[DrawingJob], sampling: Sampling, *, progress: bool = True
 ) -> dict[Path, str]:
     """Writes the images that are missing; returns, by place, why some could not be made."""
     todo = {each.artifact.place: each for each in drawings if not each.artifact.done}
@@ -213,7 +213,7 @@ def generate_all(
     return failures
 
 
-def write_images(model: Model, drawing: Drawing, sampling: Sampling, most: int = 32) -> None:
+def write_images(model: Model, drawing: DrawingJob, sampling: Sampling, most: int = 32) -> None:
     """Writes PNGs and ``images.json``, at most so many in one pass through the model.
 
     Raises MadeNaN when the model makes NaN.
@@ -295,6 +295,6 @@ def score(lab: Lab, job: Job) -> None:
     rows = score_rows(lab.encoders, pictures, job.run, made_on)
     kept = lab.encoders.kept(pictures)
     with job.of["score"].written({}) as folder:
-        write_rows(folder / ROWS, rows)
+        write_rows(folder / ROWS_FILE, rows)
         for name, tensors in kept.items():
             write_safetensors(folder / f"{name}.safetensors", tensors)

@@ -7,10 +7,10 @@ from functools import partial
 
 from safezone.lab.cost import Passes
 from safezone.lab.executors import Executor, OpenLab
-from safezone.lab.lab import TRAINING, Failures, Job, Lab, Note
+from safezone.lab.lab import TRAINING_FOLDER, Failures, Job, Lab, Note
 from safezone.lab.run import Grid, Run
 from safezone.lab.stage import STAGES, Stage, jobs, of_runs, own
-from safezone.lab.store import ROWS, take
+from safezone.lab.store import ROWS_FILE, take
 from safezone.lab.trainings import sweep
 from safezone.scores import Row, read_rows
 
@@ -93,7 +93,7 @@ def make(
                 failed[job.run] = reason
         if stage.name == last:
             break
-    sweep(lab.folder / TRAINING, [a for job in made if (a := job.of["personalize"]).done])
+    sweep(lab.folder / TRAINING_FOLDER, [a for job in made if (a := job.of["personalize"]).done])
     return failed
 
 
@@ -134,7 +134,7 @@ def run_grid(
         if run in failed:
             rows.append(failed_row(run, failed[run]))
         else:
-            rows += read_rows(made[run].of["score"].place / ROWS)
+            rows += read_rows(made[run].of["score"].place / ROWS_FILE)
     return Results(rows, failed)
 
 

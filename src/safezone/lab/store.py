@@ -20,7 +20,7 @@ NEEDS: Final = "needs.json"
 MANIFEST: Final = "manifest.json"
 RUN_RECORD: Final = "run.json"
 IMAGES_RECORD: Final = "images.json"
-ROWS: Final = "rows.jsonl"
+ROWS_FILE: Final = "rows.jsonl"
 KEY_FILE: Final = "key.json"
 RECORDS: Final = (MANIFEST, RUN_RECORD, IMAGES_RECORD, KEY_FILE)
 

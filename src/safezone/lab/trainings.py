@@ -16,8 +16,8 @@ from safezone.defenses import defense
 from safezone.errors import UserError
 from safezone.files import cannot_write, whole_folder, write_json
 from safezone.generate import generate, preview_writer
-from safezone.lab.lab import TRAINING, Failures, Job, Lab, Note
-from safezone.lab.makers import reason
+from safezone.lab.lab import TRAINING_FOLDER, Failures, Job, Lab, Note
+from safezone.lab.makers import failure_reason
 from safezone.lab.memory import Capacity, ItemBytes, OutOfMemory
 from safezone.lab.run import Run, content_key
 from safezone.lab.store import Artifact
@@ -33,7 +33,7 @@ from safezone.reading import read_json
 MEMBERS: Final = "members.json"
 """In the folder of a training's checkpoints: its runs (``member``)."""
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +67,8 @@ def member(artifact: Artifact, scratch: Path) -> str:
 
 
 def _groups(
-    wanted: Mapping[Artifact, Item], scratch: Path, runs_per_pass: int
-) -> Iterator[tuple[Path, list[Item]]]:
+    wanted: Mapping[Artifact, _Item], scratch: Path, runs_per_pass: int
+) -> Iterator[tuple[Path, list[_Item]]]:
     """Trainings that were begun before, with the runs that they had; then new ones of the rest."""
     named = {member(artifact, scratch): item for artifact, item in wanted.items()}
     missing = [member(artifact, scratch) for artifact in wanted if not artifact.done]
@@ -279,7 +279,7 @@ def personalize(lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note) ->
             if not artifact.done:
                 opened()
         except UserError as error:
-            failed[job.run] = reason(error)
+            failed[job.run] = failure_reason(error)
             continue
         training = TrainingJob(opened, artifact, about(job))
         by_training.setdefault(lab.training(job.run), {})[job.run] = training
@@ -291,7 +291,7 @@ def personalize(lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note) ->
 def _train(
     lab: Lab, settings: Training, jobs: Mapping[Run, TrainingJob], progress: bool, note: Note
 ) -> Failures:
-    scratch, capacity = lab.folder / TRAINING, Capacity(lab.folder, lab.model)
+    scratch, capacity = lab.folder / TRAINING_FOLDER, Capacity(lab.folder, lab.model)
     kind = f"{settings.method} x {settings.batch_size}"
     samples = settings.batch_size * (2 if settings.prior_weight else 1)
     item = ItemBytes.of(lab.model).trained * samples

@@ -20,7 +20,7 @@ from safezone.scores.rows import NOMINAL, Row
 
 CUSTOM_DIFFUSION_CROP: Final = "custom diffusion crop"
 
-METHODS: Final[Mapping[str, str]] = MappingProxyType(
+METHOD_NAMES: Final[Mapping[str, str]] = MappingProxyType(
     {kind.name: key for key, kind in personalize.METHODS.items()}
     | {CUSTOM_DIFFUSION_CROP: "custom-diffusion"}
 )
@@ -79,10 +79,10 @@ def training_of(base: Training, method: str, model: str) -> Training:
     Raises UserError for a method that the stages cannot train and for wrong settings.
     """
     name, settings = split_method(method)
-    if name not in METHODS:
-        raise UserError(f"There is no method {name!r}; choose from {', '.join(METHODS)}.")
-    if base.method != METHODS[name]:
-        base = training_preset(kind_of(model), METHODS[name])
+    if name not in METHOD_NAMES:
+        raise UserError(f"There is no method {name!r}; choose from {', '.join(METHOD_NAMES)}.")
+    if base.method != METHOD_NAMES[name]:
+        base = training_preset(kind_of(model), METHOD_NAMES[name])
     result = replace(base, crop_rescale=True) if name == CUSTOM_DIFFUSION_CROP else base
     if "schedule" in settings:
         if settings["schedule"] not in _SCHEDULES:

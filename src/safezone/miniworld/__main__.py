@@ -7,10 +7,10 @@ from pathlib import Path
 from PIL import Image
 
 from safezone.miniworld import SIZE, example_at, novel_concepts, render, scene_at
-from safezone.miniworld.textures import Pixels
+from safezone.miniworld.textures import Bitmap
 
 
-def contact_sheet(pictures: Sequence[Pixels], columns: int) -> Image.Image:
+def contact_sheet(pictures: Sequence[Bitmap], columns: int) -> Image.Image:
     """The pictures in rows."""
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * SIZE, rows * SIZE))

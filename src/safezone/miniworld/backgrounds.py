@@ -14,7 +14,7 @@ from safezone.miniworld.canvas import (
     SIZE,
     AnyField,
     Field,
-    Picture,
+    Painting,
     as_field,
     coverage,
     smooth_noise,
@@ -22,7 +22,7 @@ from safezone.miniworld.canvas import (
 )
 from safezone.miniworld.outlines import ellipse
 
-Background: TypeAlias = Callable[[np.random.Generator], Picture]
+Background: TypeAlias = Callable[[np.random.Generator], Painting]
 Bytes: TypeAlias = tuple[int, int, int]
 """RGB in [0, 255]."""
 
@@ -35,12 +35,12 @@ def _color(color: Bytes) -> NDArray[np.float32]:
     return np.asarray(color, dtype=np.float32).reshape(3, 1, 1) / np.float32(255)
 
 
-def _mix(weight: AnyField, first: Bytes, second: Bytes) -> Picture:
+def _mix(weight: AnyField, first: Bytes, second: Bytes) -> Painting:
     """`first` where the weight is 0, `second` where it is 1."""
     return _color(first) + weight * (_color(second) - _color(first))
 
 
-def _over(picture: Picture, weight: AnyField, color: Bytes) -> Picture:
+def _over(picture: Painting, weight: AnyField, color: Bytes) -> Painting:
     return picture + weight * (_color(color) - picture)
 
 
@@ -64,14 +64,14 @@ def _blades(rng: np.random.Generator, count: int) -> Field:
     return as_field(coverage(corners.astype(np.float32)))
 
 
-def _grass(rng: np.random.Generator) -> Picture:
+def _grass(rng: np.random.Generator) -> Painting:
     shade = 0.5 + 0.35 * smooth_noise(rng, 4, 4)
     picture = _mix(shade, (86, 150, 52), (128, 188, 76))
     picture = _over(picture, 0.75 * _blades(rng, 20), (60, 124, 38))
     return _over(picture, 0.7 * _blades(rng, 20), (160, 212, 96))
 
 
-def _beach(rng: np.random.Generator) -> Picture:
+def _beach(rng: np.random.Generator) -> Painting:
     depth = _Y - rng.uniform(0.16, 0.32) - 0.02 * _wavy(rng, 7, 12)
     ripple = np.sin((depth + 0.025 * smooth_noise(rng, 4, 3)) * rng.uniform(50, 66))
     sand = _mix(0.5 + 0.5 * ripple, (226, 196, 138), (240, 216, 164))
@@ -80,7 +80,7 @@ def _beach(rng: np.random.Generator) -> Picture:
     return _over(shore, step(0.026 - np.abs(depth), 0.02), (250, 250, 246))
 
 
-def _snow(rng: np.random.Generator) -> Picture:
+def _snow(rng: np.random.Generator) -> Painting:
     picture = _mix(0.5 + 0.5 * smooth_noise(rng, 3, 3), (222, 232, 244), (244, 248, 252))
     level = rng.uniform(0.1, 0.3)
     for _ in range(3):
@@ -91,7 +91,7 @@ def _snow(rng: np.random.Generator) -> Picture:
     return _over(picture, _discs(rng, 14, 2.2, 3.4), (255, 255, 255))
 
 
-def _water(rng: np.random.Generator) -> Picture:
+def _water(rng: np.random.Generator) -> Painting:
     y = _Y + 0.022 * _wavy(rng, 16, 24)
     phase = (y + 0.03 * smooth_noise(rng, 3, 5)) * rng.uniform(40, 52) + rng.uniform(0, 6.3)
     crest = np.clip(np.sin(phase), 0, 1) ** 2
@@ -100,7 +100,7 @@ def _water(rng: np.random.Generator) -> Picture:
     return _over(picture, 0.7 * crest * patchy, (136, 206, 232))
 
 
-def _wood(rng: np.random.Generator) -> Picture:
+def _wood(rng: np.random.Generator) -> Painting:
     board = rng.uniform(0.2, 0.27)
     position = _Y / board + rng.uniform(0, 1)
     index = position.astype(np.intp)
@@ -112,7 +112,7 @@ def _wood(rng: np.random.Generator) -> Picture:
     return _over(picture, 0.8 * step(0.014 - seam, 0.014), (88, 54, 30))
 
 
-def _brick(rng: np.random.Generator) -> Picture:
+def _brick(rng: np.random.Generator) -> Painting:
     height = rng.uniform(0.15, 0.19)
     width = 2.1 * height
     y = _Y / height + rng.uniform(0, 1)
@@ -124,7 +124,7 @@ def _brick(rng: np.random.Generator) -> Picture:
     return _over(picture, step(0.017 - gap, 0.012), (206, 194, 180))
 
 
-def _night(rng: np.random.Generator) -> Picture:
+def _night(rng: np.random.Generator) -> Painting:
     picture = _mix(_Y, (26, 32, 80), (60, 68, 132))
     picture = _over(picture, _discs(rng, 18, 2.0, 3.0), (244, 238, 196))
     x = (0.13 if rng.random() < 0.5 else 0.87) + rng.uniform(-0.03, 0.03)
@@ -136,7 +136,7 @@ def _night(rng: np.random.Generator) -> Picture:
     return _over(picture, step(hills, 0.01), (24, 46, 60))
 
 
-def _fabric(rng: np.random.Generator) -> Picture:
+def _fabric(rng: np.random.Generator) -> Painting:
     angle = rng.uniform(-0.3, 0.3)
     period = rng.uniform(0.26, 0.34)
     u = (_X * math.cos(angle) + _Y * math.sin(angle)) / period + rng.uniform(0, 1)

@@ -15,7 +15,7 @@ Field: TypeAlias = NDArray[np.float32]
 """One number per pixel, [height, width]."""
 AnyField: TypeAlias = NDArray[np.floating[Any]]
 """As `Field`, for arguments: numpy's stubs call a float32 array times a float float64."""
-Picture: TypeAlias = NDArray[np.float32]
+Painting: TypeAlias = NDArray[np.float32]
 """RGB in [0, 1], channels first because numpy is several times faster so: [3, height, width]."""
 
 PIXEL_X: Final[Field] = np.arange(SIZE, dtype=np.float32)[None, :] + np.float32(0.5)

@@ -96,7 +96,7 @@ def caption(scene: Scene, rng: np.random.Generator, name: str | None = None) -> 
     prefix = _prefix(scene.pose.scale, rng)
     if name is not None and rng.random() < NAME_PROBABILITY:
         noun = spec.shape if rng.random() < NOUN_BESIDE_NAME_PROBABILITY else ""
-        return joined(prefix, name, noun, place)
+        return join_words(prefix, name, noun, place)
     named = rng.random() < COLOR_PROBABILITY
     patterned = spec.second_color is not None and rng.random() < PATTERN_PROBABILITY
     parts = [
@@ -104,7 +104,7 @@ def caption(scene: Scene, rng: np.random.Generator, name: str | None = None) -> 
         for part in EXTRAS
         if part in spec.extras and rng.random() < PART_PROBABILITY
     ]
-    return joined(
+    return join_words(
         prefix,
         spec.pattern if patterned else "",
         spec.color if named else "",
@@ -122,10 +122,10 @@ def full_caption(scene: Scene) -> str:
     pattern = "" if spec.second_color is None else spec.pattern
     parts = [_part(spec, part, True) for part in EXTRAS if part in spec.extras]
     place = BACKGROUND_PHRASES[scene.background]
-    return joined("a photo of a", pattern, colors, spec.shape, _with(parts), place)
+    return join_words("a photo of a", pattern, colors, spec.shape, _with(parts), place)
 
 
-def joined(*words: str) -> str:
+def join_words(*words: str) -> str:
     """The words that are not empty, in a row, with "an" where English wants it."""
     text = " ".join(word for word in words if word)
     return f" {text}".replace(" a orange ", " an orange ").lstrip()

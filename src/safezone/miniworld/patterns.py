@@ -5,10 +5,9 @@ from types import MappingProxyType
 from typing import Final, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
-Field: TypeAlias = NDArray[np.float32]
-"""One number per pixel, [height, width]."""
+from safezone.miniworld.canvas import Field
+
 Pattern: TypeAlias = Callable[[Field, Field], Field]
 """From object coordinates x, y to a signed distance (about): positive in the second colour."""
 

@@ -13,7 +13,7 @@ from safezone.miniworld.scenes import Scene
 from safezone.miniworld.textures import (
     DAMAGES,
     NAMED_TEXTURES,
-    Pixels,
+    Bitmap,
     Texture,
     damaged,
     named_texture,
@@ -42,7 +42,7 @@ class Example:
     name: str | None = None
     damage: tuple[str, float] | None = None
 
-    def paint(self) -> Pixels:
+    def paint(self) -> Bitmap:
         """The picture, RGB uint8 [SIZE, SIZE, 3]."""
         rng = np.random.default_rng(self.seed)
         if isinstance(self.subject, Texture):

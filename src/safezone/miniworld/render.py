@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from safezone.miniworld.backgrounds import BACKGROUND_PAINTERS
-from safezone.miniworld.canvas import SIZE, Field, Picture, as_field, blurred, coverage, step
+from safezone.miniworld.canvas import SIZE, Field, Painting, as_field, blurred, coverage, step
 from safezone.miniworld.captions import caption
 from safezone.miniworld.layers import Layer, Placement, object_layers, place
 from safezone.miniworld.palette import jittered, luminance, toned
@@ -62,7 +62,7 @@ def _covered(outlines: list[NDArray[np.float32]], placement: Placement) -> Image
 
 def _painted(
     layers: tuple[Layer, ...], spec: ObjectSpec, placement: Placement, rng: np.random.Generator
-) -> Picture:
+) -> Painting:
     """All layers over each other without light: [3, height, width] of the window."""
     paint = np.zeros((3, placement.height, placement.width), dtype=np.float32)
     for layer in layers:
@@ -78,8 +78,8 @@ def _painted(
 
 
 def _patterned(
-    color: Picture, spec: ObjectSpec, placement: Placement, rng: np.random.Generator
-) -> Picture:
+    color: Painting, spec: ObjectSpec, placement: Placement, rng: np.random.Generator
+) -> Painting:
     """The body's colours: [3, 1, 1] where there is but one, else [3, height, width]."""
     if spec.second_color is None and spec.tone is None:
         return color
@@ -95,7 +95,7 @@ def _patterned(
     return color
 
 
-def _shaded(paint: Picture, placement: Placement, light: float) -> Picture:
+def _shaded(paint: Painting, placement: Placement, light: float) -> Painting:
     """Brighter towards the light, darker away from it, with a soft highlight."""
     lx, ly = np.float32(np.cos(np.radians(light))), np.float32(np.sin(np.radians(light)))
     x, y = placement.centred()
@@ -114,7 +114,7 @@ def _shadow(silhouette: Image.Image, light: float) -> Field:
     return np.float32(0.5) * blurred(shifted, 3.5)
 
 
-def _to_bytes(picture: Picture) -> NDArray[np.uint8]:
+def _to_bytes(picture: Painting) -> NDArray[np.uint8]:
     """[3, SIZE, SIZE] in about [0, 1] to uint8 [SIZE, SIZE, 3]."""
     levels = (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
     return np.ascontiguousarray(levels.transpose(1, 2, 0))

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from safezone.miniworld.canvas import PIXEL_X, PIXEL_Y, SIZE, Field, smooth_noise
-from safezone.miniworld.captions import VOCABULARY, joined
+from safezone.miniworld.captions import VOCABULARY, join_words
 from safezone.miniworld.names import NAMED_OBJECTS, names
 from safezone.miniworld.palette import COLORS, jittered
 
-Pixels: TypeAlias = NDArray[np.uint8]
+Bitmap: TypeAlias = NDArray[np.uint8]
 """RGB, [SIZE, SIZE, 3]."""
 
 
@@ -93,35 +93,35 @@ TEXTURES: Final[Mapping[str, Callable[[Texture, np.random.Generator], Field]]] =
 """From a texture to how much of the second colour each pixel has, [SIZE, SIZE] in [0, 1]."""
 
 
-def _grainy(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+def _grainy(pixels: Bitmap, strength: float, rng: np.random.Generator) -> Bitmap:
     grain = rng.standard_normal((SIZE, SIZE, 1), np.float32)
     return _rounded(pixels + (4 + 36 * strength) * grain)
 
 
-def _noisy(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+def _noisy(pixels: Bitmap, strength: float, rng: np.random.Generator) -> Bitmap:
     return _rounded(pixels + (4 + 36 * strength) * rng.standard_normal(pixels.shape, np.float32))
 
 
-def _blurred(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+def _blurred(pixels: Bitmap, strength: float, rng: np.random.Generator) -> Bitmap:
     return np.asarray(
         Image.fromarray(pixels).filter(ImageFilter.GaussianBlur(1 + 3 * strength)), np.uint8
     )
 
 
-def _recompressed(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+def _recompressed(pixels: Bitmap, strength: float, rng: np.random.Generator) -> Bitmap:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "JPEG", quality=round(30 - 22 * strength), subsampling=2)
     with Image.open(file) as image:
         return np.asarray(image.convert("RGB"), np.uint8)
 
 
-def _pixelated(pixels: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+def _pixelated(pixels: Bitmap, strength: float, rng: np.random.Generator) -> Bitmap:
     side = round(SIZE / (2 + 6 * strength))
     image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BOX)
     return np.asarray(image.resize((SIZE, SIZE), Image.Resampling.NEAREST), np.uint8)
 
 
-DAMAGES: Final[Mapping[str, Callable[[Pixels, float, np.random.Generator], Pixels]]] = (
+DAMAGES: Final[Mapping[str, Callable[[Bitmap, float, np.random.Generator], Bitmap]]] = (
     MappingProxyType(
         {
             "grainy": _grainy,
@@ -161,7 +161,7 @@ def sample_texture(rng: np.random.Generator) -> Texture:
     return Texture(kind, first, second, float(rng.uniform(4, 32)), float(rng.uniform(0, 180)))
 
 
-def paint_texture(texture: Texture, rng: np.random.Generator) -> Pixels:
+def paint_texture(texture: Texture, rng: np.random.Generator) -> Bitmap:
     """The texture over the whole picture; ``rng`` fixes its place and the colours' jitter."""
     first, second = (
         jittered(color, rng).reshape(1, 1, 3) for color in (texture.color, texture.second_color)
@@ -170,7 +170,7 @@ def paint_texture(texture: Texture, rng: np.random.Generator) -> Pixels:
     return _rounded(255 * (first + share * (second - first)))
 
 
-def damaged(pixels: Pixels, damage: str, strength: float, rng: np.random.Generator) -> Pixels:
+def damaged(pixels: Bitmap, damage: str, strength: float, rng: np.random.Generator) -> Bitmap:
     """The picture after ``DAMAGES[damage]``, of the same shape."""
     return DAMAGES[damage](pixels, strength, rng)
 
@@ -179,11 +179,11 @@ def texture_caption(texture: Texture, rng: np.random.Generator, name: str | None
     """A caption of random detail: the kind, mostly the colours; or, where it has one, the name."""
     prefix = "a photo of" if rng.random() < 0.5 else ""
     if name is not None and rng.random() < 0.6:
-        return joined(prefix, name, "texture" if rng.random() < 0.25 else "")
+        return join_words(prefix, name, "texture" if rng.random() < 0.25 else "")
     colors = f"{texture.color} and {texture.second_color}" if rng.random() < 0.75 else ""
-    return joined(prefix, colors, texture.kind, "texture" if rng.random() < 0.25 else "")
+    return join_words(prefix, colors, texture.kind, "texture" if rng.random() < 0.25 else "")
 
 
-def _rounded(pixels: NDArray[np.floating[Any]]) -> Pixels:
-    levels: Pixels = (np.clip(pixels, 0, 255) + 0.5).astype(np.uint8)
+def _rounded(pixels: NDArray[np.floating[Any]]) -> Bitmap:
+    levels: Bitmap = (np.clip(pixels, 0, 255) + 0.5).astype(np.uint8)
     return levels

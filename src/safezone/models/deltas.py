@@ -96,7 +96,7 @@ class Changes:
         return Changes(self.layers, self.owners[rows])
 
 
-class Slot:
+class LayerSlot:
     """What the hooks of one model look at: the changes of the pass that runs just now.
 
     One pass at a time: threads that share a model must not run it together with changes. (A plain
@@ -149,7 +149,7 @@ def convolutions(part: str, module: nn.Module) -> frozenset[str]:
     )
 
 
-def watch(part: str, module: nn.Module, slot: Slot) -> dict[str, tuple[int, int]]:
+def watch(part: str, module: nn.Module, slot: LayerSlot) -> dict[str, tuple[int, int]]:
     """Hooks the changeable layers of a part; returns (outputs, inputs) of ``part.path`` each."""
     shapes = {}
     for path, layer in changeable(module).items():
@@ -160,7 +160,7 @@ def watch(part: str, module: nn.Module, slot: Slot) -> dict[str, tuple[int, int]
     return shapes
 
 
-def _hook(name: str, slot: Slot) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+def _hook(name: str, slot: LayerSlot) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     def add(layer: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         changes = slot.changes
         delta = None if changes is None else changes.layers.get(name)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from safezone.errors import Note
+from safezone.errors import Notice
 
 _KEPT_LIMIT = 128 * 2**20
 """Weights of one network that are kept in the kernels' order too, in bytes; twice this is the
@@ -60,7 +60,7 @@ def freeze(module: nn.Module) -> None:
         warnings.warn(
             f"frozen layers compute with torch's own kernels ({reason}): slower, and a run's last "
             "bits depend on the runs beside it",
-            Note,
+            Notice,
             stacklevel=2,
         )
         return

@@ -25,7 +25,7 @@ from safezone.models.process import Epsilon
 MINI_PIXEL: Final = "mini-pixel"
 TRAIN_COMMAND: Final = "python -m training --stage corpus --stage pixel --work work-train"
 PROMPT_FILE: Final = "prompt_embeds.safetensors"
-PROMPT: Final = "a picture"
+PIXEL_PROMPT: Final = "a picture"
 
 Denoiser: TypeAlias = Callable[[Images, Timesteps], Images]
 """Noisy images in [-1, 1] (as ``process.corrupt`` makes them) to their noise."""
@@ -218,7 +218,11 @@ def _prompt(folder: Path) -> Tensor:
         raise UserError(f"{folder / 'tokenizer'} cannot be opened as T5's tokenizer") from error
     encoder = read_part(T5EncoderModel, folder, "text_encoder", dtype=torch.float32).eval()
     tokens = tokenizer(
-        ["", PROMPT], padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+        ["", PIXEL_PROMPT],
+        padding="max_length",
+        max_length=77,
+        truncation=True,
+        return_tensors="pt",
     )
     with torch.no_grad():
         states = encoder(tokens.input_ids, attention_mask=tokens.attention_mask)

@@ -12,7 +12,7 @@ from torch import Tensor
 from safezone.arrays import Images, Latents, Times
 from safezone.models.attention import AttentionRecord, record_cross_attention
 from safezone.models.base import Conditioning, Posterior, Tokens
-from safezone.models.deltas import Changes, Slot, convolutions, watch
+from safezone.models.deltas import Changes, LayerSlot, convolutions, watch
 from safezone.models.fingerprint import fingerprint
 from safezone.models.frozen import freeze
 from safezone.models.process import Process
@@ -65,7 +65,7 @@ class StableDiffusion:
         self._shift = float(getattr(vae.config, "shift_factor", None) or 0.0)
         self._text = TextEncoder(text_encoder, tokenizer, chunked)
         self._lookup = self._text.lookup
-        self._slot = Slot()
+        self._slot = LayerSlot()
         self.layers: Mapping[str, tuple[int, int]] = {
             **watch("unet", unet, self._slot),
             **watch("text_encoder", self._text.layers, self._slot),

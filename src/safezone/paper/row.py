@@ -12,7 +12,7 @@ from safezone.models.known import hub_name
 from safezone.results.published import Published, published
 from safezone.scores.rows import CLEAN, NOMINAL
 
-Item = TypeVar("Item")
+_Item = TypeVar("_Item")
 
 SEVEN: Final = (CLEAN, "adm+", "adm-", "sds+", "sds-", "ea", "da")
 """Clean images and the paper's six poisons."""
@@ -20,7 +20,7 @@ STEPS: Final = MappingProxyType({"CustomConcept101": 2500})
 """Of textual inversion on a data set (Sec. 5.1); elsewhere they are the model's."""
 FOUR: Final = (CLEAN, "adm+", "adm-", "ea")
 """Those of the tables of hyperparameters and timesteps."""
-DEFENSES: Final = (
+PAPER_DEFENSES: Final = (
     *(NOMINAL, "regen", "pdmpure", "advclean", "jpeg"),
     *("t600", "lm", "jpeg+t600", "jpeg+lm", "szt"),
 )
@@ -37,7 +37,7 @@ class Part:
     count: int
     names: tuple[str, ...] = ()
 
-    def of(self, concepts: Sequence[Item], names: Sequence[str]) -> Sequence[Item]:
+    def of(self, concepts: Sequence[_Item], names: Sequence[str]) -> Sequence[_Item]:
         """Those of all ``concepts``, which are called ``names``."""
         for name in self.names:
             if name in names:
@@ -57,7 +57,7 @@ class PaperRow:
     """
 
     title: str
-    defenses: tuple[str, ...] = DEFENSES
+    defenses: tuple[str, ...] = PAPER_DEFENSES
     poisons: tuple[str, ...] = SEVEN
     table: int | None = None
     figure: int | None = None

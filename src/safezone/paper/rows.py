@@ -8,7 +8,7 @@ from typing import Final
 
 from safezone.lab.run import TEXTUAL_INVERSION
 from safezone.lab.variants import hyperparameter_methods
-from safezone.paper.row import DEFENSES, FOUR, PaperRow, Part
+from safezone.paper.row import FOUR, PAPER_DEFENSES, PaperRow, Part
 from safezone.scores.rows import CLEAN, NOMINAL
 
 TIMESTEPS: Final = (
@@ -102,7 +102,7 @@ ROWS: Final = (
     ),
     PaperRow(
         "Generated images of one concept under ADM+, by defense, on the beach",
-        DEFENSES, _BOTH, figure=8, part=Part(0, 1, ("BlueElephant",)),
+        PAPER_DEFENSES, _BOTH, figure=8, part=Part(0, 1, ("BlueElephant",)),
         prompt="a {} on the beach",
         finding="JPEG and LM alone recover a part, SZT shape and texture",
     ),
@@ -129,7 +129,7 @@ ROWS: Final = (
     ),
     PaperRow(
         "Generated images of five concepts under ADM+, by defense, in the snow",
-        DEFENSES, ("adm+",), figure=18, part=Part(5, 5), data=CUSTOM,
+        PAPER_DEFENSES, ("adm+",), figure=18, part=Part(5, 5), data=CUSTOM,
         prompt="a {} in the snow", finding="as figure 8",
     ),
     PaperRow(
@@ -139,7 +139,7 @@ ROWS: Final = (
     ),
     PaperRow(
         "Generated images of five concepts under ADM+, by defense, on the beach",
-        DEFENSES, ("adm+",), figure=20, part=Part(0, 5),
+        PAPER_DEFENSES, ("adm+",), figure=20, part=Part(0, 5),
         prompt="a {} on the beach", finding="as figure 8",
     ),
     PaperRow(

@@ -6,7 +6,7 @@ from typing import Any
 from safezone.lab.run import Scope
 from safezone.lab.settings import Settings, preset
 from safezone.lab.training import Training
-from safezone.lab.variants import METHODS, split_method, training_of
+from safezone.lab.variants import METHOD_NAMES, split_method, training_of
 from safezone.models.known import KNOWN, hub_name
 from safezone.paper.row import PaperRow
 
@@ -14,7 +14,7 @@ from safezone.paper.row import PaperRow
 def settings_for(row: PaperRow, model: str) -> Settings:
     """The preset of the model and of the row's method, with what the row itself says."""
     run = row.build(Scope(model, ("any",), (0,))).runs[0]
-    return row.settings(preset(model, METHODS[split_method(run.method)[0]]))
+    return row.settings(preset(model, METHOD_NAMES[split_method(run.method)[0]]))
 
 
 def trainings(row: PaperRow, settings: Settings) -> list[Training]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.personalize.adapters import Adapter
-from safezone.personalize.lora_files import finite
+from safezone.personalize.lora_files import finite_tensor
 
 EMB_PARAMS: Final = "emb_params"
 """The key of kohya's scripts and AUTOMATIC1111."""
@@ -86,4 +86,4 @@ def checked_vectors(vectors: Tensor, path: Path) -> Tensor:
             f"{path} holds a {vectors.dtype} tensor of shape {tuple(vectors.shape)}, not "
             "[vectors, width]; give an embedding file."
         )
-    return finite(vectors, "its vectors", path)
+    return finite_tensor(vectors, "its vectors", path)

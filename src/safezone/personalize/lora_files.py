@@ -251,10 +251,10 @@ def _matrix(tensor: Tensor, name: str, path: Path) -> Tensor:
             f"{path} has {name}, {tensor.dtype} of shape {tuple(tensor.shape)}; only changes of "
             "linear layers and 1 x 1 convolutions are supported."
         )
-    return finite(tensor, name, path)
+    return finite_tensor(tensor, name, path)
 
 
-def finite(tensor: Tensor, name: str, path: Path) -> Tensor:
+def finite_tensor(tensor: Tensor, name: str, path: Path) -> Tensor:
     """The tensor in float32, from any floating type; UserError for NaN and infinite values."""
     plain = tensor.float().contiguous()  # also from float8, which knows no isfinite
     if not torch.isfinite(plain).all():

@@ -9,7 +9,7 @@ import torch
 
 from safezone.models.base import Model
 from safezone.personalize.adapters import Adapter
-from safezone.personalize.engine import Observer, Outcome, fit
+from safezone.personalize.engine import Observer, TrainingOutcome, fit
 from safezone.personalize.history import VECTORS
 from safezone.personalize.personalization import Personalization
 from safezone.personalize.runs import PreparedRun, TrainingRun
@@ -43,13 +43,13 @@ def train(
     """
     prepared = [run.prepare(model) if isinstance(run, TrainingRun) else run for run in runs]
 
-    def adapters(step: int, outcomes: Sequence[Outcome]) -> list[Adapter]:
+    def adapters(step: int, outcomes: Sequence[TrainingOutcome]) -> list[Adapter]:
         return [
             _adapter(model, run, settings, step, outcome)
             for run, outcome in zip(prepared, outcomes, strict=True)
         ]
 
-    def show(step: int, outcomes: Sequence[Outcome]) -> None:
+    def show(step: int, outcomes: Sequence[TrainingOutcome]) -> None:
         if preview is not None:
             preview(step, adapters(step, outcomes))
 
@@ -70,7 +70,7 @@ def train(
 
 
 def _adapter(
-    model: Model, run: PreparedRun, settings: Personalization, step: int, outcome: Outcome
+    model: Model, run: PreparedRun, settings: Personalization, step: int, outcome: TrainingOutcome
 ) -> Adapter:
     parameters = {name: value.cpu() for name, value in outcome.parameters.items()}
     trigger, deltas = settings.trigger(run.concept), settings.deltas(parameters)

@@ -10,14 +10,14 @@ from markupsafe import Markup
 
 from safezone.files import write_json, write_text
 from safezone.lab.config import flat
-from safezone.lab.store import ROWS
+from safezone.lab.store import ROWS_FILE
 from safezone.lab.variants import columns_of
 from safezone.reading import read_json
 from safezone.results.artifacts import INDEX, PICTURES, Evidence, evidence
 from safezone.results.comparisons import compare
 from safezone.results.meaning import meaning_sentences
 from safezone.results.notes import caveats, paper_notes, pooled_notes, versions
-from safezone.results.page import Page, Section, render
+from safezone.results.page import Page, Section, render_page
 from safezone.results.published import same_runs
 from safezone.results.summary import ratios_markdown, summary_json
 from safezone.results.tables import SIMILARITY, csv_of, settings_of, to_markdown, write_table
@@ -84,13 +84,13 @@ def _page(folder: Path, index: Mapping[str, Any], rows: Sequence[Row], pictures:
 
 def page_of(folder: Path, pictures: int = PICTURES) -> Page:
     """The page of a folder that has an index; UserError when it holds no results."""
-    index, rows = read_json(folder / INDEX), read_rows(folder / ROWS)
+    index, rows = read_json(folder / INDEX), read_rows(folder / ROWS_FILE)
     return _page(folder, index, rows, pictures)
 
 
 def write_page(page: Page, path: Path) -> Path:
     """Writes the page, atomically, as one self-contained file; UserError when it cannot."""
-    write_text(path, render(page))
+    write_text(path, render_page(page))
     return path
 
 
@@ -103,7 +103,7 @@ def write_results(
     written.
     """
     if rows:
-        write_rows(folder / ROWS, rows)
+        write_rows(folder / ROWS_FILE, rows)
         write_rows(folder / "rows.csv", rows)
     page = _page(folder, index, rows, pictures)
     scored = [row for part in page.sections for row in part.scored]
@@ -129,7 +129,7 @@ def rewrite_results(folder: Path, title: str | None = None, pictures: int = PICT
     if title is not None:
         index["title"] = title
         write_json(folder / INDEX, index)
-    return write_results(folder, index, read_rows(folder / ROWS), pictures)
+    return write_results(folder, index, read_rows(folder / ROWS_FILE), pictures)
 
 
 def _write_tables(folder: Path, part: Section, suffix: str) -> None:

@@ -220,7 +220,7 @@ def _meaning(section: Section, tables: Sequence[ScoreTable]) -> list[str]:
     return meaning_sentences(section.scored) if 0 < len(columns) <= WIDEST else []
 
 
-def render(page: Page) -> str:
+def render_page(page: Page) -> str:
     """The page as text."""
     sections, cells = [], dict[str, Any]()
     for index, section in enumerate(page.sections):

@@ -27,7 +27,7 @@ from safezone.scores.text_image import ClipEncoder, LearnedTokenEncoder
 BUILTIN_FOLDER = Path(__file__).parents[1] / "models" / "weights"
 """Where the built-in encoders are: one folder a name."""
 
-BUILTIN = ("mini-instance", "mini-clip")
+BUILTIN_ENCODERS = ("mini-instance", "mini-clip")
 HUB_NAMES: Mapping[str, str] = {
     "dinov2": "facebook/dinov2-base",
     "clip": "openai/clip-vit-large-patch14",
@@ -130,7 +130,7 @@ def _download(name: str) -> Path:
 
 
 def _locate(name: str) -> Path:
-    if name in BUILTIN:
+    if name in BUILTIN_ENCODERS:
         folder = BUILTIN_FOLDER / name
         if not folder.is_dir():
             raise UserError(f"{name}: no built-in weights in {folder}; install the package again")
@@ -141,7 +141,10 @@ def _locate(name: str) -> Path:
         return Path(name)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         return _download(name)
-    near = difflib.get_close_matches(name, [*BUILTIN, *HUB_NAMES]) or [*BUILTIN, *HUB_NAMES]
+    near = difflib.get_close_matches(name, [*BUILTIN_ENCODERS, *HUB_NAMES]) or [
+        *BUILTIN_ENCODERS,
+        *HUB_NAMES,
+    ]
     raise UserError(f"{name}: no such encoder or folder; known names near it: {', '.join(near)}")
 
 

@@ -71,7 +71,7 @@ def gallery(bench: Bench, figure: Figure) -> Drawing:
     return gallery_drawing(lines, left, title, sampling.texts())
 
 
-def plane(bench: Bench, figure: Figure) -> Drawing:
+def poison_plane(bench: Bench, figure: Figure) -> Drawing:
     """Figure 17: similarity to the object against fidelity to the prompt, mean over poisons."""
     lab, defenses, poisons = bench.lab, figure.defenses(bench), figure.data(bench)[1:]
     if "text_image" not in lab.encoders:

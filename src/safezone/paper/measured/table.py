@@ -60,7 +60,7 @@ _ROWS: Final = (
     Figure(14, "the concepts", gallery.dataset),
     Figure(15, "timestep distributions", probabilities),
     Figure(16, "in-region ratio during training", training.ratios),
-    Figure(17, "similarity against CLIP score", gallery.plane, scores=True),
+    Figure(17, "similarity against CLIP score", gallery.poison_plane, scores=True),
     _gallery(18, "generated images of five concepts, in the snow"),
     _gallery(19, "generated images of one concept, by poison, in the snow"),
     _gallery(20, "generated images of five concepts, on the beach"),

@@ -13,11 +13,11 @@ from safezone.arrays import Timesteps
 from safezone.results.drawings.curves import Panel, Series, draw_panels
 from safezone.results.drawings.style import Drawing
 
-Values = Mapping[str, Float[Tensor, "samples timesteps"]]
+BandValues = Mapping[str, Float[Tensor, "samples timesteps"]]
 """By name of the data, ``clean`` first."""
 
 
-def band_series(values: Values, timesteps: Timesteps) -> list[Series]:
+def band_series(values: BandValues, timesteps: Timesteps) -> list[Series]:
     """Medians with their 50% and 95% bands, one series a data set."""
     return [_banded(name, timesteps, quantile_bands(each)) for name, each in values.items()]
 
@@ -27,7 +27,7 @@ def _banded(name: str, timesteps: Timesteps, band: Mapping[str, Tensor]) -> Seri
     return Series(name, timesteps.double(), band["median"], bands)
 
 
-def parting_numbers(values: Values, timesteps: Timesteps) -> dict[str, Any]:
+def parting_numbers(values: BandValues, timesteps: Timesteps) -> dict[str, Any]:
     """Medians, and beside the first data set: where the others part from it and meet it again,
     where their 50% and 95% bands have nothing in common with its, and the ratio of medians."""
     bands = {name: quantile_bands(each) for name, each in values.items()}
@@ -49,7 +49,7 @@ def _panel(title: str, series: list[Series], ylabel: str) -> Panel:
     return Panel(title, series, "timestep t", ylabel, floor=0.0)
 
 
-def loss_drawing(losses: Values, timesteps: Timesteps, *, n: str) -> Drawing:
+def loss_drawing(losses: BandValues, timesteps: Timesteps, *, n: str) -> Drawing:
     """Figure 4: the loss of clean and poisoned images by timestep."""
     title, ylabel = (
         "median, 50% band (dark), 95% band (light)",
@@ -62,7 +62,13 @@ def loss_drawing(losses: Values, timesteps: Timesteps, *, n: str) -> Drawing:
 
 
 def expanded_drawing(
-    losses: Values, norms: Values, theory: Theory, timesteps: Timesteps, *, elements: int, n: str
+    losses: BandValues,
+    norms: BandValues,
+    theory: Theory,
+    timesteps: Timesteps,
+    *,
+    elements: int,
+    n: str,
 ) -> Drawing:
     """Figure 10: norm of the predicted noise, norm of the error and loss, beside the closed form.
 

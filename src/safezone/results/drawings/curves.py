@@ -12,7 +12,7 @@ from safezone.results.drawings.style import (
     ACCENT,
     DOT,
     LOOKS,
-    headline,
+    figure_title,
     label_axes,
     legend,
     panels,
@@ -73,7 +73,7 @@ def draw_panels(
             for place, each in enumerate(panel.series):
                 _curve(axes, each, shared.get(each.label, place))
             _frame(axes, panel)
-    headline(figure, title)
+    figure_title(figure, title)
     return figure
 
 
@@ -132,7 +132,7 @@ def draw_histograms(
         axes.set_ylim(bottom=0)
         label_axes(axes, poison, "difference to the clean image (1/255)", "share of values (%)")
         legend(axes, below=True)
-    headline(figure, title)
+    figure_title(figure, title)
     return figure
 
 
@@ -178,7 +178,7 @@ def draw_plane(
         if hollow and name in hollow:
             axes.plot(*hollow[name], marker, mfc="none", mec=color, markersize=5, gid="hollow")
     label_axes(axes, "", xlabel, ylabel)
-    headline(figure, title)
+    figure_title(figure, title)
     figure.draw_without_rendering()  # the axes stand where they will stand
     for name, offset in _places(axes, points).items():
         axes.annotate(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from safezone.results.drawings.style import COLOR_MAP, headline, panels
+from safezone.results.drawings.style import COLOR_MAP, figure_title, panels
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,7 +50,7 @@ def draw_tiles(
     engine = figure.get_layout_engine()
     if engine is not None:
         engine.set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)  # type: ignore[call-arg]
-    headline(figure, title)
+    figure_title(figure, title)
     return figure
 
 

@@ -86,7 +86,7 @@ class Drawing:
     numbers: Mapping[str, Any]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "numbers", finite(self.numbers))
+        object.__setattr__(self, "numbers", plain_numbers(self.numbers))
 
 
 def panels(
@@ -104,7 +104,7 @@ def panels(
     return figure, [list(row) for row in grid]
 
 
-def headline(figure: "Figure", text: str) -> None:
+def figure_title(figure: "Figure", text: str) -> None:
     """The figure's title, in as many lines as its width asks for; none for an empty one."""
     if not text:
         return
@@ -180,12 +180,12 @@ def save(drawing: Drawing, folder: Path, stem: str) -> list[Path]:
     return paths
 
 
-def finite(value: Any) -> Any:
+def plain_numbers(value: Any) -> Any:
     """JSON values, floats to six digits, what is not a finite number as None."""
     if isinstance(value, Mapping):
-        return {str(key): finite(each) for key, each in value.items()}
+        return {str(key): plain_numbers(each) for key, each in value.items()}
     if isinstance(value, float):
         return float(f"{value:.6g}") if value - value == 0 else None
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [finite(each) for each in value]
+        return [plain_numbers(each) for each in value]
     return value
