@@ -338,7 +338,7 @@ def test_a_concept_whose_name_is_no_utf_8_has_rows_tables_and_a_page(
 
 def test_the_page_says_on_which_model_poisons_were_made(rows: list[Row], tmp_path: Path) -> None:
     def text(shown: list[Row]) -> str:
-        return Parsed(render(Page("t", sections(tmp_path, {}, shown)))).text
+        return Parsed(render_page(Page("t", sections(tmp_path, {}, shown)))).text
 
     carried = [replace(row, poison_model="mini-v" * (row.poison == "adm+")) for row in rows]
     assert "White box: the poisons were made on the model that was personalized." in text(rows)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from safezone.defenses.preprocess import Pixels
+from safezone.arrays import Pixels
 from safezone.fields import Checked, Natural
 
 Levels = Float[Tensor, "batch 3 height width"]

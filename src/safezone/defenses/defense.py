@@ -8,7 +8,7 @@ from safezone.defenses.preprocess import Identity, Preprocess, chain
 from safezone.defenses.timesteps import TimestepDistribution, Uniform
 from safezone.errors import UserError
 
-Part = TypeVar("Part")
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Defense:
         if self.parts == PLAIN.parts:
             return other
 
-        def one(what: str, mine: Part, theirs: Part, identity: Part) -> Part:
+        def one(what: str, mine: _Part, theirs: _Part, identity: _Part) -> _Part:
             if mine == identity or theirs == identity:
                 return theirs if mine == identity else mine
             raise UserError(

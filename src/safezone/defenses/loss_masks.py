@@ -7,10 +7,9 @@ from typing import ClassVar, NamedTuple, TypeAlias
 from jaxtyping import Float
 from torch import Tensor
 
-from safezone.arrays import Latents, Masks, PerExample
+from safezone.arrays import Latents, Masks, PerExample, Pixels
 from safezone.concepts.masks import LatentMaskMode, dilate, latent_mask, scaled_radius
-from safezone.defenses.preprocess import Pixels
-from safezone.errors import Note, UserError
+from safezone.errors import Notice, UserError
 from safezone.fields import Checked, Weight
 
 Weights = Float[Tensor, "batch 1 latent_height latent_width"]
@@ -107,7 +106,7 @@ class LossMask(Checked, NoMask):
             warnings.warn(
                 f"{whole} of {len(masks)} masks of {concept} cover the whole image: there the "
                 "mask of the defense does nothing; look at them with `safezone mask --preview`.",
-                Note,
+                Notice,
                 stacklevel=4,
             )
         return dilate(masks, self.radius(masks.shape[-1], factor))

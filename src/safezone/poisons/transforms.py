@@ -21,7 +21,7 @@ from safezone.arrays import Images, rand
 from safezone.errors import UserError
 from safezone.fields import Checked, FieldError
 
-PartOfSide: TypeAlias = Annotated[float, Field(ge=0.05, le=1)]
+ShareOfSide: TypeAlias = Annotated[float, Field(ge=0.05, le=1)]
 Moved: TypeAlias = tuple[Images, Float[Tensor, "batch 1 height width"] | None]
 
 
@@ -110,8 +110,8 @@ class DifferentiableJpeg(_Drawn):
 class Shrink(_Drawn):
     """Shrunk to a share of the side, from ``low`` to ``high``, and enlarged back."""
 
-    low: PartOfSide = 0.5
-    high: PartOfSide = 1.0
+    low: ShareOfSide = 0.5
+    high: ShareOfSide = 1.0
 
     def pixels(self, images: Images, generators: Sequence[torch.Generator]) -> Images:
         height, width = images.shape[-2:]
@@ -126,7 +126,7 @@ class Shrink(_Drawn):
 class Crop(Transform):
     """A window of a share of the side, drawn from ``low`` to 1, anywhere, enlarged back."""
 
-    low: PartOfSide = 0.8
+    low: ShareOfSide = 0.8
 
     def __call__(
         self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
