@@ -24,7 +24,7 @@ from safezone.results.artifacts import Evidence, Strip, image_folders, read_run_
 from safezone.results.folder import sections, write_page, write_results
 from safezone.results.meaning import meaning_sentences
 from safezone.results.notes import duration_text, paper_notes
-from safezone.results.page import Page, Section, render
+from safezone.results.page import Page, Section, render_page
 from safezone.results.pictures import amplified_difference, picture
 from safezone.results.published import AVERAGE, published, same_runs
 from safezone.results.tables import to_csv, to_latex, to_markdown
@@ -74,19 +74,19 @@ def decode(uri: str) -> np.ndarray:
 
 
 def test_tags_are_closed_and_ids_are_unique(page: Page) -> None:
-    parsed = Parsed(render(page))
+    parsed = Parsed(render_page(page))
     assert parsed.open == []
     assert len(set(parsed.ids)) == len(parsed.ids)
 
 
 def test_nothing_is_fetched(page: Page) -> None:
-    text = render(page)
+    text = render_page(page)
     assert not re.search(r"https?:|@import|url\(|[\"'(]//", text)
     assert all(link.startswith(("data:", "#")) for link in Parsed(text).links)
 
 
 def test_every_picture_is_there_once(page: Page) -> None:
-    images = Parsed(render(page)).images
+    images = Parsed(render_page(page)).images
     shown = [decode(image["src"] or "") for image in images if "src" in image]
     for image in [*CLEAN_PICTURES, *POISONED_PICTURES]:
         assert sum(np.array_equal(image.numpy(), other) for other in shown) == 1
@@ -98,12 +98,12 @@ def test_every_picture_is_there_once(page: Page) -> None:
 
 
 def test_every_generated_picture_carries_its_prompt(page: Page) -> None:
-    alts = [image["alt"] for image in Parsed(render(page)).images]
+    alts = [image["alt"] for image in Parsed(render_page(page)).images]
     assert [alts.count(prompt) for prompt in PROMPTS] == [4, 4]
 
 
 def test_text_is_escaped_and_there(page: Page) -> None:
-    parsed = Parsed(render(page))
+    parsed = Parsed(render_page(page))
     for text in (
         page.title,
         *meaning_sentences(page.rows),
@@ -118,13 +118,13 @@ def test_text_is_escaped_and_there(page: Page) -> None:
 
 
 def test_ties_are_shown_as_ties(page: Page) -> None:
-    text = render(page)
+    text = render_page(page)
     assert 'class="badge tied"' in text
     assert text.count("not shown to be worse than the best of this poison") >= 4
 
 
 def test_rows_and_tables_can_be_taken_along(page: Page) -> None:
-    links = [link for link in Parsed(render(page)).links if link.startswith("data:text/plain")]
+    links = [link for link in Parsed(render_page(page)).links if link.startswith("data:text/plain")]
     texts = [base64.b64decode(uri.split(",", 1)[1]).decode() for uri in links]
     assert texts[-1] == csv_text(page.rows)
     table = page.sections[0].tables[0]
@@ -145,14 +145,14 @@ def with_rows(page: Page, rows: Sequence[Row]) -> Page:
     ],
 )
 def test_a_page_may_lack_parts(page: Page, change: dict[str, Any]) -> None:
-    parsed = Parsed(render(Page("t", [replace(page.sections[0], **change)])))
+    parsed = Parsed(render_page(Page("t", [replace(page.sections[0], **change)])))
     assert parsed.open == []
     assert ("No scores were measured." in parsed.text) == ("rows" in change)
 
 
 def test_one_concept_and_seed_has_no_interval(page: Page) -> None:
     single = [row for row in page.rows if (row.concept, row.seed) == ("c0", 0)]
-    parsed = Parsed(render(with_rows(page, single)))
+    parsed = Parsed(render_page(with_rows(page, single)))
     assert "1 concept and 1 run a cell" in parsed.text
     assert "nan" not in parsed.text.lower()
 
@@ -161,7 +161,7 @@ def test_models_and_methods_get_their_own_results(rows: list[Row], tmp_path: Pat
     stable = [replace(row, model="stable") for row in rows]
     lora = [replace(row, method="lora", value=9.0) for row in rows]
     parts = sections(tmp_path, {"title": "t"}, [*rows, *stable, *lora])
-    text = render(Page("t", parts))
+    text = render_page(Page("t", parts))
     parsed = Parsed(text)
     assert parsed.open == []
     assert len(set(parsed.ids)) == len(parsed.ids)
@@ -173,7 +173,7 @@ def test_models_and_methods_get_their_own_results(rows: list[Row], tmp_path: Pat
 
 def test_a_metric_without_a_direction_is_shown_without_ranks(page: Page) -> None:
     mine = [replace(row, metric="my_metric") for row in page.rows if row.metric == "frechet"]
-    text = render(with_rows(page, mine))
+    text = render_page(with_rows(page, mine))
     assert "my_metric" in text and 'title="not shown to be worse' not in text
 
 
@@ -253,7 +253,7 @@ def test_pictures_of_a_poison_without_images_are_shown(page: Page) -> None:
     strip = Strip((picture(torch.zeros(3, 8, 8, dtype=torch.uint8), "a"),))
     behind = Evidence({("ea", "nominal"): {"c0": strip}}, class_words={"c0": "vase"})
     part = replace(page.sections[0], evidence=behind)
-    parsed = Parsed(render(Page("t", [part])))
+    parsed = Parsed(render_page(Page("t", [part])))
     assert [image.get("alt") for image in parsed.images if "src" in image] == ["a"]
     assert "EA" in parsed.text
 
@@ -272,7 +272,7 @@ def paper_section(number: int) -> Section:
 
 
 def test_the_papers_number_stands_beside_ours_and_of_sibling_tables_too() -> None:
-    text = render(Page("t", [paper_section(17)]))
+    text = render_page(Page("t", [paper_section(17)]))
     shown = re.findall(r'class="paper">paper ([\d.]+)', text)
     assert set(same_runs(17)) == {
         "instance_similarity",
@@ -294,8 +294,8 @@ def test_the_mean_over_poisons_has_ours_and_the_papers_number() -> None:
 
 
 def test_corrected_labels_are_said_on_the_page() -> None:
-    assert "corrected labels" in render(Page("t", [paper_section(12)]))
-    assert "corrected labels" not in render(Page("t", [paper_section(17)]))
+    assert "corrected labels" in render_page(Page("t", [paper_section(12)]))
+    assert "corrected labels" not in render_page(Page("t", [paper_section(17)]))
 
 
 def write_images(place: Path, **changes: object) -> Path:

@@ -42,7 +42,7 @@ _VERSION = 3
 """Raised when the same settings no longer give the same result; part of the content key."""
 
 
-def content_key(model: Model, runs: Sequence[PreparedRun], method: Personalization) -> str:
+def training_key(model: Model, runs: Sequence[PreparedRun], method: Personalization) -> str:
     """A hash of all that the result depends on; a checkpoint of another key is refused."""
     content = {
         "version": _VERSION,
@@ -54,7 +54,7 @@ def content_key(model: Model, runs: Sequence[PreparedRun], method: Personalizati
 
 
 @dataclass(frozen=True, eq=False)
-class Outcome:
+class TrainingOutcome:
     """What one run learned. ``failed_at``: the step at which it became NaN, else None.
 
     ``parameters``: by name, without the run axis; of a failed run the last finite ones.
@@ -70,7 +70,7 @@ class Outcome:
 
 Observer: TypeAlias = Callable[[str, Mapping[str, Any]], None]
 """Called with a run's key and each line of its log."""
-Preview: TypeAlias = Callable[[int, Sequence[Outcome]], None]
+Preview: TypeAlias = Callable[[int, Sequence[TrainingOutcome]], None]
 """Called with the steps done and what each run has learned so far."""
 
 
@@ -105,10 +105,10 @@ def _log(
     state.window.zero_()
 
 
-def _outcomes(state: State, method: Personalization) -> list[Outcome]:
+def _outcomes(state: State, method: Personalization) -> list[TrainingOutcome]:
     """What each run has learned so far."""
     return [
-        Outcome(
+        TrainingOutcome(
             {name: value[r].detach().clone() for name, value in state.parameters.items()},
             failed_at=None if state.failed_at[r] < 0 else int(state.failed_at[r]),
             loss=float(state.last_loss[r]),
@@ -174,7 +174,7 @@ def fit(
     checkpointing: bool = False,
     captured: bool = False,
     observers: Sequence[Observer] = (),
-) -> list[Outcome]:
+) -> list[TrainingOutcome]:
     """Trains all runs in one pass a step and returns their outcomes in order.
 
     ``folder`` receives ``checkpoint.safetensors`` every ``method.checkpoint_every`` steps and at
@@ -201,7 +201,7 @@ def fit(
         captured=captured,
         checkpointing=checkpointing,
     )
-    key = content_key(model, runs, method)
+    key = training_key(model, runs, method)
     checkpoint = None if folder is None else folder / CHECKPOINT
     state = None if checkpoint is None else load_state(checkpoint, key, model.device)
     if state is None:
