@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from safezone.concepts import Concept
 from safezone.defenses import Defense, LossMask
+from safezone.defenses.loss_masks import Masked
 from safezone.errors import UserError
 from safezone.models import Model, load_model
 from safezone.personalize import (
@@ -144,12 +145,10 @@ def test_logs_are_those_of_the_eager_training(
 class BrokenLater(LossMask):
     """A loss mask that is NaN on the last image."""
 
-    def weights(
-        self, masks: torch.Tensor | None, factor: int, *, concept: str = "the concept"
-    ) -> torch.Tensor:
+    def __call__(self, images: torch.Tensor, *rest: Any, **more: Any) -> Masked:
         weights = torch.ones(3, 1, 8, 8)
         weights[-1] = torch.nan
-        return weights
+        return Masked(images, weights)
 
 
 def test_a_run_that_becomes_nan_stops_there_and_its_neighbours_go_on(
@@ -168,8 +167,8 @@ def test_when_all_have_failed_it_ends_with_the_next_line_of_the_log(
     tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun]
 ) -> None:
     class Broken(BrokenLater):
-        def weights(self, *rest: Any, **more: Any) -> torch.Tensor:
-            return torch.full((3, 1, 8, 8), torch.nan)
+        def __call__(self, images: torch.Tensor, *rest: Any, **more: Any) -> Masked:
+            return Masked(images, torch.full((3, 1, 8, 8), torch.nan))
 
     run = run_of(concept, Defense("broken", loss_mask=Broken()))
     method, lines = replace(METHODS["one vector"], steps=50), []

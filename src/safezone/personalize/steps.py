@@ -5,14 +5,15 @@ and a run whose loss or gradient is not finite keeps what it had.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from safezone.arrays import Latents
 from safezone.defenses import masked_loss
 from safezone.models.base import Model
 from safezone.personalize.checkpoints import State
@@ -20,6 +21,8 @@ from safezone.personalize.injection import Batch, Injection, Network
 from safezone.personalize.personalization import Personalization
 from safezone.personalize.samples import Sampler, Samples
 
+Predict: TypeAlias = Callable[[Network, Mapping[str, Tensor], Batch], Latents]
+"""``Injection.predict`` or ``Injection.predict_rows``."""
 _BETAS: Final = (0.9, 0.999)
 _EPSILON: Final = 1e-8
 """AdamW's, torch's own defaults."""
@@ -45,11 +48,6 @@ class Parts:
         return self.method.batch_size * self.method.accumulation
 
     @property
-    def factors(self) -> tuple[float, float]:
-        """What the losses on the concept's images and on those of its class are multiplied with."""
-        return 1.0, self.method.prior_weight
-
-    @property
     def scale(self) -> float:
         """What losses are multiplied with before the backward pass, a power of two.
 
@@ -60,10 +58,41 @@ class Parts:
             return 1.0
         return float(2 ** round(math.log2(self.sampler.data.shape.numel())))
 
-    def cuts(self, rows: int, runs: int) -> Iterator[slice]:
-        """The rows of each pass, for so many runs."""
+    def gradients(
+        self,
+        predict: Predict,
+        parameters: Mapping[str, Tensor],
+        samples: Sequence[Samples],
+        runs: int,
+    ) -> tuple[dict[str, Tensor], Float[Tensor, " runs"]]:
+        """By name the gradients of one step, float32, and the losses of ``runs`` runs, float64.
+
+        ``samples``: of the concepts, and of their classes where they take part. The gradient is
+        that of the sum over runs of the run's mean over its batch, however few rows the device
+        takes at once.
+        """
         most = min(self.max_batch, runs * self.method.batch_size)
-        return (slice(start, start + most) for start in range(0, rows, most))
+        totals: list[Tensor | None] = [None] * len(parameters)
+        losses = []
+        for part, factor in zip(samples, (1.0, self.method.prior_weight), strict=False):
+            of_rows = []
+            for start in range(0, len(part.runs), most):
+                cut = slice(start, start + most)
+                batch = Batch(*(each[cut] for each in part.batch))
+                error = predict(self.network, parameters, batch).float() - part.target[cut]
+                loss = masked_loss(error, None if part.weights is None else part.weights[cut])
+                total = loss.sum() / self.size * (factor * self.scale)
+                own = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
+                pairs = zip(totals, own, strict=True)
+                totals = [a if b is None else b if a is None else a + b for a, b in pairs]
+                of_rows.append(loss.detach())
+            losses.append(factor * torch.cat(of_rows).view(-1, self.size).mean(dim=1).double())
+        # The prediction may not depend on a layer, such as the last of SDXL's text encoders.
+        gradients = {
+            name: torch.zeros_like(value) if total is None else total / self.scale
+            for (name, value), total in zip(parameters.items(), totals, strict=True)
+        }
+        return gradients, torch.stack(losses).sum(dim=0)
 
 
 class Step(Protocol):
@@ -98,23 +127,20 @@ class EagerStep:
         state, parts = self._state, self._parts
         active = (state.failed_at < 0).nonzero().flatten()
         samples = parts.sampler.at(state.step, active)
-        losses = torch.stack(
-            [
-                factor * self._backward(each, len(active), factor)
-                for each, factor in zip(samples, parts.factors, strict=False)
-            ]
-        ).sum(dim=0)  # [active], float64
+        predict = parts.injection.predict
+        gradients, losses = parts.gradients(predict, state.parameters, samples, len(active))
+        losses = losses.cpu()
         well = torch.zeros(len(state.failed_at), dtype=torch.bool)
         well[active] = losses.isfinite()
-        for parameter in state.parameters.values():
-            _gradient(parameter).div_(parts.scale)
-            well &= _gradient(parameter).flatten(1).isfinite().all(dim=1).cpu()
+        for gradient in gradients.values():
+            well &= gradient.flatten(1).isfinite().all(dim=1).cpu()
         ill = ~well
         before = {}
-        if ill.any():
-            for name, parameter in state.parameters.items():
-                _gradient(parameter)[ill] = 0
+        for name, parameter in state.parameters.items():
+            if ill.any():
+                gradients[name][ill] = 0
                 before[name] = parameter.detach()[ill].clone()
+            parameter.grad = gradients[name]
         self._optimiser.param_groups[0]["lr"] = parts.method.rate(state.step)
         self._optimiser.step()
         self._optimiser.zero_grad()
@@ -125,21 +151,6 @@ class EagerStep:
         state.step += 1
         state.failed_at[ill & (state.failed_at < 0)] = state.step
         state.window[active] += losses.where(well[active], torch.zeros(()).double())
-
-    def _backward(self, samples: Samples, active: int, factor: float) -> Float[Tensor, " active"]:
-        """Adds the gradients of ``factor`` times the loss; returns the losses without it.
-
-        The gradient is that of the sum over runs of the run's mean over its batch, however few
-        rows the device takes at once.
-        """
-        parts, losses = self._parts, []
-        for cut in parts.cuts(len(samples.runs), active):
-            batch = Batch(*(each[cut] for each in samples.batch))
-            prediction = parts.injection.predict(parts.network, self._state.parameters, batch)
-            loss = _loss(prediction, samples.target[cut], samples.weights, cut)
-            (loss.sum() / parts.size * (factor * parts.scale)).backward()
-            losses.append(loss.detach())
-        return torch.cat(losses).view(-1, parts.size).mean(dim=1).double().cpu()
 
 
 class CapturedStep:
@@ -223,17 +234,14 @@ class CapturedStep:
         """What is recorded: reads the samples and numbers that were copied, changes the state."""
         state, parts = self._state, self._parts
         alive = state.failed_at < 0
-        gradients = [torch.zeros_like(value) for value in state.parameters.values()]
-        losses = torch.zeros_like(state.window)
-        for samples, factor in zip(self._inputs, parts.factors, strict=False):
-            losses += factor * self._accumulate(gradients, samples, factor)
+        predict, count = parts.injection.predict_rows, len(self._runs)
+        gradients, losses = parts.gradients(predict, state.parameters, self._inputs, count)
         with torch.no_grad():
             well = alive & losses.isfinite()
-            for gradient in gradients:
-                gradient.div_(parts.scale)
+            for gradient in gradients.values():
                 well &= gradient.flatten(1).isfinite().all(dim=1)
             before = [value.detach().clone() for value in state.parameters.values()]
-            for name, gradient in zip(state.parameters, gradients, strict=True):
+            for name, gradient in gradients.items():
                 self._adamw(name, gradient.where(_over(well, gradient), 0))
             parts.injection.constrain(state.parameters)
             for value, old in zip(state.parameters.values(), before, strict=True):
@@ -241,25 +249,6 @@ class CapturedStep:
             self._count += 1
             state.failed_at.copy_(state.failed_at.where(~alive | well, self._count))
             state.window += losses.where(well, 0)
-
-    def _accumulate(
-        self, gradients: Sequence[Tensor], samples: Samples, factor: float
-    ) -> Float[Tensor, " runs"]:
-        """Adds the gradients of ``factor`` times the loss; returns the losses without it."""
-        parts, losses = self._parts, []
-        for cut in parts.cuts(len(samples.runs), len(self._runs)):
-            batch = Batch(*(each[cut] for each in samples.batch))
-            prediction = parts.injection.predict_rows(parts.network, self._state.parameters, batch)
-            loss = _loss(prediction, samples.target[cut], samples.weights, cut)
-            total = loss.sum() / parts.size * (factor * parts.scale)
-            own = torch.autograd.grad(
-                total, list(self._state.parameters.values()), allow_unused=True
-            )
-            for gradient, more in zip(gradients, own, strict=True):
-                if more is not None:
-                    gradient += more
-            losses.append(loss.detach())
-        return torch.cat(losses).view(-1, parts.size).mean(dim=1).double()
 
     def _adamw(self, name: str, gradient: Tensor) -> None:
         """Loshchilov & Hutter (2019), as torch's AdamW, with its numbers on the device."""
@@ -271,18 +260,5 @@ class CapturedStep:
         value.copy_(value * decay - size * first / (second.sqrt() / root + _EPSILON))
 
 
-def _loss(
-    prediction: Tensor, target: Tensor, weights: Tensor | None, cut: slice
-) -> Float[Tensor, " rows"]:
-    return masked_loss(prediction.float() - target, None if weights is None else weights[cut])
-
-
 def _over(runs: Bool[Tensor, " runs"], like: Tensor) -> Tensor:
     return runs.view(-1, *(1,) * (like.ndim - 1))
-
-
-def _gradient(parameter: Tensor) -> Tensor:
-    if parameter.grad is None:
-        # The prediction may not depend on a layer, such as the last of SDXL's text encoders.
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
