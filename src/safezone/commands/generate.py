@@ -95,24 +95,24 @@ def run(options: Options) -> Answer:
 COMMAND = Command(__doc__, Options, run)
 
 
-def adapter_files(given: Sequence[Path]) -> dict[Path, Path]:
+def adapter_files(paths: Sequence[Path]) -> dict[Path, Path]:
     """Every file of an adapter, with its place below what was given."""
     from safezone.personalize import ADAPTER_FILES
 
     files: dict[Path, Path] = {}
-    for path in given:
+    for path in paths:
         if not path.is_dir():
             files[path] = Path(path.stem)
             continue
-        found = sorted(
+        inside = sorted(
             p
             for p in path.rglob("*.safetensors")
             if p.name in ADAPTER_FILES and ".partial-" not in str(p)
         )
-        if not found:
+        if not inside:
             names = ", ".join(ADAPTER_FILES)
             raise UserError(f"{path} holds none of {names}; train with `safezone personalize`")
-        files |= {each: each.parent.relative_to(path) for each in found}
+        files |= {each: each.parent.relative_to(path) for each in inside}
     return files
 
 
@@ -131,9 +131,9 @@ def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[Dr
         if adapter.failed:
             continue
         own = file.parent / RUN_RECORD
-        told: dict[str, Any] = read_json(own) if own.is_file() else {}
+        origin: dict[str, Any] = read_json(own) if own.is_file() else {}
         place = file.parent / "images" if options.out is None else options.out / below
-        if options.out is None and not told:
+        if options.out is None and not origin:
             place = file.parent / f"{file.stem}-images"
         if place in places:
             raise UserError(
@@ -141,19 +141,19 @@ def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[Dr
                 "each with an --out of its own"
             )
         places[place] = file
-        concept = str(told.get("concept", adapter.placeholder.strip("<>")))
-        seed = options.seed if options.seed is not None else int(told.get("seed", 0))
+        concept = str(origin.get("concept", adapter.placeholder.strip("<>")))
+        seed = options.seed if options.seed is not None else int(origin.get("seed", 0))
         record = {
             "concept": concept,
-            "poison": told.get("poison", CLEAN),
-            "defense": told.get("defense", NOMINAL),
-            "method": told.get("method", TEXTUAL_INVERSION),
+            "poison": origin.get("poison", CLEAN),
+            "defense": origin.get("defense", NOMINAL),
+            "method": origin.get("method", TEXTUAL_INVERSION),
             "model": model.name,
-            "photographs": told.get("photographs", False),
+            "photographs": origin.get("photographs", False),
             "embedding": os.path.abspath(file),
         }
         for name in ("clean", "training"):
-            value = told.get(name)
+            value = origin.get(name)
             record[name] = value and os.path.relpath(file.parent / value, place)
         parts = drawn(weights, options.sampling, concept, seed)
         images = named("generate").artifact(place, "", made_key(file, RUN_RECORD), *parts)

@@ -16,7 +16,7 @@ def preset_of_images(arguments: Sequence[str]) -> Settings | None:
     """
     if any(argument.split("=")[0] in _CHOSEN for argument in arguments):
         return None
-    model = next((found for each in arguments if (found := _model(Path(each))) is not None), None)
+    model = next((name for each in arguments if (name := _model(Path(each))) is not None), None)
     return None if model is None else preset(model)
 
 
@@ -27,5 +27,5 @@ def _model(folder: Path) -> str | None:
     from safezone.reading import read_json
 
     record = next(folder.rglob(IMAGES_RECORD), None)
-    found = None if record is None else read_json(record).get("model")
-    return found if isinstance(found, str) else None
+    model = None if record is None else read_json(record).get("model")
+    return model if isinstance(model, str) else None
