@@ -14,8 +14,12 @@ import jaxtyping
 import pytest
 import torch
 
-from safezone.models import Model, load_model
-from tiny import write_tiny_folder
+from shapes import checked_modules
+
+jaxtyping.install_import_hook(checked_modules(), "shapes.check_shapes")  # before their import
+
+from safezone.models import Model, load_model  # noqa: E402
+from tiny import write_tiny_folder  # noqa: E402
 
 torch.set_num_threads(1)
 

@@ -27,7 +27,7 @@ class Guide:
     """
 
     conditioning: Conditioning
-    target: Images
+    target: Float[Tensor, "1 3 height width"]
     target_posterior: Posterior
     clean: Images
     clean_posterior: Posterior
