@@ -93,7 +93,10 @@ def test_from_photographs_to_a_report(
     _json(capsys, *personalize)  # nothing is left to do
     assert {path: path.read_bytes() for path in embeddings} == before
 
-    sampling = ("--prompts", "a {}", "--prompts", "a {} on grass", "--steps", "2")
+    sampling = [
+        *("--prompts", "a {}", "--prompts", "a {} on grass", "--steps", "2"),
+        *("--images-per-prompt", "1"),  # five by default on real models
+    ]
     _json(capsys, "generate", str(runs), *model, *sampling, "--json")
     assert len([p for p in runs.rglob("*.png") if p.parent.name == "images"]) == 8
 
