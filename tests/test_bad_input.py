@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ from hostile import (
     good_place,
     write_adapter,
 )
-from safezone.cli import main
+from safezone.cli import COMMANDS, main
 from safezone.lab.config import read_settings
 from safezone.personalize import load_embedding, save_embedding
 
@@ -277,9 +278,11 @@ def test_nothing_is_drawn_of_failed_runs_only(
 
 def test_documents_name_options_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     known = {"--help", "--version"}
-    for name in [*USUAL, "demo"]:
-        assert main([*name.split(), "--help"]) == 0
-        known |= set(re.findall(r"--[a-z][a-z.-]*[a-z]", capsys.readouterr().out))
+    for name in COMMANDS:
+        verbs = getattr(import_module(f"safezone.commands.{name}"), "VERBS", {"": None})
+        for verb in verbs:
+            assert main([*f"{name} {verb}".split(), "--help"]) == 0
+            known |= set(re.findall(r"--[a-z][a-z.-]*[a-z]", capsys.readouterr().out))
     root = Path(__file__).parents[1]
     for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
         told = set(re.findall(r"(?<![\w-])--[a-z][a-z.-]*[a-z]", page.read_text()))
