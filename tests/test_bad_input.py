@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -166,6 +167,39 @@ def test_disk_that_cannot_be_written(
     assert main(command_line(place, "poison")) == 2
     _one_sentence(capsys.readouterr().err, "out")
     assert not place.out.exists()
+
+
+@pytest.mark.parametrize("command", ["export", "export --form diffusers", "generate"])
+@pytest.mark.parametrize("where", ["full while written", "full when put in place"])
+def test_a_full_disk_at_export_and_generate(
+    command: str,
+    where: str,
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The system's own refusal, as safetensors and Pillow tell it, and that of the last step."""
+    arguments = command_line(place, command)
+    before = _tree(place.root)
+    if where == "full when put in place":
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place.out))
+
+        monkeypatch.setattr(os, "replace", refuse)
+        status = main(arguments)
+    else:
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16, limits[1]))
+        try:
+            status = main(arguments)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert status == 2
+    said = capsys.readouterr()
+    _one_sentence(said.err, "has free space")
+    assert said.out == ""
+    assert _tree(place.root) == before
 
 
 def test_exit_status_of_the_process(place: Place) -> None:

@@ -66,6 +66,18 @@ def clipped(name: str, most: int = 150) -> str:
     return os.fsencode(name)[:most].decode("utf-8", "ignore")
 
 
+def _absent(folder: Path) -> list[Path]:
+    """The folder and those above it that are not there, the innermost first."""
+    return [each for each in (folder, *folder.parents) if not each.exists()]
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Removes folders that were made for a file or folder that then could not be written."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
 # Files
 
 
@@ -73,11 +85,11 @@ def clipped(name: str, most: int = 150) -> str:
 def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """An empty temporary file beside ``path`` that replaces it when the block ends well.
 
-    At any moment the old or the new file is there, whole; missing folders are made. ``sync``: the
-    content is on the disk before the name is, so that a loss of power does no harm either. Raises
-    WorkspaceError when the file cannot be written.
+    At any moment the old or the new file is there, whole; missing folders are made, and removed
+    when the block fails. ``sync``: the content is on the disk before the name is, so that a loss
+    of power does no harm either. Raises WorkspaceError when the file cannot be written.
     """
-    temporary = _partial(path)
+    temporary, absent = _partial(path), _absent(path.parent)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_left(path)
@@ -94,6 +106,8 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if not path.exists():
+            _remove_empty(absent)
 
 
 def move_file(source: Path, path: Path) -> None:
@@ -156,7 +170,7 @@ def whole_folder(
     when it cannot be written.
     """
     place = place.absolute()
-    temporary = _partial(place)
+    temporary, absent = _partial(place), _absent(place.parent)
     try:
         _remove_left(place)
         temporary.mkdir(parents=True)
@@ -171,6 +185,8 @@ def whole_folder(
         raise type(error)(str(error).replace(str(temporary), str(place))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        if not place.exists():
+            _remove_empty(absent)
 
 
 def _move(temporary: Path, place: Path, done: Callable[[], bool], replace: bool) -> None:

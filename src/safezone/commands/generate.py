@@ -77,9 +77,11 @@ def run(options: Options) -> Answer:
     new = options.out is not None and not options.out.exists()
     if any(job.record["photographs"] for job in jobs):
         note(f"note: {MINI_LIMITS}.")
-    reasons = generate_all(model, jobs, options.sampling, progress=progress())
-    if new and options.out is not None and len(reasons) == len(jobs):
-        shutil.rmtree(options.out)  # locks have made folders in it
+    try:
+        reasons = generate_all(model, jobs, options.sampling, progress=progress())
+    finally:
+        if new and options.out is not None and not any(map(Path.is_file, options.out.rglob("*"))):
+            shutil.rmtree(options.out, ignore_errors=True)  # locks have made folders in it
     failed = {str(place): reason for place, reason in reasons.items()}
     made = [job for job in jobs if job.artifact.place not in reasons]
     count = len(prompts) * options.sampling.images_per_prompt
