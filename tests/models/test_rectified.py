@@ -35,7 +35,7 @@ def test_the_scheduler_says_pndm_and_epsilon_and_the_index_decides(
     config = json.loads((folder / "scheduler/scheduler_config.json").read_text())
     assert (config["_class_name"], config["prediction_type"]) == ("PNDMScheduler", "epsilon")
     assert model.process == RectifiedFlow(1000, "data")
-    assert kind_of(str(folder)) == kind_of("XCLiu/2_rectified_flow_from_sd_1_5") == "sd15rf"
+    assert kind_of(str(folder)) == kind_of("XCLiu/2_rectified_flow_from_sd_1_5") == "sd15-rf"
     plain = load_model(write_tiny_folder(tmp_path / "plain"))
     assert not isinstance(plain.process, RectifiedFlow)
     assert model.fingerprint() != plain.fingerprint(), "the same weights, another model"
