@@ -28,7 +28,7 @@ from transformers import (
 )
 
 from safezone.arrays import rand, stream
-from safezone.defenses import PDMPure, defense, pixel_purify, resolve
+from safezone.defenses import DiffPure, GridPure, PDMPure, defense, pixel_purify, resolve
 from safezone.defenses.purify import networks
 from safezone.errors import UserError
 from safezone.models.pixel import PROMPT_FILE, SuperResolution, cache_prompt, load_pixel_model
@@ -250,11 +250,43 @@ def test_without_stage_two_a_real_model_is_told_what_to_fetch() -> None:
         resolve(defense("pdmpure").preprocess, real)
 
 
-@pytest.mark.parametrize("name", ["pdmpure", "jpeg+pdmpure"])
-def test_a_photograph_is_never_purified_at_128_px(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("pdmpure", "pdmpure-if"),
+        ("jpeg+pdmpure", "pdmpure-if"),
+        ("diffpure", r"DiffPure\(model="),
+        ("gridpure", r"GridPure\(model="),
+    ],
+)
+def test_a_photograph_is_never_purified_at_128_px(name: str, instead: str) -> None:
     ready = resolve(defense(name).preprocess, None)
-    with pytest.raises(UserError, match=r"for 128 px and the image has 512; use pdmpure-if"):
+    with pytest.raises(UserError, match=f"for 128 px and the image has 512; use {instead}"):
         ready(torch.zeros(1, 3, 512, 512, dtype=torch.uint8), 0)
+
+
+@pytest.mark.parametrize("name", ["diffpure", "diffpure50", "jpeg+gridpure", "gridpure5"])
+def test_the_purifiers_of_pixels_name_the_model_that_a_real_one_needs(name: str) -> None:
+    real: Any = SimpleNamespace(image_size=512, device=torch.device("cpu"))
+    word = "diffpure" if "diff" in name else "gridpure"
+    told = rf"{word} on photographs.*256x256_diffusion_uncond.*\(model=FOLDER\).*--without {word}"
+    with pytest.raises(UserError, match=told):
+        resolve(defense(name).preprocess, real)
+
+
+@pytest.mark.parametrize("purifier", [DiffPure, GridPure])
+def test_with_a_larger_pixel_model_photographs_are_purified(
+    tmp_path: Path, purifier: type[DiffPure] | type[GridPure]
+) -> None:
+    """A small random folder stands for guided-diffusion's; it is opened by the loading code."""
+    folder = write_tiny_pixel_folder(tmp_path / "guided")
+    short = {"start": 2} if purifier is DiffPure else {"start": 1, "rounds": 1}
+    real: Any = SimpleNamespace(image_size=512, device=torch.device("cpu"))
+    ready = resolve(purifier(**short, model=str(folder)), real)
+    assert networks(ready) == (load_pixel_model(str(folder), "cpu"),)
+    image = torch.randint(0, 256, (1, 3, 192, 192), generator=stream("g")).to(torch.uint8)
+    assert ready(image, 0).shape == image.shape
+    assert not torch.equal(ready(image, 0), image)
 
 
 def test_the_published_walk_starts_above_its_noise(tmp_path: Path) -> None:

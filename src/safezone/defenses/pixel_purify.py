@@ -22,6 +22,8 @@ Clip = Callable[[Tensor], Tensor]
 
 _SMALL: Final = 128
 """Side of the images that the built-in pixel model was trained on."""
+GUIDED_DIFFUSION: Final = "256x256_diffusion_uncond"
+"""The unconditional model of 256 px of OpenAI's guided-diffusion, that of the papers' ImageNet."""
 
 
 def clip(clean: Tensor) -> Tensor:
@@ -88,16 +90,43 @@ def _require_timesteps(name: str, start: int, stride: int) -> None:
         )
 
 
+def _is_small(model: Model | None) -> bool:
+    """Whether the built-in pixel model fits: the images' size is told where no model is."""
+    return model is None or model.image_size <= _SMALL
+
+
+def _require_fit(pixel: PixelModel, image: Images, instead: str) -> None:
+    """Raises UserError for a photograph before the built-in model."""
+    if pixel.name == MINI_PIXEL and image.shape[-1] > _SMALL:
+        raise UserError(
+            f"the built-in pixel model is for {_SMALL} px and the image has {image.shape[-1]}; "
+            f"use {instead}"
+        )
+
+
 class _PixelPurifier(Purifier):
     """What the three have in common: one pixel model, opened by its name."""
 
     model: str | None
 
     def bind(self, model: Model | None) -> Bound:
+        if self.model is None and not _is_small(model):
+            name = type(self).__name__
+            raise UserError(
+                f"{name.lower()} on photographs needs a large diffusion model of pixels, in the "
+                f"papers {GUIDED_DIFFUSION} of github.com/openai/guided-diffusion: convert it to "
+                f"a diffusers folder (a UNet2DModel of three channels) and give {name}(model="
+                f"FOLDER), or leave the column out with --without {name.lower()}"
+            )
         pixel = load_pixel_model(
             self.model or MINI_PIXEL, None if model is None else str(model.device)
         )
-        return Bound((pixel,), lambda image, g: self.clean(pixel, image, g), pixel.device)
+
+        def clean(image: Images, generator: torch.Generator) -> Images:
+            _require_fit(pixel, image, f"{type(self).__name__}(model=) with a larger one")
+            return self.clean(pixel, image, generator)
+
+        return Bound((pixel,), clean, pixel.device)
 
     @abstractmethod
     def clean(self, pixel: PixelModel, image: Images, generator: torch.Generator) -> Images:
@@ -109,11 +138,12 @@ class DiffPure(_PixelPurifier):
     """DiffPure (Nie et al., 2022): noise to timestep ``start``, then the whole way back.
 
     The image is brought to the model's size and back (bicubic) where it has another one.
+    ``model``: a pixel model's folder or hub name; by default the built-in one, up to 128 px only.
     """
 
     start: int = 100
     stride: int = 1
-    model: str = MINI_PIXEL
+    model: str | None = None
 
     def __post_init__(self) -> None:
         _require_timesteps("DiffPure", self.start, self.stride)
@@ -130,13 +160,13 @@ class GridPure(_PixelPurifier):
 
     Each of ``rounds``: every crop is noised to ``start`` and denoised step by step, overlaps are
     averaged, and ``blend`` of the round's input is mixed back in. Crops lie half a crop apart; an
-    image that is not larger than the model is one crop at its own size.
+    image that is not larger than the model is one crop at its own size. ``model``: as DiffPure's.
     """
 
     start: int = 10
     rounds: int = 20
     blend: float = 0.1
-    model: str = MINI_PIXEL
+    model: str | None = None
 
     def __post_init__(self) -> None:
         _require_timesteps("GrIDPure", self.start, 1)
@@ -210,8 +240,7 @@ class PDMPure(_PixelPurifier):
     def bind(self, model: Model | None) -> Bound:
         names = (self.model, self.upscaler)
         if self.model is None:
-            small = model is None or model.image_size <= _SMALL
-            names = (MINI_PIXEL, self.upscaler) if small else (STAGE_TWO, FOUR_FOLD)
+            names = (MINI_PIXEL, self.upscaler) if _is_small(model) else (STAGE_TWO, FOUR_FOLD)
         return self._bound(names[0] or MINI_PIXEL, names[1], model)
 
     def _bound(self, name: str, upscaler_name: str | None, model: Model | None) -> Bound:
@@ -229,6 +258,9 @@ class PDMPure(_PixelPurifier):
             ) from error
 
         def clean(image: Images, generator: torch.Generator) -> Images:
+            _require_fit(
+                pixel, image, "pdmpure-if: DeepFloyd IF's stage II, the upscaler behind it"
+            )
             small = self.clean(pixel, image, generator)
             large = small if upscaler is None else upscaler(small, generator)
             return _resized(large, image.shape[-1])
@@ -239,11 +271,6 @@ class PDMPure(_PixelPurifier):
         self, pixel: PixelModel, image: Images, generator: torch.Generator
     ) -> Float[Tensor, "batch 3 side side"]:
         """The purified image at the model's size."""
-        if pixel.name == MINI_PIXEL and image.shape[-1] > _SMALL:
-            raise UserError(
-                f"pdmpure's built-in model is for {_SMALL} px and the image has {image.shape[-1]}; "
-                "use pdmpure-if, which is DeepFloyd IF's stage II with the four-fold upscaler"
-            )
         return renew(
             pixel,
             _resized(image, pixel.image_size),
