@@ -1,14 +1,18 @@
 """``safezone mask``: makers, comparison with given masks, previews."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from safezone.cli import main
+from safezone.concepts.masks import iou
 from safezone.images import read_image, read_mask
+from safezone.miniworld import novel_concepts, render
 from tiny_sam import write_tiny_sam
 
 
@@ -70,3 +74,106 @@ def test_comparing_without_masks_says_what_is_missing(
     Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
     assert main(["mask", str(tmp_path), "--compare"]) == 2
     assert "no masks to compare with" in capsys.readouterr().err
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> tuple[Path, dict[str, NDArray[np.bool_]]]:
+    """Two pictures of the mini world, of which GrabCut gets the fish wrong, and the true masks."""
+    pytest.importorskip("cv2")
+    place, masks = tmp_path / "drawn", {}
+    place.mkdir()
+    for novel in novel_concepts():
+        if novel.name in ("TwoToneHouse", "PartyFish"):
+            picture = render(novel.scenes[0])
+            Image.fromarray(picture.image).save(place / f"{novel.name}.png")
+            masks[novel.name] = picture.mask >= 128
+    return place, masks
+
+
+def box_around(mask: NDArray[np.bool_]) -> list[int]:
+    down, across = np.nonzero(mask)
+    return [int(v) for v in (across.min(), down.min(), across.max() + 1, down.max() + 1)]
+
+
+def agreement(place: Path, masks: dict[str, NDArray[np.bool_]]) -> dict[str, float]:
+    """Intersection over union of what was written with the true masks."""
+    return {n: iou(read_mask(place / "masks" / f"{n}.png"), mask) for n, mask in masks.items()}
+
+
+def test_an_unsure_mask_is_told_and_its_hint_makes_it_right(
+    drawn: tuple[Path, dict[str, NDArray[np.bool_]]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    place, masks = drawn
+    assert main(["mask", str(place)]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"PartyFish: .*, sureness 0\.\d\d: look at it", said)
+    assert re.search(r"TwoToneHouse: .*, sureness 0\.9\d$", said, re.MULTILINE)
+    assert "1 of 2 are not sure" in said
+    for way_out in ("--preview", "--box", "--point", "--hints", "--source sam"):
+        assert way_out in said
+    without = agreement(place, masks)
+    assert without["TwoToneHouse"] > 0.95 > 0.8 > without["PartyFish"]
+
+    before = (place / "masks" / "TwoToneHouse.png").read_bytes()
+    hints = tmp_path / "hints.json"
+    hints.write_text(json.dumps({"PartyFish.png": {"box": box_around(masks["PartyFish"])}}))
+    assert main(["mask", str(place), "--hints", str(hints)]) == 2
+    assert "has masks already; give --overwrite" in capsys.readouterr().err
+    assert main(["mask", str(place), "--hints", str(hints), "--overwrite", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert set(answer["sureness"]) == {"PartyFish"}  # masks of other images stay
+    assert answer["unsure"] == []
+    assert (place / "masks" / "TwoToneHouse.png").read_bytes() == before
+    assert agreement(place, masks)["PartyFish"] > 0.95
+
+
+@pytest.mark.parametrize("way", ["--box", "--point"])
+def test_a_box_or_a_point_is_for_every_image(tmp_path: Path, way: str) -> None:
+    pytest.importorskip("cv2")
+    y, x = np.mgrid[:120, :160]
+    large, small = np.hypot(y - 60, x - 75) < 32, np.hypot(y - 22, x - 132) < 14
+    picture = np.where((large | small)[..., None], (220, 60, 40), (50, 110, 70)).astype(np.uint8)
+    for i in range(2):
+        Image.fromarray(picture + np.uint8(i)).save(tmp_path / f"{i}.png")
+    assert main(["mask", str(tmp_path)]) == 0
+    assert agreement(tmp_path, {"0": large, "1": large}) == pytest.approx({"0": 1, "1": 1}, abs=0.1)
+    hint = {"--box": ["114", "4", "150", "40"], "--point": ["132", "22"]}[way]
+    assert main(["mask", str(tmp_path), way, *hint, "--overwrite", "--size", "64"]) == 0
+    assert agreement(tmp_path, {"0": small, "1": small}) == pytest.approx({"0": 1, "1": 1}, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "words"),
+    [
+        ({"9.png": {"point": [4, 4]}}, [], "names 9.png, which is no image of"),
+        ({"0.png": {"point": [4]}}, [], "0.png.point"),
+        ({"0.png": {"box": [4, 4, 2, 9]}}, [], "the box 4 4 2 9"),
+        ({"0.png": {"point": [900, 4]}}, [], "is not in the image of 96 x 96 pixels"),
+        ({"0.png": {"spot": [9, 9]}}, [], "0.png.spot"),
+        ([], [], "hints.json"),
+        ({"0.png": {"point": [4, 4]}}, ["--box", "0", "0", "9", "9"], "without --box and --point"),
+        (None, ["--point", "96", "0"], "is not in the image of 96 x 96 pixels"),
+        (None, ["--box", "0", "0", "9"], "--box"),
+    ],
+)
+def test_wrong_hints_get_one_sentence_and_nothing_is_written(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    content: object,
+    more: list[str],
+    words: str,
+) -> None:
+    pytest.importorskip("cv2")
+    hints = tmp_path / "hints.json"
+    if content is not None:
+        hints.write_text(json.dumps(content))
+        more = ["--hints", str(hints), *more]
+    before = {path: path.read_bytes() for path in folder.rglob("*.png")}
+    assert main(["mask", str(folder), "--size", "64", "--overwrite", *more]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.splitlines()) == 1
+    assert {path: path.read_bytes() for path in folder.rglob("*.png")} == before

@@ -20,6 +20,8 @@ from safezone.lab.settings import preset
 from safezone.lab.training import TRAINING, Training
 from safezone.models import Model
 from safezone.personalize import METHODS, Adapter, save_embedding
+from safezone.personalize.checkpoints import State, save_state
+from safezone.poisons.checkpoints import Checkpoints
 from tiny import write_tiny_folder, write_tiny_xl_folder
 
 
@@ -234,6 +236,36 @@ def test_adapters_of_one_name_are_not_written_over_each_other(
         assert "in prompts: my-toy" in said
 
 
+@pytest.mark.parametrize("form", ["kohya", "diffusers"])
+def test_every_file_that_export_replaces_is_named(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Beside what is replaced, what is new is called new, and what is another's stays."""
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    save_file({"<toy>": torch.ones(1, 32)}, tmp_path / "toy.safetensors")
+    save_file({f"{layer}.lora_A.weight": torch.ones(1, 32), f"{layer}.lora_B.weight":
+               torch.ones(32, 1)}, tmp_path / "lora.safetensors")  # fmt: skip
+    files = [str(tmp_path / f"{name}.safetensors") for name in ("toy", "lora")]
+    out = tmp_path / "out"
+    export = ["export", "--out", str(out), "--form", form]
+    assert main([*export, files[0], "--json"]) == 0
+    (first,) = json.loads(capsys.readouterr().out)["exported"]
+    assert first["replaced"] == []
+    assert main([*export, *files, "--json"]) == 0
+    again, lora = json.loads(capsys.readouterr().out)["exported"]
+    assert again["replaced"] == again["files"] == first["files"]
+    assert lora["replaced"] == []
+    assert len(list(out.rglob("*.safetensors"))) == 2
+    (out / "letter.safetensors").write_bytes(b"another's")
+    assert main([*export, *files]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[0] for line in said.splitlines() if "safetensors" in line] == [
+        "replaced",
+        "replaced",
+    ]
+    assert (out / "letter.safetensors").read_bytes() == b"another's"
+
+
 def test_what_one_adapter_cannot_be_written_as_is_said_before_any_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,6 +288,23 @@ def test_what_is_learned_can_be_read_by_others(tmp_path: Path) -> None:
         os.umask(before)
     modes = [stat.S_IMODE((tmp_path / f"{n}.safetensors").stat().st_mode) for n in "eg"]
     assert modes == [0o644, 0o664]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o002, 0o077])
+def test_checkpoints_have_the_umask_s_mode_too(tmp_path: Path, mask: int) -> None:
+    """Those of trainings and of poisons, so that another user of the folder can go on."""
+    training, poison = tmp_path / "checkpoint.safetensors", tmp_path / "poison"
+    before = os.umask(mask)
+    try:
+        save_state(State.start({"vectors": torch.ones(1, 1, 8)}, 1), training, "key")
+        images = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+        Checkpoints(poison, "key").save(["a"], 1, images, [torch.Generator()])
+    finally:
+        os.umask(before)
+    files = [training, *poison.iterdir()]
+    assert len(files) == 2
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o666 & ~mask}
+    assert stat.S_IMODE(poison.stat().st_mode) == 0o777 & ~mask
 
 
 @pytest.mark.parametrize(

@@ -66,13 +66,20 @@ def run(options: Options) -> Answer:
     for name, adapter in adapters.items():
         folder = options.out / name if options.form == "diffusers" else options.out
         exported = export_adapter(adapter, folder, name, options.form, rank=options.rank)
-        lines += [f"{'replaced' if p in before else 'wrote'} {p}" for p in exported.files]
+        replaced = [path for path in exported.files if path in before]
+        lines += [f"{'replaced' if p in replaced else 'wrote'} {p}" for p in exported.files]
         if exported.error is not None:
             lines.append(f"  relative error of rank {options.rank}: {exported.error:.2%}")
         if exported.words:
             lines.append(f"  in prompts: {exported.words}")
         lines += [f"  note: {limit}" for limit in exported.limits]
-        written.append({"files": [str(path) for path in exported.files], "error": exported.error})
+        written.append(
+            {
+                "files": [str(path) for path in exported.files],
+                "replaced": [str(path) for path in replaced],
+                "error": exported.error,
+            }
+        )
     return Answer({"exported": written}, "\n".join(lines))
 
 

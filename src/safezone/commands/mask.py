@@ -159,7 +159,7 @@ def _write_masks(place: Path, masks: "Mapping[str, NDArray[np.bool_]]") -> None:
 
 def _hints(options: Options, files: Sequence[Path]) -> "dict[str, Hint]":
     """Box and point by the image's file name, from --hints, --box and --point."""
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     from safezone.concepts.masks import Hint
     from safezone.fields import reason
@@ -171,7 +171,8 @@ def _hints(options: Options, files: Sequence[Path]) -> "dict[str, Hint]":
     if every != Hint():
         raise UserError("--hints comes without --box and --point; write them into its file")
     try:
-        hints = TypeAdapter(dict[str, Hint]).validate_python(read_json(options.hints))
+        kind = TypeAdapter(dict[str, Hint], config=ConfigDict(extra="forbid"))
+        hints = kind.validate_python(read_json(options.hints))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
