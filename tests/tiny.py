@@ -243,9 +243,9 @@ def write_tiny_pixel_folder(folder: Path, *, size: int = 64, seed: int = 1) -> P
     return folder
 
 
-def write_clip(folder: Path) -> None:
+def write_clip(folder: Path, width: int = 16) -> None:
     tokenizer = write_tokenizer(folder, 16)
-    shared = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
+    shared = {"hidden_size": width, "intermediate_size": 32, "num_hidden_layers": 1}
     config = CLIPConfig(
         text_config={
             **shared,

@@ -2,9 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from safezone.errors import UserError
 from safezone.lab.settings import Settings, preset
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from safezone.models import Model
+    from safezone.results.artifacts import RunImages
 
 _CHOSEN: Final = ("--model", "--config")
 
@@ -29,3 +36,23 @@ def _model(folder: Path) -> str | None:
     record = next(folder.rglob(IMAGES_RECORD), None)
     model = None if record is None else read_json(record).get("model")
     return model if isinstance(model, str) else None
+
+
+def learned_tokens(drawn: "RunImages", model: "Model", class_word: str) -> "dict[str, Tensor]":
+    """The fields of ``Pictures`` that keep the learned token: of the adapter that drew the images.
+
+    ``model``: what the adapter is for. Raises UserError where the adapter is gone or of another
+    model.
+    """
+    adapter = drawn.adapter()
+    if adapter is None:
+        raise UserError(
+            f"{drawn.place} has no adapter beside it, which --token-encoder needs; generate the "
+            "images again, or give --token-encoder none"
+        )
+    if drawn.run.model != model.name:
+        raise UserError(
+            f"{drawn.place} was drawn by {drawn.run.model} and --model is {model.name}; "
+            "--token-encoder needs the model that drew the images"
+        )
+    return {"vectors": adapter.vectors, "word_vectors": model.word_vectors(class_word)}

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from safezone.commands.console import Answer, Command, Flat, Folder, OnModel, note
-from safezone.commands.recorded import preset_of_images
+from safezone.commands.recorded import learned_tokens, preset_of_images
 from safezone.errors import UserError
 from safezone.fields import Natural
 from safezone.lab.settings import Scoring
@@ -39,7 +39,8 @@ class Options(OnModel):
     pictures: Annotated[Natural | None, tyro.conf.arg(metavar="N")] = None
     """About how many generated images the page holds, 2 kB each in grids; by default 4000."""
     model: str = "mini"
-    """Whose preset of encoders is used; by default of the model that made the images."""
+    """Whose preset of encoders is used, and what --token-encoder compares with; by default the
+    model that made the images."""
     scoring: Flat[Scoring] = field(default_factory=Scoring)
 
 
@@ -98,7 +99,7 @@ def _recorded(folders: Sequence[Path]) -> dict[str, object]:
 
 def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
     """Scores of the folders whose clean images are known; none where no encoder can be opened."""
-    from safezone.commands.opening import open_encoders, set_threads
+    from safezone.commands.opening import open_encoders, open_model, set_threads
     from safezone.lab.makers import score_rows
     from safezone.results.artifacts import read_run_images
     from safezone.scores import Pictures
@@ -109,6 +110,9 @@ def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
     except UserError as error:
         note(f"note: nothing is scored, since {error}")
         return []
+    model = None
+    if "token" in encoders:
+        model = open_model(options.model, options.machine, options)
     rows: list[Row] = []
     for folder in folders:
         drawn = read_run_images(folder)
@@ -116,8 +120,11 @@ def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
         if clean is None:
             note(f"note: {folder} is not scored, since its clean images are not known")
             continue
-        words = clean.class_word, drawn.placeholder
-        pictures = Pictures(drawn.images, drawn.prompts, clean.images, *words)
+        word = clean.class_word
+        tokens = {} if model is None else learned_tokens(drawn, model, word)
+        pictures = Pictures(
+            drawn.images, drawn.prompts, clean.images, word, drawn.placeholder, **tokens
+        )
         rows += score_rows(encoders, pictures, drawn.run, drawn.poison_model())
     return rows
 

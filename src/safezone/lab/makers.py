@@ -175,9 +175,11 @@ class DrawingJob:
 
 
 def about_images(job: Job) -> dict[str, Any]:
-    """What the record of a run's images says of it: its cell, the clean and the trained images."""
+    """What the record of a run's images says of it: its cell, the clean and the trained images, the
+    adapter's folder."""
     place = job.of["generate"].place
     beside = {"clean": job.of["clean"].place, "training": job.of["poison"].place}
+    beside["embedding"] = job.of["personalize"].place
     return asdict(job.run) | {name: os.path.relpath(at, place) for name, at in beside.items()}
 
 

@@ -18,7 +18,7 @@ from safezone.lab.makers import learned_word
 from safezone.lab.run import Run
 from safezone.lab.store import IMAGES_RECORD, MANIFEST, RUN_RECORD
 from safezone.lab.variants import column_of
-from safezone.personalize import read_adapter
+from safezone.personalize import ADAPTER_FILES, Adapter, load_adapter, read_adapter
 from safezone.reading import read_json
 from safezone.results.pictures import (
     THUMBNAIL,
@@ -45,7 +45,8 @@ class RunImages:
     """The images of one run, uint8 [n, 3, h, w], with the prompt of each and where they lie.
 
     ``placeholder``: what stands for the object in the prompts. ``clean`` and ``training``: the
-    folders of the clean and of the trained-on images, if known.
+    folders of the clean and of the trained-on images, if known. ``embedding``: the recorded file or
+    folder of the adapter.
     """
 
     run: Run
@@ -56,6 +57,17 @@ class RunImages:
     place: Path
     clean: Path | None
     training: Path | None
+    embedding: Path | None = None
+
+    def adapter(self) -> Adapter | None:
+        """What was learned, from where the record says or from the folder above the images; None
+        where it is in neither. Raises UserError for a damaged file."""
+        if self.embedding is not None and self.embedding.is_file():
+            return load_adapter(self.embedding)
+        for folder in (self.embedding, self.place.parent):
+            if folder is not None and any((folder / name).is_file() for name in ADAPTER_FILES):
+                return read_adapter(folder)
+        return None
 
     def poison_model(self) -> str:
         """What the poison was made on, where it is known and another model than the run's."""
@@ -93,9 +105,9 @@ def read_run_images(place: Path, most: int | None = None) -> RunImages:
     images = torch.stack(arrays).permute(0, 3, 1, 2).contiguous() if arrays else torch.empty(0)
     sides = [
         Path(os.path.normpath(place / value)) if isinstance(value, str) and value else None
-        for value in (record.get("clean"), record.get("training"))
+        for value in (record.get("clean"), record.get("training"), record.get("embedding"))
     ]
-    return RunImages(Run(*cell), *words, images, prompts, place, sides[0], sides[1])
+    return RunImages(Run(*cell), *words, images, prompts, place, *sides)
 
 
 def image_folders(folder: Path) -> list[Path]:

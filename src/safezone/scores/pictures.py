@@ -34,7 +34,7 @@ class Pictures:
     class_word: str = ""
     placeholder: str = ""
     vectors: Float[Tensor, "k width"] | None = None
-    word_vectors: Float[Tensor, "words width"] | None = None
+    word_vectors: Float[Tensor, "words lookup"] | None = None
 
     def __post_init__(self) -> None:
         n, m = len(self.generated), len(self.clean)

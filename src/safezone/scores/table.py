@@ -39,7 +39,7 @@ _ROWS = (
     Slot(
         "token",
         "Compares images with prompts that keep the learned token: the CLIP whose text encoder is "
-        "the model's own (clip for sd15), or none.",
+        "the model's own (clip for sd15), or none. It needs the adapter that drew the images.",
         later("safezone.scores.loading", "load_learned_token_encoder"),
         later("safezone.scores.text_image", "measure_learned_token"),
         (

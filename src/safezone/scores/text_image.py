@@ -101,7 +101,7 @@ class LearnedTokenEncoder:
     @torch.no_grad()
     def text_features(
         self, texts: Sequence[str], placeholder: str, vectors: Float[Tensor, "k width"]
-    ) -> Float[Tensor, "n width"]:
+    ) -> Float[Tensor, "n features"]:
         """float32 features on the CPU, not normalised, of prompts with the learned token."""
         distinct = list(dict.fromkeys(texts))
         kept = placeholder if len(vectors) else None
