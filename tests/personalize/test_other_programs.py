@@ -400,6 +400,136 @@ def test_loras_are_sorted_by_their_metadata(
     assert json.loads(metadata["safezone"])["trigger"] == "* dog"
 
 
+# The table of docs/files.md: what each program reads of a file in kohya's names.
+
+LOW, WHOLE = frozenset({"lora_up.weight", "lora_down.weight"}), frozenset({"diff"})
+READS = {
+    "ComfyUI": (LOW, WHOLE),  # comfy/lora.py, load_lora
+    "AUTOMATIC1111": (LOW, WHOLE),  # network_lora.py, network_full.py
+    "InvokeAI": (LOW, WHOLE),  # layers of LoRA and of diff
+    "kohya's scripts": (LOW,),  # networks/lora.py looks for lora_down and alpha alone
+}
+ORIGINAL_XL = re.compile(
+    r"lora_unet_(input_blocks_\d_\d|middle_block_\d|output_blocks_\d_\d)_\w+"
+    r"|lora_unet_(time_embed|label_emb_0)_\d"
+)
+
+KOHYA_LACKS = re.compile(r"lora_unet_(time_embed|time_embedding|label_emb|add_embedding)_")
+
+
+def stems_read(program: str, tensors: Iterable[str]) -> set[str]:
+    """The layers, by the part of the key before the first point, that the program changes."""
+    parts: dict[str, set[str]] = {}
+    for name in tensors:
+        stem, part = name.split(".", 1)
+        parts.setdefault(stem, set()).add(part)
+    stems = {stem for stem, each in parts.items() if each - {"alpha"} in READS[program]}
+    if program == "kohya's scripts":  # they look into transformer blocks and resnets alone
+        stems = {stem for stem in stems if not KOHYA_LACKS.match(stem)}
+    return stems
+
+
+def name_known(name: str, kind: str) -> str:
+    """The name by which all four know a layer; those of SDXL's U-Net are ``ORIGINAL_XL``."""
+    part, path = name.split(".", 1)
+    path = path.replace(".", "_")
+    if part != "unet":
+        number = "" if kind != "sdxl" else "2" if part == "text_encoder_2" else "1"
+        return f"lora_te{number}_text_model_{path}"
+    return f"lora_unet_{path}"
+
+
+def invokeai_base(tensors: dict[str, torch.Tensor]) -> str | None:
+    """By the width of the text that the U-Net sees; None where no layer shows it."""
+    lengths: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        stem, part = name.split(".", 1)
+        if part not in ("lora_down.weight", "diff"):
+            continue
+        if stem.startswith("lora_unet_") and stem.endswith(("_attn2_to_k", "_attn2_to_v")):
+            lengths["unet"] = tensor.shape[1]
+        elif stem.startswith("lora_te") and "_self_attn_" in stem:
+            lengths[stem.split("_")[1]] = tensor.shape[1]
+    both = lengths.get("te1", 0) + lengths.get("te2", 0) if {"te1", "te2"} <= set(lengths) else None
+    length = lengths.get("unet", lengths.get("te", both))
+    return {768: "sd15", 1024: "sd21", 2048: "sdxl"}.get(length or 0)
+
+
+@pytest.mark.parametrize("kind", TRUE_UNETS)
+def test_each_program_reads_every_layer_of_a_lora(
+    true_layers: dict[str, dict[str, tuple[int, ...]]], tmp_path: Path, kind: str
+) -> None:
+    shapes = true_layers[kind]
+    (path,) = export_adapter(lora_of(shapes, shapes), tmp_path, "toy", "kohya").files
+    tensors = load_file(path)
+    stems = {name.split(".")[0] for name in tensors}
+    lacking = {stem for stem in stems if KOHYA_LACKS.match(stem)}
+    assert len(lacking) == (4 if kind == "sdxl" else 2)
+    for program in READS:
+        left = lacking if program == "kohya's scripts" else set()
+        assert stems_read(program, tensors) == stems - left
+    expected = {name_known(n, kind) for n in shapes if kind != "sdxl" or n[:4] == "text"}
+    assert expected <= stems
+    assert len(stems) == len(shapes)
+    assert all(ORIGINAL_XL.fullmatch(stem) for stem in stems - expected)
+    assert invokeai_base(tensors) == kind
+    for name, shape in shapes.items():  # a linear layer's matrices have two axes, a convolution's 4
+        down = tensors[f"{kohya_key(name, kind == 'sdxl')}.lora_down.weight"]
+        assert down.shape == (1, *shape[1:]), name
+
+
+@pytest.mark.parametrize("kind", TRUE_UNETS)
+@pytest.mark.parametrize("rank", [None, 1])
+def test_who_reads_whole_changes_and_all_of_them_with_a_rank(
+    true_layers: dict[str, dict[str, tuple[int, ...]]], tmp_path: Path, kind: str, rank: int | None
+) -> None:
+    shapes = true_layers[kind]
+    names = [name for name in shapes if name.endswith("attn2.to_v")][:2]
+    whole: dict[str, Delta] = {name: Full(torch.ones(shapes[name])) for name in names}
+    adapter = Adapter(torch.zeros(0, 8), "", "dog", {}, whole, "* dog")
+    exported = export_adapter(adapter, tmp_path, "toy", "kohya", rank=rank)
+    tensors = load_file(exported.files[0])
+    stems = {kohya_key(name, kind == "sdxl") for name in names}
+    for program in ("ComfyUI", "AUTOMATIC1111", "InvokeAI"):
+        assert stems_read(program, tensors) == stems
+    assert stems_read("kohya's scripts", tensors) == (stems if rank else set())
+    assert bool(exported.limits) == (rank is None)
+    assert invokeai_base(tensors) == kind
+
+
+@pytest.mark.parametrize("kind", WIDTHS)
+@pytest.mark.parametrize("vectors", [1, 3])
+def test_each_program_reads_the_embedding_s_vectors(
+    tiny_model_folder: Path, tmp_path: Path, kind: str, vectors: int
+) -> None:
+    widths = WIDTHS[kind]
+    values = torch.randn(vectors, sum(widths), generator=stream("table", kind))
+    adapter = Adapter(values, "<toy>", "dog", widths=widths if len(widths) > 1 else ())
+    (path,) = export_adapter(adapter, tmp_path, "toy", "kohya").files
+    tensors = load_file(path)
+    parts = values.split(widths, dim=1)
+    # ComfyUI: the key of the encoder, else the first tensor; its name in prompts is the file's.
+    keys = ("clip_h",) if kind == "sd21" else ("clip_l", "clip_g")
+    for key, part in zip(keys, parts, strict=False):
+        assert torch.equal(tensors.get(key, next(iter(tensors.values()))), part)
+    # AUTOMATIC1111 and kohya's scripts: clip_l and clip_g, or the only tensor, [vectors, width].
+    if kind == "sdxl":
+        assert set(tensors) == {"clip_l", "clip_g"}
+    else:
+        (only,) = tensors.values()
+        assert torch.equal(only, values)
+    assert path.stem == "toy"
+    # diffusers: the only key is the word; of two it reads none, as the command says.
+    exported = export_adapter(adapter, tmp_path / "d", "toy", "diffusers")
+    if kind == "sdxl":
+        pipeline = StableDiffusionPipeline.from_pretrained(tiny_model_folder, safety_checker=None)
+        with pytest.raises(ValueError, match="state dictionary"):
+            pipeline.load_textual_inversion(str(exported.files[0]))
+        assert "load_into_pipeline" in exported.limits[0]
+    else:
+        assert torch.equal(load_file(exported.files[0])["<toy>"], values)
+
+
 def test_what_a_program_does_not_read_is_said(tmp_path: Path) -> None:
     whole = {LAYER: Full(torch.ones(OUTPUTS, INPUTS))}
     custom = Adapter(torch.ones(1, 32), "<toy>", "dog", {}, whole, "<toy> dog")
