@@ -12,7 +12,7 @@ from PIL import Image
 from safezone.cli import main
 from safezone.commands import opening
 from safezone.models import load_model
-from safezone.models.precision import DTYPES, set_precision
+from safezone.models.precision import set_precision
 from safezone.personalize import Adapter, save_adapter
 from tiny import write_tiny_folder
 
@@ -67,7 +67,7 @@ def test_every_command_that_runs_a_model_takes_a_precision(
     told = ["--precision", precision, "--long-prompts", "chunks"]
     with pytest.raises(Opened):
         main([*COMMANDS[name](concept), *told])
-    assert asked == [(DTYPES[precision], {"long_prompts": "chunks"})]
+    assert asked == [(getattr(torch, precision.removesuffix("-exact")), {"long_prompts": "chunks"})]
 
 
 ERRORS = {

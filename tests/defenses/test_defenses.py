@@ -58,7 +58,7 @@ def networks_needed(name: str) -> bool:
 QUICK = {
     name: (replace(preprocess, steps=3) if isinstance(preprocess, Impress) else preprocess)
     for name, preprocess in ((name, row.preprocess) for name, row in DEFENSES.items())
-    if name != "pdmpure-if"
+    if name not in ("pdmpure-if", "upscale")
 } | {"gridpure": GridPure(start=3, rounds=2), "diffpure": DiffPure(start=20, stride=5)}
 PLAIN = [name for name in QUICK if not networks_needed(name)]
 

@@ -95,7 +95,7 @@ def test_a_poison_is_made_at_the_size_of_its_model(lab: Lab, tmp_path: Path) -> 
     settings = replace(lab.settings, model="large", poison_model=("large", "small"))
     named = replace(lab, folder=tmp_path, settings=settings)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("safezone.commands.opening.open_model", lambda name, machine: small)
+        patched.setattr("safezone.commands.opening.open_model", lambda name, machine, *_: small)
         with pytest.raises(UserError, match="differ in image size"):
             with_models(named, Machine(), concepts)
         settings = replace(settings, poison_model=("small",), purify_model="small")

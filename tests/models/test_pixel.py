@@ -28,9 +28,18 @@ from transformers import (
 )
 
 from safezone.arrays import rand, stream
-from safezone.defenses import DiffPure, GridPure, PDMPure, defense, pixel_purify, resolve
-from safezone.defenses.purify import networks
+from safezone.defenses import (
+    DiffPure,
+    GridPure,
+    PDMPure,
+    defense,
+    pixel_purify,
+    purify,
+    resolve,
+)
+from safezone.defenses.purify import NoisyUpscaling, RoundTrip, networks
 from safezone.errors import UserError
+from safezone.models import Model
 from safezone.models.pixel import PROMPT_FILE, SuperResolution, cache_prompt, load_pixel_model
 from safezone.models.upscaler import load_upscaler
 from tiny import write_tiny_pixel_folder, write_tokenizer
@@ -190,6 +199,21 @@ def test_pdmpure_runs_on_stage_two_and_comes_back_by_the_upscaler(
     assert torch.equal(first, second)
     assert not torch.equal(first, ready(images, 4))
     assert first.float().std() > 0
+
+
+def test_noisy_upscaling_and_the_round_trip_keep_shape_and_change_pixels(
+    upscaler: Path, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = replace(load_upscaler(str(upscaler), None), steps=2)
+    monkeypatch.setattr(purify, "load_upscaler", lambda name, device: quick)
+    images = torch.randint(0, 256, (2, 3, 64, 64), generator=stream("y")).to(torch.uint8)
+    for preprocess in (NoisyUpscaling(upscaler=str(upscaler)), RoundTrip()):
+        bound = preprocess.bind(tiny_model)
+        once, again = bound(images, 3), bound(images, 3)
+        assert (once.shape, once.dtype) == (images.shape, images.dtype)
+        assert torch.equal(once, again)
+        assert not torch.equal(once, images)
+        assert torch.equal(bound(images[:1], 3), once[:1]), "no image depends on its neighbours"
 
 
 def test_the_upscaler_multiplies_the_side_by_four(upscaler: Path) -> None:

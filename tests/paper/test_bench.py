@@ -12,7 +12,8 @@ import torch
 
 from safezone.concepts import Concept
 from safezone.errors import UserError
-from safezone.lab.bench import Bench, BenchScope
+from safezone.lab.bench import Bench
+from safezone.lab.bench_scope import BenchScope
 from safezone.lab.lab import UNSCORED, Lab
 from safezone.lab.measure import Measures
 from safezone.lab.run import TEXTUAL_INVERSION, Grid

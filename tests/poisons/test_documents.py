@@ -94,7 +94,7 @@ def test_the_example_gets_its_row(tmp_path: Path, example: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        (None, "cannot be read"),
+        (None, "does not exist"),
         ("x = 1", "has no poison"),
         ("1 / 0", "fails with ZeroDivisionError"),
         ('P = Poison("adm+", f, 1)', "name that is taken"),

@@ -26,7 +26,7 @@ from safezone.commands.console import Answer, Command, Experiment, Flat, note, p
 from safezone.commands.parsing import early
 from safezone.errors import UserError
 from safezone.fields import Count
-from safezone.lab.bench import BenchScope
+from safezone.lab.bench_scope import BenchScope
 from safezone.lab.settings import Names, Settings, preset, settings_told
 
 if TYPE_CHECKING:

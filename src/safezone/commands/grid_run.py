@@ -209,7 +209,8 @@ def run(options: Options) -> Answer:
     grid = make_grid(options, lab)
     name = options.name or grid.name
     if name == WORK:
-        raise UserError(f"a grid cannot be called {WORK}, which holds the artifacts; name it anew")
+        which = "--name is" if options.name else "the grid's name is"
+        raise UserError(f"{which} {WORK}, which holds the artifacts; give another --name")
     if options.dry_run:
         told = options.workers
         return dry(lab, grid, 1 if told.executor == "here" else told.workers)

@@ -16,7 +16,7 @@ from safezone.lab.run import content_key
 from safezone.lab.settings import Scoring
 from safezone.lab.store import MANIFEST, require_finite
 from safezone.models import BUILTIN, Model, load_model
-from safezone.models.precision import DTYPES, LongPrompts, Precision, set_precision
+from safezone.models.precision import LongPrompts, Precision, dtype_of, set_precision
 from safezone.reading import read_json
 from safezone.results.notes import MINI_LIMITS
 from safezone.scores import CLEAN, SLOTS, CachedEncoder, Encoders
@@ -59,7 +59,7 @@ class Opening(Protocol):
 def open_model(name: str, machine: Machine, how: Opening) -> Model:
     """The model with finite weights, and as many threads as make sense; UserError otherwise."""
     set_threads(machine.threads)
-    dtype = DTYPES[how.precision]
+    dtype = dtype_of(how.precision)
     model = load_model(name, machine.device, dtype, long_prompts=how.long_prompts)
     model.precision = set_precision(how.precision, model.device)
     if how.precision == "float16" and model.device.type == "cpu":
