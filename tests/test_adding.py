@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,8 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import safezone
+from safezone.arrays import randn, stream
+from safezone.errors import UserError
+from safezone.models import Model, load_model
+from tiny import write_tiny_folder
+from training import __main__ as training
 
 DOCS = Path(__file__).parents[1] / "docs"
 SOURCE = Path(safezone.__file__).parent
@@ -51,7 +58,10 @@ def _add_row(source: str, table: str, block: str) -> str:
 
 @dataclass(frozen=True)
 class Page:
-    """A page's file and row: where they go, and the claim's options that use them."""
+    """A page's file and row: where they go, and the claim's options that use them.
+
+    ``prediction``: what the network of the claim's model gives.
+    """
 
     name: str
     file: str
@@ -59,6 +69,7 @@ class Page:
     module: str
     options: tuple[str, ...]
     made: Callable[[Path], bool]
+    prediction: str = "epsilon"
 
 
 def _row_of(out: Path, **cell: str) -> bool:
@@ -106,6 +117,15 @@ PAGES = (
             and any((out / "work").glob("sharpness/*/sharpness.json"))
         ),
     ),
+    Page(
+        "adding-a-model.md",
+        "models/sample.py",
+        "PROCESSES",
+        "models/schedulers.py",
+        (),
+        lambda out: all(_row_of(out, model="sample", poison=name) for name in ("clean", "ea")),
+        prediction="sample",
+    ),
 )
 PER_PAGE = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
 
@@ -139,18 +159,47 @@ def _safezone(package: Path, *arguments: str) -> str:
 
 
 @PER_PAGE
-def test_one_file_and_one_row_are_a_claim_with_it(
-    page: Page, copy: Path, tiny_model_folder: Path, tmp_path: Path
-) -> None:
+def test_one_file_and_one_row_are_a_claim_with_it(page: Page, copy: Path, tmp_path: Path) -> None:
+    model = write_tiny_folder(tmp_path / page.prediction, prediction_type=page.prediction)
     assert f"src/safezone/{page.module}" in (DOCS / page.name).read_text()
     assert len([line for line in _blocks(page.name)[0].splitlines() if line.strip()]) <= 24
     cells = ["--concepts", "1", "--seeds", "1", "--steps", "1", "--text-image-encoder", "none"]
     cells += ["--sampling.prompts", "a {}", "--sampling.steps", "1", "--poisoning.steps", "1"]
     cells += [] if "--poison" in page.options else ["--poison", "ea"]
     cells += [] if "--defense" in page.options else ["--defense", "nominal"]
-    cells += ["--model", str(tiny_model_folder), "--instance-encoder", "mini-instance"]
+    cells += ["--model", str(model), "--instance-encoder", "mini-instance"]
     _safezone(copy, "claim", *cells, *page.options, "--out", str(tmp_path / "out"))
     assert page.made(tmp_path / "out")
+
+
+def test_without_the_pages_row_its_model_is_refused_and_with_its_file_it_is_consistent(
+    tmp_path: Path, tiny_model: Model
+) -> None:
+    folder = write_tiny_folder(tmp_path / "sample", prediction_type="sample")
+    with pytest.raises(UserError, match="has prediction_type 'sample'"):
+        load_model(folder)
+    names: dict[str, Any] = {}
+    exec(_blocks("adding-a-model.md")[0], names)
+    epsilon: Any = tiny_model.process
+    process = names["Sample"](epsilon.alphas_cumprod)
+    clean, noise = (randn([stream(name, i) for i in range(3)], (4, 8, 8)) for name in "cn")
+    times = torch.tensor([0, 500, 999])
+    noisy, target = process.corrupt(clean, noise, times), process.target(clean, noise, times)
+    assert torch.equal(noisy, epsilon.corrupt(clean, noise, times))
+    assert torch.equal(process.to_clean(noisy, target, times), clean)
+    torch.testing.assert_close(process.to_noise(noisy, target, times), noise, atol=1e-3, rtol=1e-3)
+
+
+def test_the_command_that_trains_the_twins_asks_for_stages_that_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (line,) = re.findall(r"```sh\n(.*?)\n```", (DOCS / "adding-a-model.md").read_text(), re.DOTALL)
+    python, dash, module, *arguments = shlex.split(line)
+    assert (python, dash, module) == ("python", "-m", "training")
+    asked: list[tuple[str, ...]] = []
+    monkeypatch.setattr(training, "run", lambda plan, stages: asked.append(stages))
+    training.main(arguments)
+    assert asked == [("corpus", "v", "rf")]
 
 
 @pytest.mark.parametrize("page", PAGES[:1], ids=["poison"])

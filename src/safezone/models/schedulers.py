@@ -33,6 +33,13 @@ FLOW_SCHEDULERS: Final[Mapping[str, tuple[Any, Mapping[str, Any]]]] = {
 }
 
 
+PROCESSES: Final[Mapping[str, Callable[[Tensor], Process]]] = {
+    "epsilon": Epsilon,
+    "v_prediction": Velocity,
+}
+"""By the prediction type in a scheduler's configuration: what makes the process of the table of
+alphas_cumprod."""
+
 _TO_DATA: Final = "flow_to_data"
 """The prediction type, not known to diffusers, of flows whose velocity points at the data."""
 
@@ -74,27 +81,25 @@ def is_flow(config: Mapping[str, Any]) -> bool:
 def process_of(config: Mapping[str, Any]) -> Process:
     """The parameterisation that a scheduler's configuration names, with its own betas.
 
-    Raises UserError for a prediction type other than epsilon, v_prediction and flow_prediction,
+    Raises UserError for a prediction type that is neither in ``PROCESSES`` nor flow_prediction,
     and for betas that diffusers does not know.
     """
     if is_flow(config):
         to_data = config.get("prediction_type") == _TO_DATA
         steps = int(config.get("num_train_timesteps", 1000))
         return RectifiedFlow(steps, "data" if to_data else "noise")
-    processes: Mapping[str, Callable[[Tensor], Process]]
-    processes = {"epsilon": Epsilon, "v_prediction": Velocity}
     # Configurations older than v-prediction do not name the type.
     prediction_type = config.get("prediction_type", "epsilon")
-    if prediction_type not in processes:
+    if prediction_type not in PROCESSES:
         raise UserError(
             f"the model's scheduler has prediction_type {prediction_type!r}; "
-            f"supported are: {', '.join(processes)}, flow_prediction"
+            f"supported are: {', '.join(PROCESSES)}, flow_prediction"
         )
     try:
         alphas_cumprod = make_scheduler("ddim", config).alphas_cumprod
     except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"the betas of the model's scheduler cannot be made: {error}") from error
-    return processes[prediction_type](alphas_cumprod)
+    return PROCESSES[prediction_type](alphas_cumprod)
 
 
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
