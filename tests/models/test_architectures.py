@@ -137,6 +137,49 @@ def test_the_stock_pipeline_draws_the_same_image_in_one_call(
     assert abs(drawn(model, adapter) - theirs).max() <= 1
 
 
+def test_a_model_of_zero_terminal_snr_learns_and_draws_as_its_pipeline(tmp_path: Path) -> None:
+    """ByteDance/sd2.1-base-zsnr-laionaes5: no signal at the last timestep, guidance rescaled."""
+    folder = write_tiny_folder(tmp_path / "zsnr", linear=True, prediction_type="v_prediction")
+    betas: dict[str, Any] = {"beta_start": 0.00085, "beta_end": 0.012}
+    DDIMScheduler(
+        **betas,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        prediction_type="v_prediction",
+        timestep_spacing="trailing",
+        steps_offset=1,
+        rescale_betas_zero_snr=True,
+    ).save_pretrained(folder / "scheduler")
+    model = load_model(folder)
+    assert isinstance(model.process, Velocity)
+    signal, sigma = model.process.signal_noise(torch.tensor([999]))
+    assert (float(signal), float(sigma)) == (0, 1)
+    noise = randn([stream("zsnr")], (4, 8, 8))
+    last = torch.tensor([999])
+    assert torch.equal(model.process.corrupt(noise * 3, noise, last), noise)
+    adapter = learned(model, "ti")
+    assert bool(adapter.vectors.isfinite().all())
+    prompt = "a photo of a dog on grass"
+    settings: dict[str, Any] = {"seed": 4, "noise_keys": ["n"], "steps": 4, "progress": False}
+    (ours,) = generate(model, [None], [prompt], guidance_rescale=0.7, **settings)
+    (plain,) = generate(model, [None], [prompt], **settings)
+    pipeline = DiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+    theirs = pipeline(
+        prompt,
+        latents=randn([stream(4, "generate", "n", 0, 0)], (4, 8, 8)),
+        num_inference_steps=4,
+        guidance_scale=5.0,
+        guidance_rescale=0.7,
+        output_type="np",
+    ).images
+    pixels = ours[0].permute(1, 2, 0).numpy().astype(int)
+    assert abs(pixels - (theirs[0] * 255).round().astype(int)).max() <= 1
+    assert not torch.equal(ours, plain)
+
+
 @pytest.mark.parametrize("text_encoder", [False, True])
 @pytest.mark.parametrize("kind", ["sd15", "sdxl"])
 def test_the_stock_pipeline_loads_our_lora_file(
