@@ -202,6 +202,43 @@ def test_a_full_disk_at_export_and_generate(
     assert _tree(place.root) == before
 
 
+@pytest.mark.parametrize("command", ["poison", "personalize", "score"])
+@pytest.mark.parametrize("text", ["a toy, grass", "\ufeffa\u00a0toy\u200b", "two\nlines"])
+def test_captions_that_nobody_asked_for_stop_no_command(
+    command: str, text: str, place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for stem in "abc":
+        (place.images / f"{stem}.txt").write_text(text, encoding="utf-8")
+    assert main(command_line(place, command)) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if ".txt" in line]
+    assert all(line.startswith("note: ") for line in lines)
+    assert len(lines) <= (2 if command == "score" else 1)  # it reads the folder twice
+
+
+@pytest.mark.parametrize(
+    ("command", "missing"),
+    [
+        ("mask", "FOLDER"),
+        ("poison", "--out and FOLDER"),
+        ("export --out x", "FOLDER"),
+        ("generate", "FOLDER"),
+        ("export", "--out"),
+        ("analyze histogram", "FOLDER"),
+        ("audit", "FOLDER"),
+    ],
+)
+def test_what_must_be_given_is_named_as_in_the_help(
+    command: str, missing: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command.split()) == 2
+    error = capsys.readouterr().err
+    _one_sentence(error, "must be given; see `safezone ")
+    assert set(missing.split(" and ")) <= set(re.findall(r"--?[\w-]+|\w+", error))
+    assert main([*command.removesuffix(" --out x").split(), "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in missing.split(" and "))
+
+
 def test_exit_status_of_the_process(place: Place) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "safezone", "poison", str(place.images / "nowhere")],

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import tyro
 
-from safezone.commands.console import Command, Options
+from safezone.commands.console import Command, Folders, Options
 from safezone.errors import UserError
 from safezone.fields import FieldError, require_fields
 from safezone.lab.config import read_settings
@@ -38,12 +38,19 @@ def parse(command: Command[Options], arguments: Sequence[str], name: str = "") -
         options: Options = _with_lists(read, defaults)
         require_fields(options)
     except FieldError as error:
+        if error.value == () and error.field in _places(command.options):
+            raise UserError(f"FOLDER must be given; see `safezone {name} --help`") from error
         raise UserError(f"{_option(error, arguments)} {error.reason}") from error
     except SystemExit as error:
         if error.code in (0, None):
             raise
         raise UserError(f"{_sentence(errors.getvalue())}; see `safezone {name} --help`") from error
     return options
+
+
+def _places(kind: type[Any]) -> list[str]:
+    """The fields that are given without an option's name, as many as one likes."""
+    return [each.name for each in fields(kind) if each.type == Folders]
 
 
 def _option(error: FieldError, arguments: Sequence[str]) -> str:
@@ -53,7 +60,7 @@ def _option(error: FieldError, arguments: Sequence[str]) -> str:
     """
     ending = error.field.replace("_", "-")
     fitting = {}
-    for word, after in zip(arguments, [*arguments[1:], ""], strict=True):
+    for word, after in zip(arguments, [*arguments[1:], ""], strict=False):
         name, equals, value = word.partition("=")
         if name.startswith("--") and re.split(r"[.]|--", name)[-1].replace("_", "-") == ending:
             fitting[value if equals else after] = name
