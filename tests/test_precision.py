@@ -152,3 +152,21 @@ def test_the_record_says_the_precision_and_what_was_not_seen(concept: str, tmp_p
     (unseen,) = record["unseen"].values()
     assert unseen.endswith("on grass and")
     assert record["precision"] == "bfloat16"
+
+
+def test_captions_longer_than_the_encoder_are_told_once_and_recorded(
+    concept: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = sorted(path for path in Path(concept).iterdir() if path.suffix == ".png")
+    for path in images:
+        caption = "a {} and " + "a red cat on grass and " * 20 + f"the ball {path.stem}"
+        path.with_suffix(".txt").write_text(caption)
+    train = ["personalize", concept, "--out", "long", "--templates", "captions", "--steps", "6"]
+    assert main([*train, "--batch-size", "1", "--threads", "1"]) == 0
+    error = capsys.readouterr().err
+    told = [line for line in error.splitlines() if "does not see" in line]
+    assert told
+    assert len(told) == len(set(told)) <= len(images)  # each caption that was drawn, once
+    (file,) = (tmp_path / "long").rglob("run.json")
+    unseen = json.loads(file.read_text())["unseen"]
+    assert {text[-10:] for text in unseen.values()} == {f"the ball {path.stem}" for path in images}
