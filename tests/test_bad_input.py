@@ -212,7 +212,7 @@ def test_captions_that_nobody_asked_for_stop_no_command(
     assert main(command_line(place, command)) == 0
     lines = [line for line in capsys.readouterr().err.splitlines() if ".txt" in line]
     assert all(line.startswith("note: ") for line in lines)
-    assert len(lines) <= (2 if command == "score" else 1)  # it reads the folder twice
+    assert len(lines) <= 1
 
 
 @pytest.mark.parametrize(

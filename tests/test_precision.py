@@ -165,7 +165,7 @@ def test_captions_longer_than_the_encoder_are_told_once_and_recorded(
     assert main([*train, "--batch-size", "1", "--threads", "1"]) == 0
     error = capsys.readouterr().err
     told = [line for line in error.splitlines() if "does not see" in line]
-    assert told
+    assert told, error
     assert len(told) == len(set(told)) <= len(images)  # each caption that was drawn, once
     (file,) = (tmp_path / "long").rglob("run.json")
     unseen = json.loads(file.read_text())["unseen"]

@@ -95,8 +95,12 @@ def _lines(texts: Mapping[str, str]) -> str:
 def _warnings_as_notes() -> Iterator[None]:
     """Our own warnings, each once, as a line on standard error; those of libraries not at all."""
 
+    shown: set[str] = set()  # Python forgets what it has shown when a library changes filters
+
     def show(message: Warning | str, *_: object, **__: object) -> None:
-        print(f"note: {message}", file=sys.stderr)
+        if str(message) not in shown:
+            print(f"note: {message}", file=sys.stderr)
+        shown.add(str(message))
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

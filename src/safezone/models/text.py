@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from safezone.errors import UserError
+from safezone.errors import Notice, UserError
 from safezone.models.base import Tokens
 
 # What replaces the lookup's output, in the thread that is embedding text just now.
@@ -63,6 +63,7 @@ class TextEncoder:
                     f"the text encoder takes {self.room} tokens and does not see "
                     f"{shorten(lost, 120)!r} at the end of {shorten(prompt, 120)!r}; shorten it or "
                     "give --long-prompts chunks",
+                    Notice,
                     stacklevel=2,
                 )
         chunks = max([1, *(-(-len(row) // self.room) for row in rows)]) if self.chunked else 1
