@@ -16,7 +16,7 @@ from safezone import __version__
 from safezone.errors import Notice, UserError
 
 COMMANDS: Final[Mapping[str, str]] = {
-    "demo": "three concepts, clean and poisoned, with and without defense: one page in minutes",
+    "demo": "six concepts, clean and poisoned, with and without defense: one page in minutes",
     "poison": "protect the images of a folder",
     "mask": "check the masks of a folder's images, or make them",
     "personalize": "learn the objects of folders, with any defenses, in one pass",

@@ -265,7 +265,7 @@ DEMO: Final = replace(
     ),
     cells=Cells(concepts=6, seeds=1, poisons=("adm+",), defenses=("nominal", "szt"), poison_seed=0),
 )
-"""Six concepts in at most five minutes on two slow cores."""
+"""Six concepts, about nine minutes of one core."""
 
 
 def preset(model: str, method: str = "ti") -> Settings:
