@@ -123,7 +123,7 @@ def _kill_one_worker(killed: list[int], descendants: set[int]) -> None:
     end = time.monotonic() + 300
     while not killed and time.monotonic() < end:
         for number, title in _titles():
-            if title.startswith("ray::work") and number not in descendants:
+            if title.startswith("ray::_call") and number not in descendants:
                 time.sleep(0.3)
                 os.kill(number, signal.SIGKILL)
                 killed.append(number)
