@@ -24,7 +24,7 @@ CHECKED = [
     "personalize",
     "scores",
 ]
-"""The rooms whose shapes are checked; SAFEZONE_SHAPES=all checks those of every room."""
+"""The rooms whose shapes are checked; SAFEZONE_SHAPES=all: of every one, none: of none."""
 UNCHECKED = ("safezone.scores.loading",)
 """Whose functions become part of an encoder's fingerprint, with all that is wrapped around them."""
 
@@ -35,8 +35,9 @@ def checked_modules() -> list[str]:
     """The modules of the package whose shapes are checked."""
     files = [path for path in SOURCE.rglob("*.py") if path.name != "__init__.py"]
     names = [".".join(path.relative_to(SOURCE).with_suffix("").parts) for path in files]
-    every = os.environ.get("SAFEZONE_SHAPES") == "all"
-    wanted = [name for name in names if every or name.split(".")[1] in CHECKED]
+    asked = os.environ.get("SAFEZONE_SHAPES")
+    rooms = [] if asked == "none" else CHECKED
+    wanted = [name for name in names if asked == "all" or name.split(".")[1] in rooms]
     return [name for name in wanted if name not in UNCHECKED]
 
 
