@@ -37,7 +37,7 @@ from safezone.personalize import load_embedding, save_embedding
 
 FOREIGN: Final = {
     *("--colour-encoder", "--corpus", "--count", "--folder", "--head", "--max", "--min"),
-    *("--rounds", "--script", "--stage"),
+    *("--named", "--photos", "--rounds", "--script", "--stage"),  # of training.quality, benchmarks
 }
 """Options of other programs, and of the pages' own examples, in the documents."""
 
