@@ -18,8 +18,8 @@ from types import MappingProxyType
 from typing import Any, Final
 
 import torch
-from diffusers import AutoencoderKL
-from transformers import CLIPTokenizer
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from safezone.errors import UserError
 from safezone.models.builtin import WEIGHTS
@@ -31,11 +31,13 @@ from training.denoiser import Batches, cache_posteriors, new_unet, train_denoise
 from training.loop import Budget
 from training.parallel import launch
 from training.pixels import export_pixels, train_pixels
+from training.sensitivity import train_sensitivity
 from training.text import WIDTH, build_tokenizer, new_text_encoder
 from training.twins import TWINS, export_twin, train_twin
 
 SCORING: Final = ("classifier", "instance", "clip")
-STAGES: Final = ("corpus", "autoencoder", "denoiser", "export", *SCORING, "pixel", *TWINS)
+PIPELINE: Final = ("autoencoder", "sensitivity", "denoiser")
+STAGES: Final = ("corpus", *PIPELINE, "export", *SCORING, "pixel", *TWINS)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             pairs=20_000,
             steps={
                 "autoencoder": 1_800,
+                "sensitivity": 1_600,
                 "denoiser": 2_800,
                 "classifier": 4_000,
                 "instance": 1_200,
@@ -74,6 +77,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             },
             batch={
                 "autoencoder": 192,
+                "sensitivity": 32,
                 "denoiser": 1024,
                 "classifier": 256,
                 "instance": 128,
@@ -94,6 +98,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             pairs=8_000,
             steps={
                 "autoencoder": 6_000,
+                "sensitivity": 1_600,
                 "denoiser": 40_000,
                 "classifier": 4_000,
                 "instance": 1_200,
@@ -104,6 +109,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             },
             batch={
                 "autoencoder": 16,
+                "sensitivity": 8,
                 "denoiser": 48,
                 "classifier": 64,
                 "instance": 64,
@@ -122,8 +128,8 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             pictures=24,
             first=24,
             pairs=16,
-            steps=dict.fromkeys(("autoencoder", "denoiser", *SCORING, "pixel", *TWINS), 20),
-            batch=dict.fromkeys(("autoencoder", "denoiser", *SCORING, "pixel", *TWINS), 2),
+            steps=dict.fromkeys((*PIPELINE, *SCORING, "pixel", *TWINS), 20),
+            batch=dict.fromkeys((*PIPELINE, *SCORING, "pixel", *TWINS), 2),
             denoiser_rate=1.3e-3,
             twin_rate=1e-3,
             pixel_rate=6e-4,
@@ -169,8 +175,8 @@ def _tokenizer(plan: Plan) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder)
 
 
-def _vae(plan: Plan) -> AutoencoderKL:
-    """The autoencoder that was trained here, else ``--start``'s; frozen, in single precision."""
+def _first_vae(plan: Plan) -> AutoencoderKL:
+    """The autoencoder that was trained here, else ``--start``'s, in single precision."""
     checkpoint = plan.work / "autoencoder.safetensors"
     if checkpoint.exists():
         model = ae.new_autoencoder()
@@ -182,6 +188,16 @@ def _vae(plan: Plan) -> AutoencoderKL:
             f"{checkpoint} is missing; run the stage autoencoder first, or give --start with the "
             "folder of a trained model"
         )
+    return model
+
+
+def _vae(plan: Plan) -> AutoencoderKL:
+    """The same, with the sensitive encoder where that was trained; frozen."""
+    model, checkpoint = _first_vae(plan), plan.work / "sensitivity.safetensors"
+    if checkpoint.exists():
+        for part in (model.decoder, model.post_quant_conv):
+            part.requires_grad_(False)
+        export.averaged(model, "vae", checkpoint)
     return model.eval().requires_grad_(False)
 
 
@@ -203,6 +219,20 @@ def _autoencoder(plan: Plan) -> None:
         plan.budget("autoencoder"),
         plan.device,
         batch=plan.recipe.batch["autoencoder"],
+    )
+
+
+def _sensitivity(plan: Plan) -> None:
+    corpus, start = Corpus(plan.work / "first"), _first_vae(plan)
+    train_sensitivity(
+        plan.work,
+        start,
+        corpus,
+        photographs(plan.photos),
+        plan.budget("sensitivity"),
+        plan.device,
+        ae.measure_scale(start, corpus),
+        batch=plan.recipe.batch["sensitivity"],
     )
 
 
@@ -244,11 +274,18 @@ def _pixel(plan: Plan) -> None:
 
 
 def _export(plan: Plan) -> None:
+    """Of what was trained here; U-Net and text encoder are ``--start``'s where they were not."""
     tokenizer, vae = _tokenizer(plan), _vae(plan)
-    unet, text_encoder = new_unet(WIDTH), new_text_encoder(tokenizer)
-    export.averaged(unet, "unet", plan.work / "denoiser.safetensors")
-    export.averaged(text_encoder, "text_encoder", plan.work / "denoiser.safetensors")
-    scale = ae.measure_scale(vae, plan.corpus)
+    checkpoint = plan.work / "denoiser.safetensors"
+    if plan.start is not None and not checkpoint.exists():
+        unet = UNet2DConditionModel.from_pretrained(plan.start / "unet")
+        text_encoder = CLIPTextModel.from_pretrained(plan.start / "text_encoder")
+        scale = AutoencoderKL.load_config(plan.start / "vae")["scaling_factor"]
+    else:
+        unet, text_encoder = new_unet(WIDTH), new_text_encoder(tokenizer)
+        export.averaged(unet, "unet", checkpoint)
+        export.averaged(text_encoder, "text_encoder", checkpoint)
+        scale = ae.measure_scale(vae, plan.corpus)
     export.export_pipeline(
         plan.out / "mini", vae, text_encoder, tokenizer, unet, scale, plan.work / "tokenizer"
     )
@@ -285,6 +322,8 @@ def run(plan: Plan, stages: tuple[str, ...]) -> None:
             plan.in_parallel(_autoencoder, plan)
         if rendering is not None:
             rendering.result()
+    if "sensitivity" in stages:
+        plan.in_parallel(_sensitivity, plan)
     if "denoiser" in stages or "export" in stages or set(TWINS) & set(stages):
         # Before the processes part: each of them reads what is written here.
         scale = ae.measure_scale(_vae(plan), plan.corpus)
@@ -316,7 +355,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--start",
         type=Path,
-        help="a trained folder, whose autoencoder and tokenizer are used where --work has none",
+        help="a trained folder, whose parts are used where --work has none",
     )
     parser.add_argument("--steps", type=int, help="of every stage instead of the recipe's")
     parser.add_argument("--seconds", type=float, help="of the denoiser instead of its steps")

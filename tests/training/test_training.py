@@ -183,7 +183,7 @@ def _losses(work: Path, stage: str) -> list[float]:
 def test_the_command_lowers_the_losses_resumes_to_the_bit_and_exports(tmp_path: Path) -> None:
     whole, halted = tmp_path / "whole", tmp_path / "halted"
     common = ["--recipe", "tiny", "--workers", "1"]
-    stages = ("corpus", "autoencoder", "denoiser", "export")
+    stages = ("corpus", "autoencoder", "sensitivity", "denoiser", "export")
     every = [f"--stage={stage}" for stage in stages]
     main([*common, *every, "--work", str(whole), "--out", str(whole / "weights")])
     for stage in stages:

@@ -39,7 +39,9 @@ def parse(command: Command[Options], arguments: Sequence[str], name: str = "") -
         require_fields(options)
     except FieldError as error:
         if error.value == () and error.field in _places(command.options):
-            raise UserError(f"give at least one folder (FOLDER); see `safezone {name} --help`") from error
+            raise UserError(
+                f"give at least one folder (FOLDER); see `safezone {name} --help`"
+            ) from error
         raise UserError(f"{_option(error, arguments)} {error.reason}") from error
     except SystemExit as error:
         if error.code in (0, None):
