@@ -101,6 +101,52 @@ class Page:
         self._ask("Page.navigate", url=path.absolute().as_uri())
         self.until("document.readyState === 'complete' && location.protocol === 'file:'")
 
+    def visit(self, url: str) -> None:
+        """Loads an address and waits until all of it is there."""
+        self._ask("Page.navigate", url=url)
+        self.until(f"document.readyState === 'complete' && location.href.startsWith({url!r})")
+
+    def _centre(self, selector: str) -> tuple[float, float]:
+        """Of the element on the screen, once it is there and can be seen."""
+        element = f"document.querySelector({json.dumps(selector)})"
+        self.until(f"{element}?.getClientRects().length > 0 && !{element}.disabled")
+        box = f"{element}.scrollIntoView({{block: 'center', behavior: 'instant'}}), {element}"
+        x, y = self.run(
+            f"(() => {{ const b = ({box}).getBoundingClientRect();"
+            " return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        )
+        return float(x), float(y)
+
+    def _mouse(self, kind: str, x: float, y: float, *, held: bool) -> None:
+        self._ask(
+            "Input.dispatchMouseEvent",
+            type=kind,
+            x=x,
+            y=y,
+            button="left",
+            buttons=int(held),
+            clickCount=int(kind != "mouseMoved"),
+        )
+
+    def click(self, selector: str) -> None:
+        """A real click in the middle of the element."""
+        self.drag(selector, 0, 0)
+
+    def drag(self, selector: str, right: float, down: float) -> None:
+        """Presses the mouse in the middle of the element and lets go so many pixels away."""
+        x, y = self._centre(selector)
+        self._mouse("mouseMoved", x, y, held=False)
+        self._mouse("mousePressed", x, y, held=True)
+        if right or down:
+            self._mouse("mouseMoved", x + right, y + down, held=True)
+        self._mouse("mouseReleased", x + right, y + down, held=False)
+
+    def choose(self, selector: str, *files: Path) -> None:
+        """Puts files into a field for files, as its dialog does."""
+        root = self._ask("DOM.getDocument")["root"]["nodeId"]
+        node = self._ask("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self._ask("DOM.setFileInputFiles", nodeId=node, files=[str(file) for file in files])
+
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression."""
         answer = self._ask("Runtime.evaluate", expression=script, returnByValue=True)

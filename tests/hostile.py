@@ -55,6 +55,7 @@ USUAL: Final[Mapping[str, str]] = {
     "analyze spectrum": "{images} {images} --out {out}",
     "analyze timesteps": f"{{images}} {_MODEL} --out {{out}}",
     "analyze sensitivity": f"{{images}} {_MODEL} --out {{out}} --prompt a~ball --word ball",
+    "serve": "--folder {out} --port 0",
     "grid run": f"--out {{out}} {_SMALL}",
     "grid show": "",
     "grid list": "",
@@ -200,6 +201,14 @@ claim --method dreambooth | dreambooth
 claim --out {root}/e.safetensors | e.safetensors
 demo --concepts 0 | --concepts
 demo --model no-model | no-model
+serve --port -1 | --port
+serve --port 70000 | --port
+serve --port x | whole number
+serve --folder {root}/e.safetensors | e.safetensors
+serve --model sd16-rf | sd15-rf
+serve --threads 0 | --threads
+serve --config {root}/none.yaml | none.yaml
+serve --host 0.0.0.0 | --host
 figure 22 | 22
 figure x | NUMBER
 figure 7 --concepts 0 | --concepts

@@ -24,6 +24,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "generate": "make images of what was learned",
     "score": "compare generated images with the clean ones",
     "audit": "does my protection hold? careful trainings on my pictures, one verdict, one page",
+    "serve": "a page to do so with the mouse, on this machine only",
     "report": "one page with pictures, scores and what they mean",
     "claim": "measure the paper's claim: ten concepts, three seeds, every defense",
     "analyze": "look at folders: histogram, spectrum, timesteps, sensitivity",

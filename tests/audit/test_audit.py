@@ -104,6 +104,7 @@ def _facts(
     builtin: bool = False,
     costs: bool = False,
     left_out: Mapping[str, str] = {},
+    own_training: bool = False,
 ) -> Facts:
     protected, original = _folders(root, suffix=suffix, made=made)
     (case,) = read_cases(protected, original if clean else None, 64)
@@ -120,7 +121,7 @@ def _facts(
     worst = of("szt", 0.6, learned - (0.3 if costs else 0.01))
     clean_value = plain.clean if clean else None
     outcome = Outcome("ti", plain, worst, (plain, worst), clean_value, {}, {}, {}, {})
-    return Facts(plan, [outcome], model, floor, largest)
+    return Facts(plan, [outcome], model, floor, largest, own_training)
 
 
 NOTHING: dict[str, Any] = {"left_out": {"purifier": "left out"}}
@@ -134,6 +135,7 @@ RAISE: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "white-box": ({}, {"model": "another"}),
     "carried-over": ({"model": "another"}, {}),
     "unknown-maker": ({"made": None}, {}),
+    "other-training": ({"own_training": True}, {}),
     "few-concepts": ({"count": FEW_CONCEPTS - 1}, {}),
     "generated-masks": ({"masks": True}, {}),
     "stronger-attack-missing": (NOTHING, {}),

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 from torch import Tensor
 
-from safezone.commands.mask import SURE
 from safezone.concepts.masks import (
+    SURE,
     Hint,
     LatentMaskMode,
     cut_out,

@@ -12,12 +12,15 @@ from safezone.audit.cases import Case, Plan, at_budgets
 from safezone.audit.flags import Facts
 from safezone.audit.outcome import outcomes
 from safezone.audit.page import as_json, lead, visibility
+from safezone.audit.progress import write_expected
 from safezone.audit.suite import Attacker, Suite
 from safezone.defenses import defense, fingerprints
 from safezone.errors import UserError
 from safezone.files import write_json, write_text
 from safezone.generate import generate
+from safezone.lab.kinds import kind_of
 from safezone.lab.lab import Lab
+from safezone.lab.training import training_preset
 from safezone.models import BUILTIN
 from safezone.results.folder import LEAD, rewrite_results
 from safezone.results.measurement import measure
@@ -111,6 +114,7 @@ def audit(
     """
     lab = plan.lab(lab)
     grid = plan.grid(lab.model.name)
+    write_expected(lab, grid, folder)
     made = measure(
         lab,
         grid,
@@ -124,7 +128,9 @@ def audit(
     )
     seen = visibility(lab, plan)
     largest = seen[0].linf if seen else None
-    facts = Facts(plan, outcomes(plan, made.rows), lab.model.name, floor(lab, plan), largest)
+    training = lab.settings.training
+    own = training != training_preset(kind_of(lab.settings.model), training.method)
+    facts = Facts(plan, outcomes(plan, made.rows), lab.model.name, floor(lab, plan), largest, own)
     data = dict(as_json(facts, seen, __version__))
     write_json(folder / AUDIT, data)
     write_text(folder / LEAD, lead(lab, facts, seen))

@@ -16,6 +16,7 @@ class Facts:
     """What the flags look at. ``floor``: the similarity of what the class word alone draws.
 
     ``largest``: the largest change of any value of a pixel, in [0, 1]; None without originals.
+    ``own_training``: whether the trainings were told other settings than the model's preset.
     """
 
     plan: Plan
@@ -23,6 +24,7 @@ class Facts:
     model: str
     floor: float | None
     largest: float | None
+    own_training: bool = False
 
     @property
     def made(self) -> list[Mapping[str, Any]]:
@@ -131,6 +133,12 @@ FLAGS: Final[tuple[Flag, ...]] = (
         lambda facts: len(facts.made) < len(facts.plan.cases),
         "It is not known on which model the protection was made, so white box and carried over "
         "cannot be told apart.",
+    ),
+    Flag(
+        "other-training",
+        lambda facts: facts.own_training,
+        "The trainings had other settings than this model's preset (--config), so these numbers "
+        "are not the suite's.",
     ),
     Flag(
         "few-concepts",

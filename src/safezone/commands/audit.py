@@ -25,7 +25,7 @@ import tyro
 from safezone.commands.console import Answer, Command, Flat, Folder, OnModel, note, progress
 from safezone.errors import UserError
 from safezone.fields import Count
-from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, preset
+from safezone.lab.settings import Names, Poisoning, Sampling, Scoring
 
 if TYPE_CHECKING:
     from safezone.audit.cases import Plan
@@ -68,6 +68,7 @@ def _plan(options: Options) -> "tuple[Lab, Plan]":
     from safezone.audit.cases import read_cases
     from safezone.audit.suite import suite
     from safezone.commands.opening import open_encoders, open_model
+    from safezone.lab.config import read_settings
     from safezone.lab.lab import Lab
     from safezone.lab.store import WORK
     from safezone.lab.training import method_named
@@ -78,7 +79,7 @@ def _plan(options: Options) -> "tuple[Lab, Plan]":
         raise UserError(f"--partial {wrong[0]} is no percent between 0 and 100; give one like 50")
     if wrong := [n for n in options.budgets if not 0 < n < 256]:
         raise UserError(f"--budgets {wrong[0]} is no level of 255; give one like 4")
-    first = preset(options.model, options.methods[0])
+    first = read_settings(options.machine.config, options.model, method=options.methods[0])
     settings = replace(
         first,
         precision=options.precision,

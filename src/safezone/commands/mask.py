@@ -37,8 +37,6 @@ Maker: TypeAlias = "Callable[[NDArray[np.uint8], Hint], Cutout]"
 
 MAKERS: Final = {"grabcut": "GrabCut", "sam": "SAM"}
 PREVIEW_SIDE: Final = 512
-SURE: Final = 0.9
-"""A made mask that is less sure than this should be looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +111,7 @@ def _answer(
     cutouts: "Mapping[str, Cutout]",
 ) -> Answer:
     from safezone.concepts.folder import PREVIEW_FOLDER
+    from safezone.concepts.masks import SURE
 
     source = (options.source or "grabcut") if make else "given"
     shares = {stem: float(mask.mean()) for stem, mask in masks.items()}

@@ -137,11 +137,15 @@ def miniworld_concept(name: str, size: int | None = None) -> Concept:
 
     ``size``: the images' side, by default the world's own 128. Raises UserError for other names.
     """
+    return _rendered(_novel(name), size)
+
+
+def _novel(name: str) -> NovelConcept:
     known = {novel.name.lower(): novel for novel in novel_concepts()}
     if name.lower() not in known:
         names = ", ".join(novel.name for novel in known.values())
         raise UserError(f"the built-in concept {name!r} is unknown; give one of {names}")
-    return _rendered(known[name.lower()], size)
+    return known[name.lower()]
 
 
 BuiltinSet: TypeAlias = Literal["novel", "development"]
@@ -163,14 +167,22 @@ def export_concepts(out: Path, which: BuiltinSet = "novel") -> tuple[Path, ...]:
     ``concept.json`` of each also tells the attributes and the caption of every picture. Returns
     the folders. Raises UserError when a folder is there already or cannot be written.
     """
-    folders = []
-    for novel in _BUILTIN_SETS[which]():
-        concept = _rendered(novel, None)
-        scenes: list[dict[str, Any]] = [
-            {"image": stem, "caption": render(scene).caption, **asdict(scene)}
-            for stem, scene in zip(concept.image_names, novel.scenes, strict=True)
-        ]
-        folder = out / novel.name
-        save_concept(concept, folder, extra={"scenes": scenes})
-        folders.append(folder)
-    return tuple(folders)
+    return tuple(_export(novel, out / novel.name) for novel in _BUILTIN_SETS[which]())
+
+
+def export_concept(name: str, folder: Path) -> Path:
+    """Writes the novel concept of that name (any case) as ``export_concepts`` writes each.
+
+    Raises UserError for other names, and when the folder is there already.
+    """
+    return _export(_novel(name), folder)
+
+
+def _export(novel: NovelConcept, folder: Path) -> Path:
+    concept = _rendered(novel, None)
+    scenes: list[dict[str, Any]] = [
+        {"image": stem, "caption": render(scene).caption, **asdict(scene)}
+        for stem, scene in zip(concept.image_names, novel.scenes, strict=True)
+    ]
+    save_concept(concept, folder, extra={"scenes": scenes})
+    return folder

@@ -16,6 +16,8 @@ from safezone.errors import UserError
 
 LatentMaskMode = Literal["area", "soft", "nearest", "any"]
 
+SURE: Final = 0.9
+"""A made mask that is less sure than this should be looked at."""
 _GRABCUT_SIDE = 384
 _OUTLINE = (255, 0, 200)
 _CELL = (255, 220, 0)

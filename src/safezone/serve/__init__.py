@@ -1,0 +1,1 @@
+"""A page to use the audit with the mouse, on this machine only."""

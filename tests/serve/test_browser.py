@@ -1,0 +1,143 @@
+"""`safezone serve` in a browser: real clicks from pictures to the verdict, and what is refused."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+
+from chromium import CHROMIUM, Page
+from safezone.concepts.datasets import miniworld_concept
+from safezone.images import read_mask, write_png
+
+SMALLEST = """\
+training: {steps: 2, batch_size: 1}
+poisoning: {steps: 1}
+sampling: {prompts: ["a {}"], images_per_prompt: 1, steps: 1}
+scoring: {instance_encoder: mini-instance, text_image_encoder: none}
+"""
+"""On a tiny model: one step of everything."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """A page that is served, its folder, and a tab."""
+
+    tab: Page
+    address: str
+    folder: Path
+    server: subprocess.Popen[str]
+
+
+@pytest.fixture
+def site(tmp_path: Path, tiny_model_folder: Path) -> Iterator[Site]:
+    if CHROMIUM is None:
+        pytest.skip("no Chromium or Chrome on this machine; install chromium to run it")
+    (tmp_path / "smallest.yaml").write_text(SMALLEST)
+    folder = tmp_path / "kept"
+    options = ["--folder", str(folder), "--port", "0", "--model", str(tiny_model_folder)]
+    options += ["--config", str(tmp_path / "smallest.yaml")]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "safezone", "serve", *options],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert server.stderr is not None
+    try:
+        found = re.match(r"open (http://127\.0\.0\.1:\d+)", server.stderr.readline())
+        assert found is not None
+        with Page(tmp_path / "profile") as tab:
+            tab.screen(1280, 900)
+            yield Site(tab, found[1], folder, server)
+    finally:
+        server.send_signal(signal.SIGINT)
+        assert server.wait(30) == 130
+        server.stderr.close()
+
+
+def _state(tab: Page, *states: str) -> None:
+    tab.until(f"{json.dumps(states)}.includes(document.body.dataset.state)")
+
+
+def _pictures(folder: Path) -> dict[str, list[Path]]:
+    """Three pictures of a built-in concept, protected by noise, its originals and masks."""
+    concept = miniworld_concept("HattedMug", 64)
+    noise = torch.randint(-8, 9, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    clean, masks = concept.images[:3], concept.masks
+    assert masks is not None
+    sides = {
+        "protected": (clean.to(torch.int64) + noise).clamp(0, 255).to(torch.uint8),
+        "clean": clean,
+        "masks": masks[:3],
+    }
+    for side, images in sides.items():
+        for index, image in enumerate(images):
+            write_png(folder / side / f"{index}.png", image)
+    return {side: sorted((folder / side).glob("*.png")) for side in sides}
+
+
+@pytest.mark.slow
+def test_real_clicks_lead_from_pictures_to_the_verdict_and_nothing_leaves_this_machine(
+    site: Site, tmp_path: Path
+) -> None:
+    tab, text = site.tab, tmp_path / "text.png"
+    text.write_text("no picture")
+    pictures = _pictures(tmp_path / "mine")
+    tab.visit(site.address)
+    tab.choose("input[name=protected]", text)
+    tab.click("#new button")
+    tab.until("!document.getElementById('told').hidden")
+    told = tab.run("document.getElementById('told').textContent")
+    assert told.startswith("protected/text.png is not an image that can be read")
+    assert [path.name for path in site.folder.iterdir()] == [".lock"]
+
+    tab.errors.clear()  # Chromium's own line on an answer of 400
+    for part, files in pictures.items():
+        tab.choose(f"input[name={part}]", *files)
+    tab.click("#new button")
+    tab.until("location.pathname === '/s/my-pictures' && document.readyState === 'complete'")
+    tab.until("[...document.querySelectorAll('.picture img')].filter((i) => i.src).length === 6")
+    painted = site.folder / "my-pictures" / "clean" / "masks" / "0.png"
+    before = read_mask(painted)
+    tab.click(".picture")
+    tab.until("document.getElementById('painting').open")
+    tab.drag("#canvas", -90, -90)
+    tab.click("#keep")
+    tab.until("document.querySelector('.mask').naturalWidth === 64")
+    tab.until("!document.getElementById('painting').open")
+    tab.click("#start")
+    _state(tab, "running")
+    tab.click("#stop")
+    _state(tab, "stopped")
+    after = read_mask(painted)
+    assert (after >= before).all() and after.sum() > before.sum()
+    tab.click("#start")  # which says "Go on" now
+    _state(tab, "running")
+    _state(tab, "done", "failed", "stopped")
+    assert tab.run("document.getElementById('state').textContent") == "Done"
+    verdict = tab.run("document.querySelector('.verdict').textContent")
+    audit = json.loads((site.folder / "my-pictures" / "audit" / "audit.json").read_text())
+    assert [verdict] == audit["verdicts"]
+    assert "szt" in [
+        each["attacker"] for each in audit["methods"]["textual inversion"]["attackers"]
+    ]
+    inside = "document.getElementById('page').contentDocument"
+    tab.until(f"!!{inside}?.querySelector('.verdict') && {inside}.readyState === 'complete'")
+    assert tab.run(f"{inside}.querySelector('.verdict').textContent") == verdict
+    assert tab.errors == []
+    asked = {urlsplit(url).netloc for url in tab.requests if not url.startswith(("data:", "blob:"))}
+    assert asked == {urlsplit(site.address).netloc}
+
+    tab.click("#remove")
+    tab.click("#remove")
+    tab.until("location.pathname === '/' && document.readyState === 'complete'")
+    assert [path.name for path in site.folder.iterdir()] == [".lock"]

@@ -1,0 +1,349 @@
+"""What is sent to `safezone serve`: wrong files are told in a sentence and leave nothing behind."""
+
+import io
+import json
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from safezone.errors import UserError
+from safezone.images import read_mask
+from safezone.serve import guard, uploads
+from safezone.serve.app import Pages, listen
+from safezone.serve.runner import DONE, RUN, Runner
+from safezone.serve.session import SHOWN_SIDE, open_session
+
+Files: TypeAlias = list[tuple[str, tuple[str, bytes]]]
+HOST: Final = "127.0.0.1"
+
+
+def picture(
+    size: tuple[int, int] = (64, 48), *, shade: int = 90, mode: str = "RGB", form: str = "PNG"
+) -> bytes:
+    """A rectangle on a plain ground."""
+    buffer, image = io.BytesIO(), Image.new(mode, size, 20 if mode == "L" else (20, 60, 20))
+    third = (size[0] // 3, size[1] // 3, 2 * size[0] // 3, 2 * size[1] // 3)
+    image.paste(255 if mode == "L" else (shade, 200, 255 - shade), third)
+    image.save(buffer, form)
+    return buffer.getvalue()
+
+
+def promise(width: int, height: int, data: bytes = b"") -> bytes:
+    """A grey PNG that promises so many pixels, and what it really has."""
+    whole = b"\x89PNG\r\n\x1a\n"
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    for name, content in ((b"IHDR", header), (b"IDAT", data), (b"IEND", b"")):
+        crc = struct.pack(">I", zlib.crc32(name + content))
+        whole += struct.pack(">I", len(content)) + name + content + crc
+    return whole
+
+
+def bomb() -> bytes:
+    """A PNG of few bytes and very many pixels, all of which are really there."""
+    packed = zlib.compressobj(1)
+    line = bytes(20_001)
+    data = b"".join(packed.compress(line) for _ in range(20_000)) + packed.flush()
+    return promise(20_000, 20_000, data)
+
+
+def three(part: str = "protected", **changes: bytes) -> Files:
+    """Three good pictures, some of them replaced."""
+    good = {name: picture(shade=90 + 9 * i) for i, name in enumerate(("a", "b", "c"))}
+    return [(part, (f"{name}.png", content)) for name, content in (good | changes).items()]
+
+
+def moving() -> bytes:
+    buffer = io.BytesIO()
+    frames = [Image.new("P", (64, 64), shade) for shade in (1, 2)]
+    frames[0].save(buffer, "GIF", save_all=True, append_images=frames[1:])
+    return buffer.getvalue()
+
+
+WRONG: Final[Mapping[str, tuple[Callable[[], Files], str]]] = {
+    "nothing": (list, "no picture was given"),
+    "masks alone": (lambda: three("masks"), "no picture was given"),
+    "a text named PNG": (lambda: three(b=b"hello"), "protected/b.png is not an image"),
+    "an empty file": (lambda: three(b=b""), "protected/b.png is not an image"),
+    "a PNG cut short": (lambda: three(b=picture()[:90]), "protected/b.png is damaged"),
+    "a page named PNG": (lambda: three(b=b"<svg onload='x()'/>"), "protected/b.png is not an"),
+    "an animated GIF": (
+        lambda: [*three(), ("protected", ("d.gif", moving()))],
+        "d.gif is not an image",
+    ),
+    "an animated GIF named PNG": (lambda: three(b=moving()), "protected/b.png is not an image"),
+    "a bomb": (lambda: three(b=bomb()), "protected/b.png has more than the 100,000,000 pixels"),
+    "a header of huge size": (
+        lambda: three(b=promise(11_000, 11_000)),
+        "protected/b.png has 11000 x 11000 pixels, more than",
+    ),
+    "a hundred files": (
+        lambda: [("protected", (f"{i}.png", picture())) for i in range(100)],
+        "there are 100 protected pictures; give at most 15",
+    ),
+    "a thousand files": (
+        lambda: [("protected", (f"{i}.png", b"")) for i in range(1000)],
+        "Too many files",
+    ),
+    "a name that leads out": (
+        lambda: [*three(), ("protected", ("../d.png", picture()))],
+        "is no plain name of a file",
+    ),
+    "a name that leads far out": (
+        lambda: [*three(), ("protected", ("/etc/d.png", picture()))],
+        "is no plain name of a file",
+    ),
+    "a name as on Windows": (
+        lambda: [*three(), ("protected", ("..\\d.png", picture()))],
+        "is no plain name of a file",
+    ),
+    "a hidden name": (
+        lambda: [*three(), ("protected", (".d.png", picture()))],
+        "is no plain name of a file",
+    ),
+    "a very long name": (
+        lambda: [*three(), ("protected", ("d" * 300 + ".png", picture()))],
+        "too long",
+    ),
+    "our own record": (
+        lambda: [*three(), ("protected", ("concept.json", b"{}"))],
+        "concept.json is not an image",
+    ),
+    "a manifest": (
+        lambda: [*three(), ("protected", ("manifest.json", b"{}"))],
+        "manifest.json is not an image",
+    ),
+    "one name twice": (
+        lambda: [*three(), ("protected", ("A.png", picture()))],
+        "two protected pictures are called A.png",
+    ),
+    "names that differ in their ending": (
+        lambda: [*three(), ("protected", ("a.jpg", picture(form="JPEG")))],
+        "differ only in their ending",
+    ),
+    "fewer originals": (
+        lambda: [*three(), *three("clean")[:2]],
+        "3 protected pictures and 2 originals",
+    ),
+    "a mask of another size": (
+        lambda: [*three(), *three("masks", b=picture((32, 32), mode="L"))],
+        "protected/masks/b.png has 32 x 32 pixels",
+    ),
+    "a mask that is a text": (
+        lambda: [*three(), *three("masks", b=b"white")],
+        "protected/masks/b.png is not an image",
+    ),
+    "a mask that is black": (
+        lambda: [*three(), *three("masks", b=_black())],
+        "protected/masks/b.png is empty",
+    ),
+    "a mask too few": (
+        lambda: [*three("clean"), *three("masks")[:2]],
+        "c.png is missing",
+    ),
+    "a mask of nothing": (
+        lambda: [*three(), ("masks", ("d.png", picture(mode="L")))],
+        "the mask d belongs to no picture",
+    ),
+}
+"""What is sent, and a part of the sentence that the page tells."""
+
+
+def _black() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("L", (64, 48)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _tree(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[TestClient]:
+    pages = Pages(tmp_path / "kept", Runner(["mini"]))
+    with TestClient(pages.app(), base_url=f"http://{HOST}") as client:
+        yield client
+
+
+@pytest.fixture
+def kept(tmp_path: Path, client: TestClient) -> Path:
+    """Three pictures without masks."""
+    answer = client.post("/new", files=three(), data={"title": "Mine", "class_word": "toy"})
+    assert answer.json() == {"go": "/s/mine"}
+    return tmp_path / "kept"
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_upload_is_told_and_leaves_nothing(
+    name: str, client: TestClient, kept: Path
+) -> None:
+    files, words = WRONG[name]
+    before = _tree(kept)
+    answer = client.post("/new", files=files() or [("title", (None, b""))])
+    assert answer.status_code == 400
+    told = answer.json()["error"]
+    assert words in told
+    assert "\n" not in told and str(kept) not in told and ".partial" not in told
+    assert _tree(kept) == before
+
+
+def test_too_many_bytes_are_refused_before_they_are_kept(
+    client: TestClient, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = _tree(kept)
+    monkeypatch.setattr(uploads, "MOST_BYTES", 1000)
+    large = three(b=picture() + bytes(2000))
+    assert "b.png has 0 MB, more than" in client.post("/new", files=large).json()["error"]
+    monkeypatch.setattr(guard, "MOST_SENT", 1000)
+    assert client.post("/new", files=large).status_code == 413
+    chunks = client.post(
+        "/new",
+        content=iter([b"x" * 600] * 3),
+        headers={"content-type": "multipart/form-data; boundary=x"},
+    )
+    assert chunks.status_code == 400
+    assert "more than the" in chunks.json()["error"]
+    assert client.put("/s/mine/mask/0", content=b"x" * 1001).status_code == 413
+    assert _tree(kept) == before
+
+
+def test_good_pictures_are_kept_as_they_were_sent(client: TestClient, kept: Path) -> None:
+    folder = kept / "mine"
+    assert (folder / "protected" / "a.png").read_bytes() == picture()
+    words = json.loads((folder / "protected" / "concept.json").read_text())
+    assert words == {"name": "mine", "class_word": "toy"}
+    assert (
+        client.post("/new", files=three("clean"), data={"title": "Mine"}).json()["go"]
+        == "/s/mine-2"
+    )
+    assert open_session(kept, "mine-2").protects and not open_session(kept, "mine").protects
+    page = client.get("/")
+    assert page.text.count('href="/s/mine') == 2
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    shown = client.get("/s/mine/picture/protected/0")
+    assert Image.open(io.BytesIO(shown.content)).size == (64, 48)
+    assert client.post("/s/mine/remove").json() == {"go": "/"}
+    assert not folder.exists()
+
+
+PAINTED: Final[Mapping[str, tuple[bytes, str]]] = {
+    "a text": (b"white", "the painted mask is not an image"),
+    "nothing": (b"", "the painted mask is not an image"),
+    "another size": (picture((32, 32), mode="L"), "32 x 32 pixels and its picture is shown in"),
+    "huge": (promise(9000, 9000), "9000 x 9000 pixels, more than"),
+    "black": (_black(), "is empty"),
+}
+
+
+@pytest.mark.parametrize("name", PAINTED)
+def test_a_wrong_mask_is_told_and_changes_nothing(
+    name: str, client: TestClient, kept: Path
+) -> None:
+    png, words = PAINTED[name]
+    before = _tree(kept)
+    answer = client.put("/s/mine/mask/1", content=png)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+    assert _tree(kept) == before
+
+
+def test_a_mask_is_painted_at_the_size_that_is_shown_and_kept_at_that_of_the_file(
+    client: TestClient, kept: Path
+) -> None:
+    wide = three("clean", a=picture((2 * SHOWN_SIDE, SHOWN_SIDE)))
+    client.post("/new", files=wide, data={"title": "wide"})
+    assert client.get("/s/wide/state").json()["masks"] == [False] * 3
+    blank = Image.open(io.BytesIO(client.get("/s/wide/mask/0").content))
+    assert blank.size == (SHOWN_SIDE, SHOWN_SIDE // 2) and blank.getextrema()[1] == 0
+    assert client.put("/s/wide/mask/0", content=picture(blank.size, mode="L")).json() == {}
+    mask = read_mask(kept / "wide" / "clean" / "masks" / "a.png")
+    assert mask.shape == (SHOWN_SIDE, 2 * SHOWN_SIDE)
+    assert abs(mask.mean() - 1 / 9) < 0.01
+    error = client.post("/s/wide/start", json={"model": "mini"}).json()["error"]
+    assert error.startswith("the mask clean/masks/b.png is missing")
+    assert client.post("/s/wide/masks").json() == {"told": []}  # GrabCut draws the other two
+    assert client.get("/s/wide/state").json()["masks"] == [True] * 3
+    found = read_mask(kept / "wide" / "clean" / "masks" / "b.png")
+    assert 0.05 < found.mean() < 0.2
+    assert np.array_equal(mask, read_mask(kept / "wide" / "clean" / "masks" / "a.png"))
+
+
+def test_an_example_has_its_own_masks_and_words(client: TestClient, tmp_path: Path) -> None:
+    assert client.post("/example", json={"concept": "HattedMug"}).json() == {"go": "/s/hattedmug"}
+    session = open_session(tmp_path / "kept", "hattedmug")
+    assert session.protects
+    assert all(client.get("/s/hattedmug/state").json()["masks"])
+    assert "Protection" in client.get("/s/hattedmug").text
+    before = _tree(tmp_path)
+    for name in ("Mug", "../x", ""):
+        answer = client.post("/example", json={"concept": name})
+        assert answer.status_code == 400 and "is unknown" in answer.json()["error"]
+    assert _tree(tmp_path) == before
+
+
+CHOICES: Final[Mapping[str, tuple[Any, str]]] = {
+    "another model": ({"model": "/etc"}, "was not given to `safezone serve`"),
+    "no method": ({"methods": []}, "methods is empty"),
+    "an unknown method": ({"methods": ["x"]}, "there is no method 'x'"),
+    "an option as method": ({"methods": ["--out=/tmp/x"]}, "there is no method"),
+    "an unknown suite": ({"suite": "strict"}, "there is no suite 'strict'"),
+    "an unknown poison": ({"poison": "--help"}, "--help"),
+    "a level of 0": ({"level": 0}, "level is 0"),
+    "more than is asked": ({"out": "/tmp"}, "out is not known"),
+    "a list": ([], "no JSON object"),
+    "no JSON": (b"{", "no JSON"),
+}
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_a_wrong_choice_is_told_and_starts_nothing(
+    name: str, client: TestClient, kept: Path
+) -> None:
+    sent, words = CHOICES[name]
+    body = sent if isinstance(sent, bytes) else json.dumps(sent).encode()
+    answer = client.post("/s/mine/start", content=body)
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]
+    assert not (kept / "mine" / RUN).exists()
+
+
+@pytest.mark.parametrize(
+    "address", ["/s/none", "/s/%2e%2e", "/s/mine%2f..", "/s/.lock", "/s/MINE/state"]
+)
+def test_no_other_folder_is_opened(address: str, client: TestClient, kept: Path) -> None:
+    (kept.parent / uploads.ABOUT).write_text("{}")
+    assert client.get(address).status_code in (400, 404)
+    assert client.get("/s/mine/picture/protected/3").status_code == 400
+    assert client.get("/s/mine/report").json()["error"].startswith("the audit is not finished")
+
+
+def test_other_sites_and_other_names_are_not_answered(client: TestClient, kept: Path) -> None:
+    assert client.get("/", headers={"host": "evil.example"}).status_code == 400
+    before = _tree(kept)
+    for origin in ("http://evil.example", "null", f"http://{HOST}:1"):
+        answer = client.post("/s/mine/remove", headers={"origin": origin})
+        assert answer.status_code == 403
+    assert _tree(kept) == before
+    assert client.post("/s/mine/remove", headers={"origin": f"http://{HOST}"}).status_code == 200
+
+
+def test_only_this_machine_is_listened_to() -> None:
+    with listen(0) as listening:
+        address, port = listening.getsockname()
+        assert address == HOST
+        with pytest.raises(UserError, match=f"port {port} cannot be used"):
+            listen(port)
+
+
+def test_an_audit_that_ended_with_nothing_is_told(client: TestClient, kept: Path) -> None:
+    record = {"choices": {}, "state": DONE, "sentence": ""}
+    (kept / "mine" / RUN).write_text(json.dumps(record))
+    answer = client.get("/s/mine/state")
+    assert answer.status_code == 400 and "audit.json" in answer.json()["error"]
