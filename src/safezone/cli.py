@@ -83,8 +83,8 @@ def _find(arguments: Sequence[str]) -> tuple[Any, str, Sequence[str]]:
     if verb not in module.VERBS:
         raise _near("verb", verb, tuple(module.VERBS))
     place, _, attribute = module.VERBS[verb][0].partition(".")
-    found = getattr(import_module(f"safezone.commands.{place}"), attribute)
-    return found, f"{name} {verb}", rest
+    value = getattr(import_module(f"safezone.commands.{place}"), attribute)
+    return value, f"{name} {verb}", rest
 
 
 def _lines(texts: Mapping[str, str]) -> str:

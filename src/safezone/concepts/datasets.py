@@ -41,13 +41,13 @@ def _custom_concept_folders(manifest: Path) -> Iterator[tuple[Path, str]]:
     """Folder and class word of every entry; none leads out of the manifest's folder."""
     try:
         entries = json.loads(manifest.read_text(encoding="utf-8"))
-        found = [(str(e["instance_data_dir"]), str(e["class_prompt"])) for e in entries]
+        pairs = [(str(e["instance_data_dir"]), str(e["class_prompt"])) for e in entries]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{manifest} is not a list of objects with instance_data_dir and class_prompt; mend it"
         ) from error
     root = manifest.parent.resolve()
-    for directory, class_word in found:
+    for directory, class_word in pairs:
         folder = (root / directory).resolve()
         if not folder.is_relative_to(root):
             raise UserError(f"{manifest} names {directory}, outside its own folder; mend the path")

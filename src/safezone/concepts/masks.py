@@ -151,8 +151,8 @@ def grabcut(
         np.ascontiguousarray(small[..., ::-1]), prior, (0, 0, 1, 1), background, foreground,
         5, cv2.GC_INIT_WITH_MASK,
     )  # fmt: skip
-    made = (prior == cv2.GC_FGD) | (prior == cv2.GC_PR_FGD)
-    object_ = one_object(made, "GrabCut", small_hint.point)
+    likely = (prior == cv2.GC_FGD) | (prior == cv2.GC_PR_FGD)
+    object_ = one_object(likely, "GrabCut", small_hint.point)
     full = cv2.resize(object_.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(full >= 0.5)
 

@@ -52,14 +52,14 @@ def catalogue(workspace: Path, stages: Sequence[Stage] = STAGES) -> list[Entry]:
     The index is written anew when it was missing, damaged or older than what is there.
     """
     work = require_workspace(workspace)
-    found = {str(folder.relative_to(work)): stage for stage, folder in _folders(work, stages)}
+    places = {str(folder.relative_to(work)): stage for stage, folder in _folders(work, stages)}
     known: dict[str, Entry] = {}
     try:
         known = {e["place"]: Entry(**e) for e in read_json(work / CATALOGUE)["artifacts"]}
     except (UserError, KeyError, TypeError):
         known = {}
     entries = []
-    for place, stage in found.items():
+    for place, stage in places.items():
         record = work / place / stage.record
         if not record.is_file():
             continue
@@ -84,10 +84,10 @@ def by_stage(entries: list[Entry], stages: Sequence[Stage] = STAGES) -> dict[str
 
 def results(workspace: Path) -> dict[str, dict[str, Any]]:
     """{grid: what its needs.json says} of all grids that were run here."""
-    found = {}
+    places = {}
     for file in sorted(workspace.glob(f"*/{NEEDS}")):
-        found[file.parent.name] = read_json(file)
-    return found
+        places[file.parent.name] = read_json(file)
+    return places
 
 
 def garbage(workspace: Path, stages: Sequence[Stage] = STAGES) -> list[Path]:

@@ -93,8 +93,8 @@ class Bench:
         ``paper``: of the paper's 5000 steps.
         """
         steps = self.lab.settings.training.steps
-        kept = mark_steps(steps)
-        own = {min(kept, key=lambda k: abs(k - steps * each / PAPER_STEPS)) for each in paper}
+        marks = mark_steps(steps)
+        own = {min(marks, key=lambda k: abs(k - steps * each / PAPER_STEPS)) for each in paper}
         return sorted({*self.scope.marks} or own)
 
     def begun_is_enough(self, steps: Sequence[int]) -> bool:
@@ -114,12 +114,12 @@ class Bench:
             raise UserError(f"The training has {training.steps} steps; {last} is beyond its end.")
         if last > 0 and set(steps) <= {0, last} and training.schedule == "constant":
             return True
-        kept = mark_steps(training.steps)
-        missed = sorted(set(steps) - set(kept))
+        marks = mark_steps(training.steps)
+        missed = sorted(set(steps) - set(marks))
         if missed:
             raise UserError(
                 f"No vectors are kept of step {missed[0]}: a training of {training.steps} steps "
-                f"keeps every {kept[1]}th; give one of those."
+                f"keeps every {marks[1]}th; give one of those."
             )
         return False
 

@@ -33,22 +33,22 @@ def read_settings(
     rather than that of ``base``. Raises UserError naming the file and the key for keys and
     values that are not known.
     """
-    told: Mapping[str, Any] = {} if path is None else read_yaml(path, "a YAML file")
-    named = told.get("model")
+    tree: Mapping[str, Any] = {} if path is None else read_yaml(path, "a YAML file")
+    named = tree.get("model")
     chosen = model or (named if isinstance(named, str) else None)
     if chosen is not None:
         require_spelling(chosen)
     start = base if base is not None else preset(chosen or "mini")
-    training = told.get("training")
+    training = tree.get("training")
     named_method = method or (training.get("method") if isinstance(training, Mapping) else None)
     kind = kind_of(chosen or start.model)
     if isinstance(named_method, str) and named_method != start.training.method:
         start = replace(start, training=training_preset(kind, named_method))
     if chosen is not None:
         start = replace(start, model=chosen)
-        told = {**told, "model": chosen}
+        tree = {**tree, "model": chosen}
     try:
-        return TypeAdapter(Settings).validate_python(_merged(asdict(start), told))
+        return TypeAdapter(Settings).validate_python(_merged(asdict(start), tree))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))

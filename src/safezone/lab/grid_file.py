@@ -102,17 +102,17 @@ def _mark(node: yaml.Node, place: Location, lines: dict[Location, int]) -> None:
 def read_grid_file(path: Path) -> GridFile:
     """The file, its form checked; UserError with its line for what is unknown or wrong."""
     text = read_text(path, "a YAML file")
-    told, node = parse_yaml(text, path), yaml.compose(text, yaml.SafeLoader)
+    tree, node = parse_yaml(text, path), yaml.compose(text, yaml.SafeLoader)
     lines: dict[Location, int] = {}
     if node is not None:
         _mark(node, (), lines)
     try:
-        if not told or {"path", "lines"} & told.keys():
+        if not tree or {"path", "lines"} & tree.keys():
             raise UserError(f"{path}, line 1: give name, axes and, if needed, include and exclude")
-        read = TypeAdapter(GridFile).validate_python(told)
+        read = TypeAdapter(GridFile).validate_python(tree)
     except ValidationError as error:
-        found = error.errors()  # a misspelt key is also a missing one: the former says more
-        first = min(found, key=lambda each: each["type"] != "unexpected_keyword_argument")
+        faults = error.errors()  # a misspelt key is also a missing one: the former says more
+        first = min(faults, key=lambda each: each["type"] != "unexpected_keyword_argument")
         location = tuple(first["loc"])
         where = f"{path}, line {_line(lines, location)}"
         raise UserError(f"{where}: {'.'.join(map(str, location))} {reason(first)}") from error
@@ -120,13 +120,13 @@ def read_grid_file(path: Path) -> GridFile:
 
 
 def _filled(cells: CellFilter, axes: Sequence[Sequence[Any]]) -> list[tuple[Any, ...]]:
-    told = (cells.concept, cells.poison, cells.defense, cells.method, cells.seed)
-    return list(product(*([v] if v is not None else a for v, a in zip(told, axes, strict=True))))
+    wanted = (cells.concept, cells.poison, cells.defense, cells.method, cells.seed)
+    return list(product(*([v] if v is not None else a for v, a in zip(wanted, axes, strict=True))))
 
 
 def _matches(cells: CellFilter, cell: tuple[Any, ...]) -> bool:
-    told = (cells.concept, cells.poison, cells.defense, cells.method, cells.seed)
-    return all(v is None or v == w for v, w in zip(told, cell, strict=True))
+    wanted = (cells.concept, cells.poison, cells.defense, cells.method, cells.seed)
+    return all(v is None or v == w for v, w in zip(wanted, cell, strict=True))
 
 
 def file_grid(file: GridFile, scope: Scope, settings: Settings) -> Grid:
@@ -148,10 +148,10 @@ def file_grid(file: GridFile, scope: Scope, settings: Settings) -> Grid:
     for include in file.include:
         cells |= dict.fromkeys(_filled(include, sides))
     for index, exclude in enumerate(file.exclude):
-        taken = [cell for cell in cells if _matches(exclude, cell)]
-        if not taken:
+        matches = [cell for cell in cells if _matches(exclude, cell)]
+        if not matches:
             raise UserError(f"{file.at(('exclude', index))}: this takes nothing away; remove it")
-        for cell in taken:
+        for cell in matches:
             del cells[cell]
     if not cells:
         raise UserError(f"{file.at(('exclude',))}: no run is left; exclude less")

@@ -295,8 +295,8 @@ def score(lab: Lab, job: Job) -> None:
     carried = job.run.poison != CLEAN and lab.poisoning != (lab.model,)
     made_on = " + ".join(model.name for model in lab.poisoning) if carried else ""
     rows = score_rows(lab.encoders, pictures, job.run, made_on)
-    kept = lab.encoders.kept(pictures)
+    features = lab.encoders.kept(pictures)
     with job.of["score"].written({}) as folder:
         write_rows(folder / ROWS_FILE, rows)
-        for name, tensors in kept.items():
+        for name, tensors in features.items():
             write_safetensors(folder / f"{name}.safetensors", tensors)

@@ -27,12 +27,12 @@ def missing_names(grid: Grid, settings: Settings) -> dict[str, list[str]]:
         (run.method for run in grid),
         lambda name: training_of(settings.training, name, settings.model),
     )
-    found = {
+    needs = {
         "poison": _refused(poisons, settings.poisoning.poison),
         "defense": _refused((run.defense for run in grid), defense),
         "method": list(dict.fromkeys(split_method(name)[0] for name in methods)),
     }
-    return {kind: names for kind, names in found.items() if names}
+    return {kind: names for kind, names in needs.items() if names}
 
 
 def require_names(grid: Grid, settings: Settings) -> None:

@@ -12,20 +12,20 @@ _AXES: Final = ("concept", "poison", "defense", "method")
 
 def without(grid: Grid, names: Sequence[str]) -> Grid:
     """The grid without the runs of these poisons, defenses, parts of defenses, or methods."""
-    left = grid.runs
+    runs = grid.runs
     for name in names:
         key = name.lower()
         rest = tuple(
             run
-            for run in left
+            for run in runs
             if key not in (run.poison, run.defense, run.method, *run.defense.split("+"))
         )
-        if len(rest) == len(left):
+        if len(rest) == len(runs):
             raise UserError(f"{grid.name} has no run of {name!r}; take that --without away")
-        left = rest
-    if not left:
+        runs = rest
+    if not runs:
         raise UserError(f"no run of {grid.name} is left; give --without less often")
-    return replace(grid, runs=left)
+    return replace(grid, runs=runs)
 
 
 def names_in(grid: Grid, name: str) -> set[str]:
@@ -45,7 +45,7 @@ def only(grid: Grid, names: Sequence[str]) -> Grid:
             raise UserError(f"{grid.name} has no run of {name!r}; take that --only away")
         for axis in axes:
             chosen.setdefault(axis, set()).add(name.lower())
-    left = [r for r in grid if all(getattr(r, a).lower() in v for a, v in chosen.items())]
-    if not left:
+    runs = [r for r in grid if all(getattr(r, a).lower() in v for a, v in chosen.items())]
+    if not runs:
         raise UserError(f"no run of {grid.name} is of all of {', '.join(names)}; give --only less")
-    return replace(grid, runs=tuple(left))
+    return replace(grid, runs=tuple(runs))

@@ -112,9 +112,9 @@ class Poisoning(Checked):
             "transform": None if self.transform is None else transform(self.transform),
             "repetitions": self.repetitions,
         }
-        given = {key: value for key, value in own.items() if value is not None}
+        chosen = {key: value for key, value in own.items() if value is not None}
         row = poison(name, own_poisons(Path(file) for file in self.files))
-        return replace(row, budget=Budget(self.kappa, self.norm), **given)
+        return replace(row, budget=Budget(self.kappa, self.norm), **chosen)
 
 
 @dataclass(frozen=True)

@@ -122,15 +122,15 @@ def take(source: Path, artifact: Artifact, about: Mapping[str, Any]) -> bool:
 def made_key(file: Path, record: str) -> str:
     """The key of the artifact that a file belongs to, if it is unchanged, else of its content."""
     path, content = file.parent / record, digest(file)
-    made = read_json(path) if path.is_file() else {}
-    return str(made["key"]) if made.get("files", {}).get(file.name) == content else content
+    manifest = read_json(path) if path.is_file() else {}
+    return str(manifest["key"]) if manifest.get("files", {}).get(file.name) == content else content
 
 
 def source_key(folder: Path, concept: Concept) -> str:
     """The key of the poison that made a folder's images, if they are unchanged, else of these."""
     path, content = folder / MANIFEST, concept.content_key()
-    made = read_json(path) if path.is_file() else {}
-    return str(made["key"]) if made.get("content") == content else content
+    manifest = read_json(path) if path.is_file() else {}
+    return str(manifest["key"]) if manifest.get("content") == content else content
 
 
 def require_finite(owner: object, name: str) -> None:

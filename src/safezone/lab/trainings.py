@@ -210,8 +210,8 @@ def _train_pass(
         if failed_at is not None:
             record["failed"] = f"the training became NaN at step {failed_at}"
         record["settings"] = dict(adapter.provenance["settings"])
-        told = ("precision", "unseen")
-        record |= {name: adapter.provenance[name] for name in told if name in adapter.provenance}
+        names = ("precision", "unseen")
+        record |= {name: adapter.provenance[name] for name in names if name in adapter.provenance}
         with job.artifact.written(record) as temporary:
             save_adapter(replace(adapter, provenance=provenance), temporary)
             log = log_path(folder, run.key)

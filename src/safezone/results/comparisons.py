@@ -120,8 +120,8 @@ def effects(rows: Sequence[Row]) -> list[Effect]:
         poisoned = values.get((poison, NOMINAL), {})
         if not clean.keys() & poisoned.keys():
             continue
-        kept = recovery(clean, nothing, poisoned)  # poisoned / clean
-        taken = None if kept is None else Interval(1 - kept.mean, 1 - kept.high, 1 - kept.low)
+        share = recovery(clean, nothing, poisoned)  # poisoned / clean
+        taken = None if share is None else Interval(1 - share.mean, 1 - share.high, 1 - share.low)
         returned = {
             name: _recovery(values, poison, name, NOMINAL)
             for (other, name), defended in values.items()

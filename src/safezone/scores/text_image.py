@@ -104,8 +104,8 @@ class LearnedTokenEncoder:
     ) -> Float[Tensor, "n features"]:
         """float32 features on the CPU, not normalised, of prompts with the learned token."""
         distinct = list(dict.fromkeys(texts))
-        kept = placeholder if len(vectors) else None
-        tokens = self.text.tokenize(distinct, kept, max(1, len(vectors)))
+        name = placeholder if len(vectors) else None
+        tokens = self.text.tokenize(distinct, name, max(1, len(vectors)))
         ids, slots = tokens.ids.to(self.clip.device), tokens.slots.to(self.clip.device)
         learned = vectors.to(self.clip.device).expand(len(distinct), *vectors.shape)
         output = self.text.run(ids, slots, learned if len(vectors) else None)

@@ -59,8 +59,8 @@ def gallery(bench: Bench, figure: Figure) -> Drawing:
             run = runs[concept.name, each, name]
             images, _ = read_images(jobs[run].of["generate"].place)
             best[name] = _best(bench, run, images, concept)
-        shown = concept if several else bench.poisoned(concept, each)
-        lines.append(Line(f"{concept.name},\n{each}" if several else each, shown.images[0], best))
+        owner = concept if several else bench.poisoned(concept, each)
+        lines.append(Line(f"{concept.name},\n{each}" if several else each, owner.images[0], best))
     count = len(sampling.texts()) * sampling.images_per_prompt
     title = (
         f"of {count} images each the one most similar to the clean images, by "

@@ -31,22 +31,22 @@ def _described(bench: Bench) -> list[tuple[str, Concept, str, tuple[str, str, st
     Of the built-in world scenes with their colour and background; of other data the first image of
     each concept, described by a prompt of ``--sampling.prompts`` with {} for the class word.
     """
-    shown = []
+    lines = []
     if bench.procedural:
         for index in range(min(SCENES_SHOWN, bench.scope.images)):
             scene = scene_at(SCENES, index)
             noun, phrase = scene.spec.shape, BACKGROUND_PHRASES[scene.background]
             prompt = f"a photo of a {scene.spec.color} {noun} {phrase}"
             concept = scene_group([index], bench.model.image_size, noun)
-            shown.append((f"scene {index + 1}", concept, prompt, (START, noun, phrase.split()[-1])))
-        return shown
+            lines.append((f"scene {index + 1}", concept, prompt, (START, noun, phrase.split()[-1])))
+        return lines
     own = [text for text in bench.lab.settings.sampling.prompts if "{}" in text]
     template = own[0] if own else PROMPT
     other = template.replace("{}", "").split()[-1]
     for concept in bench.concepts[:SCENES_SHOWN]:
-        asked = (START, concept.class_word.split()[-1], other)
-        shown.append((concept.name, concept, template.format(concept.class_word), asked))
-    return shown
+        words = (START, concept.class_word.split()[-1], other)
+        lines.append((concept.name, concept, template.format(concept.class_word), words))
+    return lines
 
 
 def words(bench: Bench, figure: Figure) -> Drawing:
@@ -57,12 +57,12 @@ def words(bench: Bench, figure: Figure) -> Drawing:
         [],
         {},
     )
-    for label, concept, prompt, asked in _described(bench):
+    for label, concept, prompt, words in _described(bench):
         inside, whole = bench.masks(concept)[0], bench.posterior(concept)
         first = Posterior(whole.mean[:1], whole.std[:1])
         name = f"scene/{int(concept.image_names[0])}" if bench.procedural else concept.name
         attention, sensitivity = {}, {}
-        for column, word in zip(COLUMNS, asked, strict=True):
+        for column, word in zip(COLUMNS, words, strict=True):
             arrays = probe.arrays(word_slots(bench.model, prompt, word), first, [name], time)
             acts, attends = probe.maps(arrays, 0, time, inside, word).values()
             attention[f"attention, {column}"], sensitivity[f"SSM, {column}"] = attends, acts

@@ -21,20 +21,20 @@ def pictures(seed: int, indices: Sequence[int]) -> list[Rendered]:
     return [render(scene_at(seed, i)) for i in indices]
 
 
-def images(found: Sequence[Rendered], size: int) -> Tensor:
+def images(scenes: Sequence[Rendered], size: int) -> Tensor:
     """uint8 [n, 3, size, size]."""
-    squares = [torch.from_numpy(to_square(each.image, size)) for each in found]
+    squares = [torch.from_numpy(to_square(each.image, size)) for each in scenes]
     return torch.stack(squares).permute(0, 3, 1, 2).contiguous()
 
 
 def scene_group(indices: Sequence[int], size: int, word: str = "object") -> Concept:
     """Some scenes with their masks as one concept, called by the first's place."""
-    found = pictures(SCENES, indices)
-    masks = [torch.from_numpy(to_square(each.mask >= 128, size)) for each in found]
+    scenes = pictures(SCENES, indices)
+    masks = [torch.from_numpy(to_square(each.mask >= 128, size)) for each in scenes]
     return Concept(
         name=f"Scenes{indices[0]:05d}",
         class_word=word,
-        images=images(found, size),
+        images=images(scenes, size),
         masks=torch.stack(masks),
         image_names=tuple(f"{i:05d}" for i in indices),
     )
