@@ -36,5 +36,5 @@ def _module(file: Path, name: str) -> ModuleType:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         del sys.modules[name]
-        raise UserError(f"{file} fails with {type(error).__name__}: {error}; mend it") from error
+        raise UserError(f"{file} fails with {type(error).__name__}: {error}; correct it") from error
     return module

@@ -44,7 +44,8 @@ def _custom_concept_folders(manifest: Path) -> Iterator[tuple[Path, str]]:
         pairs = [(str(e["instance_data_dir"]), str(e["class_prompt"])) for e in entries]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{manifest} is not a list of objects with instance_data_dir and class_prompt; mend it"
+            f"{manifest} is not a list of objects with instance_data_dir and class_prompt; "
+            "correct it"
         ) from error
     root = manifest.parent.resolve()
     for directory, class_word in pairs:

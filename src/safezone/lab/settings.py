@@ -94,7 +94,7 @@ class Poisoning(Checked):
     """Python file with poisons of your own, which is run; may be given repeatedly."""
 
     def poison(self, name: str) -> "Poison":
-        """The poison of that name with these settings; UserError for what cannot be."""
+        """The poison of that name with these settings; UserError for unknown names and ranges."""
         from safezone.poisons import Budget, own_poisons, poison, transform
         from safezone.poisons.targets import read_target
 

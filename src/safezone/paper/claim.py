@@ -41,7 +41,7 @@ def claim_grid(settings: Settings, concepts: Sequence[Concept], model_name: str)
 def claim_lab(folder: Path, model: Model, encoders: Encoders, settings: Settings) -> Lab:
     """The lab of the first ``settings.cells.concepts`` novel concepts, in ``folder``/work.
 
-    Raises UserError for settings that cannot be: unknown names, more concepts than there are.
+    Raises UserError for unknown names and for more concepts than there are.
     """
     from safezone.defenses import defense, fingerprints
 

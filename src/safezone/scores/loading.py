@@ -156,7 +156,7 @@ def load_encoder(
     A folder's config.json says what it is: model_type dinov2, resnet, convnext or clip. Beside
     it stand model.safetensors, preprocessor_config.json (or the type's defaults),
     projection.safetensors if any, a CLIP's tokenizer. The network is only used for hub names,
-    ``dinov2`` and ``clip`` that the hub's cache has not. Raises UserError for what cannot load.
+    ``dinov2`` and ``clip`` that the hub's cache has not. Raises UserError for bad weights.
     """
     name = str(name_or_folder)
     folder = _locate(name)
