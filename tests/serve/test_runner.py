@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -27,6 +28,7 @@ from safezone.serve.runner import (
     STOPPED,
     Choices,
     Runner,
+    Status,
     commands,
     report_path,
 )
@@ -84,6 +86,32 @@ def test_an_audit_is_started_once_stopped_and_gone_on_with(
     assert (status.state, list(status.verdicts)) == (DONE, ["It held."])
     assert status.choices == Choices(level=8)
     assert (session.folder / "second").exists() and report_path(session).is_file()
+
+
+def test_what_is_left_is_told_by_the_estimate_and_then_by_the_pace(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = [f"generate/{i}" for i in range(10)]
+    stages = {"generate": {"places": places, "seconds": 100.0}}
+    session.audit_folder.mkdir()
+    expected = session.audit_folder / EXPECTED
+    expected.write_text(json.dumps({"stages": stages, "steps": {}}))
+    began = time.time() - 60
+    record = {"choices": {}, "state": RUNNING, "share": 0.0, "process": [os.getpid(), began]}
+    monkeypatch.setattr(runner, "_process", lambda session: psutil.Process())
+    work = Runner(["mini"])
+
+    def seen(**changes: Any) -> Status:
+        (session.folder / RUN).write_text(json.dumps({**record, **changes}))
+        return work.status(session)
+
+    assert seen(verb="poison").doing == "protecting the pictures"
+    assert seen(verb="audit").left == pytest.approx(100)
+    (session.audit_folder / "work" / "generate" / "0").mkdir(parents=True)
+    os.utime(expected, (time.time() - 30, time.time() - 30))
+    assert seen(verb="audit").left == pytest.approx(270, rel=0.1)  # a tenth took half a minute
+    os.utime(expected, (began - 5, began - 5))
+    assert seen(verb="audit").doing == "opening the model"
 
 
 def test_what_a_command_refuses_is_told_without_paths(

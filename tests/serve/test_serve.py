@@ -3,6 +3,7 @@
 import io
 import json
 import struct
+import sys
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from safezone.cli import main
 from safezone.errors import UserError
 from safezone.images import read_mask
 from safezone.serve import guard, uploads
@@ -342,8 +344,29 @@ def test_only_this_machine_is_listened_to() -> None:
             listen(port)
 
 
-def test_an_audit_that_ended_with_nothing_is_told(client: TestClient, kept: Path) -> None:
+def test_whoever_opens_an_address_reads_a_page_whatever_is_wrong(
+    client: TestClient, kept: Path
+) -> None:
     record = {"choices": {}, "state": DONE, "sentence": ""}
-    (kept / "mine" / RUN).write_text(json.dumps(record))
-    answer = client.get("/s/mine/state")
-    assert answer.status_code == 400 and "audit.json" in answer.json()["error"]
+    (kept / "mine" / RUN).write_text(json.dumps(record))  # its audit.json is gone
+    state = client.get("/s/mine/state")
+    assert state.status_code == 400 and "audit.json" in state.json()["error"]
+    assert "audit/audit.json does not exist" in client.get("/").text
+    browser = {"accept": "text/html"}
+    for address, status in (("/s/none", 400), ("/nowhere", 404), ("/s/mine/report", 400)):
+        page = client.get(address, headers=browser)
+        assert page.status_code == status
+        assert "<h1>" in page.text and 'href="/"' in page.text
+    assert client.get("/s/mine", headers=browser).status_code == 200
+
+
+@pytest.mark.parametrize("name", ["starlette", "uvicorn", "python_multipart"])
+def test_without_the_extra_the_command_says_what_to_install(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for module in [each for each in sys.modules if each.startswith((name, "safezone.serve"))]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, name, None)
+    assert main(["serve", "--folder", str(tmp_path / "kept"), "--port", "0"]) == 2
+    assert f"needs {name}; install it with `pip install safezone[ui]`" in capsys.readouterr().err
+    assert not (tmp_path / "kept").exists()

@@ -59,9 +59,10 @@ def run(options: Options) -> Answer:
     """Answers until it is interrupted."""
     try:
         from safezone.serve.app import ADDRESS, listen, serve
-    except ImportError as error:
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
         raise UserError(
-            f"the page needs {error.name}; install it with `pip install safezone[ui]`"
+            f"the page needs {name}; install it with `pip install safezone[ui]`"
         ) from error
     from safezone.commands.opening import require_out_folder
     from safezone.files import locked

@@ -9,6 +9,7 @@ from threading import Lock
 from typing import Any, Final, TypeAlias
 
 import jinja2
+import python_multipart  # noqa: F401  starlette reads what is uploaded with it
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -32,18 +33,31 @@ from safezone.results.notes import MINI_LIMITS, duration_text
 from safezone.serve.guard import Bounded, read_body, read_object
 from safezone.serve.runner import Runner, read_choices, report_path
 from safezone.serve.session import Session, new_example, new_folder, open_session, sessions
-from safezone.serve.uploads import MOST_BYTES, MOST_SENT, ORIGINALS, PARTS, Upload, store
+from safezone.serve.uploads import (
+    MOST_BYTES,
+    MOST_SENT,
+    ORIGINALS,
+    PARTS,
+    Upload,
+    store,
+    without_path,
+)
 
 ADDRESS: Final = "127.0.0.1"
 """Nobody but this machine is answered."""
-_SAFE: Final[Mapping[str, str]] = {
+_SAFE: Final[dict[str, str]] = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
     "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'self'",
 }
-"""Headers of every answer but the audit's page, which carries its own policy."""
+"""Headers of every answer."""
+_REPORT: Final[dict[str, str]] = {
+    "Content-Security-Policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+    "script-src 'unsafe-inline'; frame-ancestors 'self'"
+}
+"""The audit's page is one file, whose script and style are in it."""
 Call: TypeAlias = Callable[[Session, Request], Response]
 
 
@@ -82,9 +96,11 @@ class Pages:
             Route(f"{at}/remove", self.of(self.remove), methods=["POST"]),
         ]
         handlers: dict[Any, Any] = {
-            UserError: _told,
-            HTTPException: _http,
-            ClientDisconnect: _told,
+            UserError: lambda request, error: self.told(request, str(error), 400),
+            HTTPException: lambda request, error: self.told(
+                request, str(error.detail), error.status_code
+            ),
+            ClientDisconnect: lambda request, error: self.told(request, "cut short", 400),
         }
         middleware = [
             Middleware(TrustedHostMiddleware, allowed_hosts=[ADDRESS, "localhost"]),
@@ -100,23 +116,36 @@ class Pages:
 
         return answer
 
-    def _page(self, template: str, **values: Any) -> Response:
+    def _page(self, template: str, status: int = 200, **values: Any) -> Response:
         html = self._templates.get_template(template).render(**values)
-        return HTMLResponse(html, headers=dict(_SAFE))
+        return HTMLResponse(html, status, headers=_SAFE)
+
+    def told(self, request: Request, sentence: str, status: int) -> Response:
+        """What is wrong: as a page for whoever opens an address, else as JSON for the script."""
+        if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
+            return self._page("told.html.j2", status=status, sentence=sentence)
+        return JSONResponse({"error": sentence}, status, headers=_SAFE)
 
     def asset(self, name: str, request: Request) -> Response:
         """The page's style or script."""
-        return FileResponse(Path(__file__).with_name(name), headers=dict(_SAFE))
+        return FileResponse(Path(__file__).with_name(name), headers=_SAFE)
 
     def home(self, request: Request) -> Response:
         """The first page: new pictures, an example, earlier ones."""
         return self._page(
             "home.html.j2",
-            sessions=[(each, self._runner.status(each)) for each in sessions(self._root)],
+            sessions=[(each, self._standing(each)) for each in sessions(self._root)],
             concepts=[each.name for each in novel_concepts()],
             root=self._root.absolute(),
             most={"images": MOST_IMAGES, "bytes": MOST_BYTES, "sent": MOST_SENT},
         )
+
+    def _standing(self, session: Session) -> str:
+        try:
+            status = self._runner.status(session)
+        except UserError as error:
+            return str(without_path(error, session.folder))
+        return ": ".join([status.state, *status.verdicts[:1]])
 
     async def new(self, request: Request) -> Response:
         """Stores what was dropped."""
@@ -152,7 +181,7 @@ class Pages:
         return self._page(
             "session.html.j2",
             session=session,
-            status=self._runner.status(session),
+            choices=self._runner.choices(session),
             pictures=[path.name for path in session.pictures(session.masked)],
             part=session.masked.name,
             protected=len(session.pictures(session.protected)),
@@ -175,19 +204,19 @@ class Pages:
 
     def report(self, session: Session, request: Request) -> Response:
         """The audit's page, as it was written."""
-        return FileResponse(report_path(session), headers={"Cache-Control": "no-store"})
+        return FileResponse(report_path(session), headers=_SAFE | _REPORT)
 
     def picture(self, session: Session, request: Request) -> Response:
         """One picture."""
         folders = {PROTECTED: session.protected, ORIGINALS: session.originals}
         folder = folders.get(request.path_params["part"]) or session.protected
         png = session.picture(folder, request.path_params["index"])
-        return Response(png, media_type="image/png", headers=dict(_SAFE))
+        return Response(png, media_type="image/png", headers=_SAFE)
 
     def mask(self, session: Session, request: Request) -> Response:
         """The mask of one picture."""
         png = session.mask(request.path_params["index"])
-        return Response(png, media_type="image/png", headers=dict(_SAFE))
+        return Response(png, media_type="image/png", headers=_SAFE)
 
     async def paint(self, request: Request) -> Response:
         """Keeps a painted mask."""
@@ -235,15 +264,7 @@ class Pages:
 
 
 def _json(value: Mapping[str, Any]) -> Response:
-    return JSONResponse(dict(value), headers=dict(_SAFE))
-
-
-async def _told(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": str(error)}, 400)
-
-
-async def _http(request: Request, error: HTTPException) -> Response:
-    return JSONResponse({"error": str(error.detail)}, error.status_code)
+    return JSONResponse(dict(value), headers=_SAFE)
 
 
 def listen(port: int) -> socket.socket:

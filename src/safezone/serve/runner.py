@@ -16,7 +16,7 @@ import psutil
 from pydantic import Field, TypeAdapter, ValidationError
 
 from safezone.audit.audit import AUDIT
-from safezone.audit.progress import read_progress
+from safezone.audit.progress import EXPECTED, read_progress
 from safezone.audit.suite import suite as suite_named
 from safezone.errors import UserError
 from safezone.fields import reason
@@ -97,7 +97,6 @@ _DOING: Final = {
     "personalize": "training",
     "generate": "drawing what was learned",
     "score": "comparing",
-    "": "writing the page",
 }
 """What the page calls each stage."""
 
@@ -148,8 +147,8 @@ class Runner:
                 raise without_path(error, session.folder) from error
             self._stop.clear()
             self._session = session
-            record = {"choices": asdict(choices), "state": RUNNING, "began": time.time()}
-            write_json(session.folder / RUN, {**record, "share": _share(session)})
+            record = {"choices": asdict(choices), "state": RUNNING, "share": _share(session)}
+            write_json(session.folder / RUN, record)
             self._thread = Thread(target=self._work, args=(session, choices), daemon=True)
             self._thread.start()
 
@@ -205,10 +204,14 @@ class Runner:
         if self._session is not None:
             self.stop(self._session)
 
+    def choices(self, session: Session) -> Choices:
+        """What was chosen last, else what the page begins with."""
+        told = _record(session).get("choices")
+        return Choices(self.models[0]) if told is None else read_choices(told)
+
     def status(self, session: Session) -> Status:
         """How the session stands, from its folder."""
-        record = _record(session)
-        choices = read_choices(record["choices"]) if record else Choices(model=self.models[0])
+        record, choices = _record(session), self.choices(session)
         state = str(record.get("state", READY))
         mine = self._session == session and self._thread is not None and self._thread.is_alive()
         if state == RUNNING and not mine and _process(session) is None:
@@ -225,13 +228,16 @@ class Runner:
 def _running(session: Session, record: dict[str, Any], choices: Choices) -> Status:
     if record.get("verb") == "poison":
         return Status(RUNNING, "protecting the pictures", choices=choices)
-    progress = read_progress(session.audit_folder)
-    if progress is None or record.get("verb") is None:
+    progress, process = read_progress(session.audit_folder), record.get("process")
+    told = 0.0 if progress is None else (session.audit_folder / EXPECTED).stat().st_mtime
+    if progress is None or process is None or told < process[1]:  # that of an earlier start
         return Status(RUNNING, "opening the model", choices=choices)
-    share, elapsed = progress.share, time.time() - float(record["began"])
-    done = share - float(record["share"])
-    expected = progress.seconds * (1 - share)
-    left = elapsed / done * (1 - share) if done > _PACE else expected
+    if not progress.stage:
+        return Status(RUNNING, "writing the page", choices=choices)
+    share, done = progress.share, progress.share - float(record["share"])
+    elapsed = time.time() - told
+    left = elapsed / done if done > _PACE else progress.seconds
+    left *= 1 - share
     return Status(RUNNING, _DOING[progress.stage], share, left, choices=choices)
 
 

@@ -88,6 +88,7 @@ async function look() {
   document.body.dataset.state = told.state;
   at("state").textContent = WORDS[told.state](told);
   at("share").value = told.state === "done" ? 1 : told.share;
+  if (running && told.left === null) at("share").removeAttribute("value"); // how far cannot be told
   at("start").textContent = told.state === "ready" ? "Start" : told.state === "done" ? "Again" : "Go on";
   at("start").hidden = running;
   at("stop").hidden = !running;
