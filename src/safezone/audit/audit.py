@@ -79,6 +79,11 @@ def plan_audit(
 def _left_out(lab: Lab, cases: tuple[Case, ...], attacker: Attacker, builtin: bool) -> str | None:
     if attacker.needs_masks and any(case.protected.masks is None for case in cases):
         return "it needs masks; give them, or let --masks draw them"
+    return missing_part(lab, attacker, builtin)
+
+
+def missing_part(lab: Lab, attacker: Attacker, builtin: bool) -> str | None:
+    """Why the networks of an attacker cannot be used on this machine."""
     model: Any = lab.model
     preprocess = defense(attacker.defense_for(builtin)).preprocess
     for name in vars(preprocess).values():

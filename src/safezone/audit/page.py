@@ -146,11 +146,8 @@ def plane(outcome: Outcome, seen: Iterable[Visibility]) -> "Figure | None":
     return draw_panels("", [[panel]], width=5.2, height=3.2)
 
 
-def lead(lab: Lab, facts: Facts, seen: Sequence[Visibility]) -> str:
-    """The upper part of the page, as HTML."""
-    plan, outcomes = facts.plan, facts.outcomes
-    figure = plane(outcomes[0], seen) if outcomes else None
-    tested = {each.method: each for each in outcomes}
+def fill_template(name: str, **values: Any) -> str:
+    """A template of this room as HTML; every text in ``values`` is escaped."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("safezone.audit", "."),
         autoescape=True,
@@ -159,8 +156,17 @@ def lead(lab: Lab, facts: Facts, seen: Sequence[Visibility]) -> str:
         lstrip_blocks=True,
     )
     environment.filters["interval"] = _interval
+    return environment.get_template(name).render(values)
+
+
+def lead(lab: Lab, facts: Facts, seen: Sequence[Visibility]) -> str:
+    """The upper part of the page, as HTML."""
+    plan, outcomes = facts.plan, facts.outcomes
+    figure = plane(outcomes[0], seen) if outcomes else None
+    tested = {each.method: each for each in outcomes}
     models = list(dict.fromkeys([facts.model, "sd15", "sd21", "sdxl"]))
-    return environment.get_template("audit.html.j2").render(
+    return fill_template(
+        "audit.html.j2",
         verdicts=[verdict(each, facts.floor) for each in outcomes],
         suite=plan.suite.name,
         attackers=len(plan.attackers),

@@ -25,6 +25,7 @@ from safezone.defenses.loss_masks import (
     masked_loss,
 )
 from safezone.defenses.names import defense
+from safezone.defenses.own import own_defenses
 from safezone.defenses.pixel_purify import DiffPure, GridPure, PDMPure
 from safezone.defenses.preprocess import Chain, Identity, Jpeg, MovesMasks, Preprocess
 from safezone.defenses.purify import Impress, Purifier, Regen, fingerprints, resolve
@@ -77,6 +78,7 @@ __all__ = [
     "defense",
     "fingerprints",
     "masked_loss",
+    "own_defenses",
     "preprocessed",
     "resolve",
 ]

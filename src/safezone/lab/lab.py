@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
 from safezone.concepts import Concept, load_concept
-from safezone.defenses import defense, fingerprints
+from safezone.defenses import Defense, defense, fingerprints
 from safezone.errors import UserError
 from safezone.lab.run import Run
 from safezone.lab.settings import Settings
@@ -52,10 +52,10 @@ class Make(Protocol):
 
 
 @lru_cache(maxsize=256)
-def _unopened(name: str, model: Any) -> str | None:
+def _unopened(row: Defense, model: Any) -> str | None:
     """Why the networks that the defense needs cannot be opened."""
     try:
-        fingerprints(defense(name).preprocess, model)
+        fingerprints(row.preprocess, model)
     except UserError as error:
         return str(error)
     return None
@@ -73,9 +73,9 @@ class Lab:
     are made on, ``originals``: the clean concepts at their size, and ``purifier``: what purifiers
     denoise with, where these are not the model that is personalized. ``given``: images that
     somebody has protected already, by concept and the name that stands for the poison.
-    ``poisons``: rows that the settings do not make, by name. Random streams: a poison's
-    seed is the run's, or ``settings.cells.poison_seed`` for all seeds; training and generation
-    have the run's. Raises UserError for prompts that do not name what was learned.
+    ``poisons`` and ``defenses``: rows that the settings and the table do not make, by name. Random
+    streams: a poison's seed is the run's, or ``settings.cells.poison_seed`` for all seeds; training
+    and generation have the run's. Raises UserError for prompts that do not name what was learned.
     """
 
     folder: Path
@@ -91,6 +91,7 @@ class Lab:
     purifier: Model | None = None
     given: Mapping[tuple[str, str], Concept] = field(default_factory=dict)
     poisons: Mapping[str, Poison] = field(default_factory=dict)
+    defenses: Mapping[str, Defense] = field(default_factory=dict)
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
     """What takes reading or hashing and is asked for often."""
 
@@ -114,7 +115,7 @@ class Lab:
         if run.concept in self.unreadable:
             return self.unreadable[run.concept]
         model: Any = self.purifying
-        return _unopened(run.defense, model)
+        return _unopened(self.defense(run), model)
 
     @property
     def poisoning(self) -> tuple[Model, ...]:
@@ -136,6 +137,9 @@ class Lab:
             ("concept", name), lambda: self.sources.get(name) or self.concepts[name].content_key()
         )
         return key
+
+    def defense(self, run: Run) -> Defense:
+        return self.defenses.get(run.defense) or defense(run.defense)
 
     def poison_settings(self, run: Run) -> Poison:
         if run.poison in self.poisons:

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from safezone.concepts import Concept, save_concept
 from safezone.concepts.prompts import fill
-from safezone.defenses import defense, preprocessed
+from safezone.defenses import preprocessed
 from safezone.errors import UserError, WorkspaceError
 from safezone.files import write_safetensors
 from safezone.generate import MadeNaN
@@ -157,7 +157,7 @@ def write_poisoned(
 
 def preprocess(lab: Lab, job: Job) -> None:
     """Writes the concept as the trainer will see it."""
-    first, seed = defense(job.run.defense).preprocess, job.run.seed
+    first, seed = lab.defense(job.run).preprocess, job.run.seed
     concept = lab.load(job.of["poison"])
     with job.of["preprocess"].written({"preprocess": repr(first), "seed": seed}) as folder:
         save_concept(preprocessed(concept, first, seed, lab.purifying), folder)
@@ -174,7 +174,7 @@ class DrawingJob:
     record: Mapping[str, Any]
 
 
-def about_images(job: Job) -> dict[str, Any]:
+def about_images(lab: Lab, job: Job) -> dict[str, Any]:
     """What the record of a run's images says of it: its cell, the clean and the trained images, the
     adapter's folder."""
     place = job.of["generate"].place
@@ -187,7 +187,7 @@ def make_images(lab: Lab, job: Job) -> None:
     """Writes the images of the job's adapter, as many in a pass as fit into memory."""
     run, artifact = job.run, job.of["generate"]
     adapter = read_adapter(job.of["personalize"].place)
-    drawing = DrawingJob(artifact, adapter, run.concept, run.seed, about_images(job))
+    drawing = DrawingJob(artifact, adapter, run.concept, run.seed, about_images(lab, job))
     sampling = lab.settings.sampling
 
     def attempt(size: int) -> None:

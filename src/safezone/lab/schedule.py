@@ -101,7 +101,7 @@ def _reuse(lab: Lab, stage: Stage, made: Iterable[Job]) -> None:
     """Copies what is wanted and lies elsewhere already."""
     for artifact, job in own(stage, made).items():
         if artifact.key in lab.reuse and not artifact.done:
-            take(lab.reuse[artifact.key], artifact, stage.about(job))
+            take(lab.reuse[artifact.key], artifact, stage.about(lab, job))
 
 
 def _work(open_lab: OpenLab, grid: Grid) -> Failures:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from safezone.defenses import Identity, defense, fingerprints
+from safezone.defenses import Identity, fingerprints
 from safezone.files import clipped
 from safezone.lab import cost, makers, trainings
 from safezone.lab.cost import Passes
@@ -50,7 +50,7 @@ class Stage:
     label: Callable[[Lab, Run], str] = lambda lab, run: run.label
     operations: Callable[[Lab, Run, Passes], float] = _nothing
     size: Callable[[Lab, Run], float] = lambda lab, run: 4e3
-    about: Callable[[Job], Mapping[str, Any]] = lambda job: {}
+    about: Callable[[Lab, Job], Mapping[str, Any]] = lambda lab, job: {}
 
     def artifact(self, work: Path, label: str, *parts: Any) -> Artifact:
         """What the stage makes of these parts, in a work folder; see ``content_key``."""
@@ -79,14 +79,14 @@ def _poison(lab: Lab, run: Run) -> Sequence[Any] | None:
 
 
 def _preprocess(lab: Lab, run: Run) -> Sequence[Any] | None:
-    preprocess = defense(run.defense).preprocess
+    preprocess = lab.defense(run).preprocess
     if preprocess == Identity():
         return None
     return [preprocess, run.seed, fingerprints(preprocess, lab.purifying)]
 
 
 def _personalize(lab: Lab, run: Run) -> Sequence[Any]:
-    row, method = defense(run.defense), lab.training(run).personalization()
+    row, method = lab.defense(run), lab.training(run).personalization()
     learned = [method.name, method.content()]
     words = [row.words] if row.words else []
     return [lab.model_key, row.name, row.timesteps, row.loss_mask, *words, run.seed, *learned]

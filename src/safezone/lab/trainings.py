@@ -12,7 +12,6 @@ from typing import Any, Final, TypeVar
 
 from safetensors import SafetensorError
 
-from safezone.defenses import defense
 from safezone.errors import UserError
 from safezone.files import cannot_write, whole_folder, write_json
 from safezone.generate import generate, preview_writer
@@ -247,9 +246,9 @@ def _left(started: float, finished: int, todo: int) -> str:
     return f", about {max(1, round(minutes))} min left"
 
 
-def about(job: Job) -> dict[str, Any]:
+def about(lab: Lab, job: Job) -> dict[str, Any]:
     """What an adapter's record says of its run."""
-    return {**asdict(job.run), "defense_parts": repr(defense(job.run.defense))}
+    return {**asdict(job.run), "defense_parts": repr(lab.defense(job.run))}
 
 
 def _prepared(lab: Lab, job: Job) -> PreparedRun:
@@ -258,7 +257,7 @@ def _prepared(lab: Lab, job: Job) -> PreparedRun:
     Raises UserError for missing captions, and masks that are missing or empty, before the run
     shares a pass with others.
     """
-    row, run, concept = defense(job.run.defense), job.run, lab.load(job.of["preprocess"])
+    row, run, concept = lab.defense(job.run), job.run, lab.load(job.of["preprocess"])
     mask, factor = row.loss_mask, lab.model.factor
     mask(concept.images, concept.masks, factor, concept=concept.name)
     if lab.training(run).templates == "captions":
@@ -281,7 +280,7 @@ def personalize(lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note) ->
         except UserError as error:
             failed[job.run] = failure_reason(error)
             continue
-        training = TrainingJob(opened, artifact, about(job))
+        training = TrainingJob(opened, artifact, about(lab, job))
         by_training.setdefault(lab.training(job.run), {})[job.run] = training
     for settings, chosen in by_training.items():
         failed |= _train(lab, settings, chosen, progress, note)

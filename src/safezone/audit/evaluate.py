@@ -1,0 +1,268 @@
+"""Evaluates poisons, and attacks on them, with a suite of objects; several share their passes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from safezone.audit.audit import missing_part
+from safezone.audit.cases import Case
+from safezone.audit.entry import (
+    ATTACK,
+    CLEAN_IMAGES,
+    BoardEntry,
+    Change,
+    Claimed,
+    Code,
+    Hashes,
+    headline,
+    training_names,
+)
+from safezone.audit.objects import ObjectSuite
+from safezone.defenses import Defense, defense, fingerprints, own_defenses
+from safezone.errors import UserError
+from safezone.files import digest
+from safezone.lab.lab import Lab, Note
+from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, content_key
+from safezone.lab.schedule import make, run_grid
+from safezone.lab.stage import job, of_runs
+from safezone.models import BUILTIN
+from safezone.poisons import Poison, imperceptibility, own_poisons, poison_fingerprints
+from safezone.results.notes import versions
+from safezone.results.tables import SIMILARITY
+from safezone.scores.rows import CLEAN, NOMINAL, summarise
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """What is evaluated: a poison, and the attack that somebody contributes.
+
+    ``poison_file`` and ``attack_file``: the SHA-256 of the Python file that each comes from.
+    """
+
+    poison: Poison
+    attack: Defense | None = None
+    poison_file: str | None = None
+    attack_file: str | None = None
+
+    @property
+    def form(self) -> str:
+        """``attack`` or ``protection``."""
+        return "protection" if self.attack is None else "attack"
+
+    @property
+    def poison_label(self) -> str:
+        """The poison's name in the lab; of a file's with its hash, which others may share."""
+        return _label(self.poison.name, self.poison_file)
+
+    @property
+    def attack_label(self) -> str:
+        """The attack's, likewise."""
+        return _label("" if self.attack is None else self.attack.name, self.attack_file)
+
+
+def _label(name: str, file: str | None) -> str:
+    return name if file is None else f"{name}-{file[:12]}"
+
+
+def read_subject(suite: ObjectSuite, poison: str | Path, attack: str | Path | None) -> Subject:
+    """From names of ours or Python files, which are run: give only those that you trust.
+
+    Raises UserError for names and files that do not give one poison, or one attack.
+    """
+    settings, poison_file, attack_file, row = suite.poisoning, None, None, None
+    if isinstance(poison, Path):
+        settings = replace(settings, files=(str(poison),))
+        name = _only(own_poisons([poison]), poison, "poison").name
+        poison_file = digest(poison.read_bytes())
+    else:
+        name = poison
+    if isinstance(attack, Path):
+        row = _only(own_defenses([attack]), attack, "defense")
+        attack_file = digest(attack.read_bytes())
+    elif attack is not None:
+        row = defense(attack)
+    return Subject(settings.poison(name), row, poison_file, attack_file)
+
+
+def _only(rows: Mapping[str, Any], file: Path, noun: str) -> Any:
+    if len(rows) != 1:
+        raise UserError(f"{file} has {len(rows)} {noun}s; leave one in it")
+    return next(iter(rows.values()))
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Subjects on concepts of a suite, in one lab. ``seed``: of the poison, the first of training.
+
+    ``lab``: with the suite's settings and concepts. ``wanted``: the concepts of each subject.
+    """
+
+    lab: Lab
+    suite: ObjectSuite
+    wanted: Mapping[Subject, Sequence[str]]
+    seed: int = 0
+
+    @cached_property
+    def ready(self) -> Lab:
+        """The lab with the subjects' rows under their labels."""
+        poisons = {each.poison_label: each.poison for each in self.wanted}
+        attacks = {each.attack_label: each.attack for each in self.wanted if each.attack}
+        return replace(self.lab, poisons=poisons, defenses=attacks)
+
+    @property
+    def builtin(self) -> bool:
+        """Whether the model is a built-in one."""
+        return self.lab.model.name in BUILTIN
+
+    def run(self, concept: str, poison: str, training: str, index: int = 0) -> Run:
+        """One cell, by the names of the lab."""
+        model = self.lab.model.name
+        return Run(concept, poison, training, TEXTUAL_INVERSION, model, self.seed + index)
+
+    def cells(self, subject: Subject) -> dict[str, tuple[str, str]]:
+        """(poison, defense) of each training of the subject."""
+        cells = {CLEAN_IMAGES: (CLEAN, NOMINAL)}
+        for each in self.suite.attackers.attackers:
+            posting = "" if each.posting is None else f" {each.posting}"
+            poison = subject.poison_label + posting
+            cells[each.name] = (poison, each.defense_for(self.builtin))
+        cells[ATTACK] = (subject.poison_label, subject.attack_label)
+        return {name: cells[name] for name in training_names(self.suite, subject.form)}
+
+    def require_attackers(self) -> None:
+        """Raises UserError where an attacker of the suite cannot run here, or an attack."""
+        for attacker in self.suite.attackers.attackers:
+            reason = missing_part(self.lab, attacker, self.builtin)
+            if reason is not None:
+                raise UserError(f"{self.suite.name} needs its attacker {attacker.name}: {reason}")
+        for subject in self.wanted:
+            if subject.attack is not None:
+                fingerprints(subject.attack.preprocess, self.lab.purifying)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured of one subject: similarities by concept and training, and the changes."""
+
+    measured: Mapping[str, Mapping[str, tuple[float, ...]]]
+    changes: Mapping[str, Change]
+
+
+def evaluate(
+    trial: Trial, *, progress: bool = False, note: Note = lambda text: None
+) -> dict[Subject, Found]:
+    """Makes what is missing and returns what was measured of each subject.
+
+    Raises UserError when an attacker cannot run here or a run fails: an entry has no gaps.
+    """
+    trial.require_attackers()
+    poisoned = [
+        trial.run(concept, subject.poison_label, NOMINAL)
+        for subject, concepts in trial.wanted.items()
+        for concept in concepts
+    ]
+    lab = trial.ready
+    _require_none(
+        make(lab, Grid("poisons", _once(poisoned)), last="poison", progress=progress, note=note)
+    )
+    lab = replace(lab, given=_postings(trial, lab, poisoned))
+    runs = [
+        trial.run(concept, *cell, index)
+        for subject, concepts in trial.wanted.items()
+        for concept in concepts
+        for cell in trial.cells(subject).values()
+        for index in range(trial.suite.seeds)
+    ]
+    results = run_grid(lab, Grid("evaluate", _once(runs)), progress=progress, note=note)
+    _require_none(results.failed)
+    values = summarise(results.rows, SIMILARITY)
+    return {
+        subject: Found(
+            {
+                concept: {
+                    name: values[cell][concept] for name, cell in trial.cells(subject).items()
+                }
+                for concept in concepts
+            },
+            {concept: _change(trial, lab, subject, concept) for concept in concepts},
+        )
+        for subject, concepts in trial.wanted.items()
+    }
+
+
+def _once(runs: Iterable[Run]) -> tuple[Run, ...]:
+    return tuple(dict.fromkeys(runs))
+
+
+def _require_none(failed: Mapping[Run, str]) -> None:
+    for run, reason in failed.items():
+        raise UserError(f"the run {run.label} failed, so there are no numbers: {reason}")
+
+
+def _postings(trial: Trial, lab: Lab, poisoned: Iterable[Run]) -> dict[tuple[str, str], Any]:
+    """What a platform gives back of the poisoned files, under the names that ``cells`` uses."""
+    images = {}
+    names = [each.posting for each in trial.suite.attackers.attackers if each.posting]
+    for run in poisoned if names else ():
+        artifact = job(lab, run).of["poison"]
+        case = Case(artifact.place, lab.load(artifact), None, {})
+        for name in names:
+            images[run.concept, f"{run.poison} {name}"] = case.posted(name)
+    return images
+
+
+def _change(trial: Trial, lab: Lab, subject: Subject, concept: str) -> Change:
+    run = trial.run(concept, subject.poison_label, NOMINAL)
+    poisoned = lab.load(job(lab, run).of["poison"]).images
+    seen = imperceptibility(lab.concepts[concept].images, poisoned)
+    psnr = seen["psnr"].clamp(max=100.0)  # equal images have none
+    return Change(round(255 * float(seen["linf"].max())), round(float(psnr.mean()), 3))
+
+
+def code_of(trial: Trial, subject: Subject) -> tuple[Code, Code | None]:
+    """The poison's and the attack's names and hashes: rows, their networks, stages' versions."""
+    made = [[stage.name, stage.version] for stage in of_runs()]
+    lab, row, attack = trial.lab, subject.poison, subject.attack
+    key = content_key("poison", row, poison_fingerprints(row, lab.poisoning), made)
+    poison = Code(row.name, key, subject.poison_file)
+    if attack is None:
+        return poison, None
+    networks = fingerprints(attack.preprocess, lab.purifying)
+    key = content_key("attack", *attack.parts, networks, made)
+    return poison, Code(attack.name, key, subject.attack_file)
+
+
+def hashes_of(trial: Trial) -> Hashes:
+    """Of what every entry of this suite, model and version of the code rests on."""
+    lab, suite = trial.lab, trial.suite
+    rows = [defense(each.defense_for(trial.builtin)) for each in suite.attackers.attackers]
+    networks = [fingerprints(row.preprocess, lab.purifying) for row in rows]
+    return Hashes(
+        model=lab.model_key,
+        encoder=lab.encoders.key,
+        networks=content_key("networks", networks),
+        settings=content_key("settings", *suite.parts()),
+        images={name: lab.concepts[name].content_key() for name in suite.concepts},
+    )
+
+
+def entry_of(trial: Trial, subject: Subject, found: Found, claimed: Claimed) -> BoardEntry:
+    """The entry of what was measured on all concepts of the suite."""
+    poison, attack = code_of(trial, subject)
+    numbers = headline(found.measured, training_names(trial.suite, subject.form))
+    return BoardEntry(
+        form="protection" if attack is None else "attack",
+        suite=trial.suite.name,
+        model=trial.lab.model.name,
+        seed=trial.seed,
+        poison=poison,
+        attack=attack,
+        **numbers,
+        claimed=claimed,
+        measured=found.measured,
+        changes=found.changes,
+        hashes=hashes_of(trial),
+        versions=versions(),
+    )

@@ -1,0 +1,195 @@
+"""The leaderboard: from a folder of entries to one page, the best worst case first."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any, Final
+
+from markupsafe import Markup
+
+from safezone.audit.entry import (
+    ATTACK,
+    CLEAN_IMAGES,
+    BoardEntry,
+    Estimate,
+    contradictions,
+    estimated,
+    read_entry,
+)
+from safezone.audit.page import fill_template
+from safezone.errors import UserError
+from safezone.lab.run import TEXTUAL_INVERSION
+from safezone.results.notes import caveats, versions
+from safezone.results.page import Page, Section
+from safezone.results.statistics import ByConcept, tied_best
+from safezone.results.tables import SIMILARITY
+from safezone.scores.rows import CLEAN, NOMINAL, Row
+
+TITLE: Final = "Which protections hold?"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A protection's line. ``by``: what learned most; ``values``: of that, by concept.
+
+    ``file``: of the entry. ``attacks``: files of contributed attacks with their numbers.
+    ``lowered``: whether one of them learned more than the suite's attackers. ``tied``: whether it
+    is not shown to be worse than the first.
+    """
+
+    file: str
+    entry: BoardEntry
+    worst: Estimate
+    by: str
+    values: ByConcept
+    attacks: Sequence[tuple[str, BoardEntry]]
+    lowered: bool
+    tied: bool = False
+
+    @property
+    def psnr(self) -> float:
+        """Mean over concepts, in dB."""
+        return fmean(each.psnr for each in self.entry.changes.values())
+
+    @property
+    def largest(self) -> int:
+        """The largest change of any value, in levels of 255."""
+        return max(each.largest for each in self.entry.changes.values())
+
+
+@dataclass(frozen=True)
+class Board:
+    """Entries that can be compared: of one suite, model and hash of its weights.
+
+    ``attacks``: all that were contributed, each with its file and what it learned.
+    """
+
+    suite: str
+    model: str
+    weights: str
+    standings: Sequence[Standing]
+    attacks: Sequence[tuple[str, BoardEntry, Estimate]]
+
+
+def read_entries(folder: Path) -> dict[str, BoardEntry]:
+    """The entries of a folder, by file name.
+
+    Raises UserError where there is none, for a file that is none, and for one whose numbers
+    contradict each other.
+    """
+    paths = sorted(folder.glob("*.json")) if folder.is_dir() else []
+    if not paths:
+        raise UserError(f"{folder} holds no entries; give a folder of files of safezone evaluate")
+    entries = {path: read_entry(path) for path in paths}
+    for path, entry in entries.items():
+        for problem in contradictions(entry):
+            raise UserError(f"{path}: {problem}; make it again with safezone evaluate")
+    return {path.name: entry for path, entry in entries.items()}
+
+
+def boards(entries: Mapping[str, BoardEntry]) -> list[Board]:
+    """The entries in groups that can be compared, each with the lowest worst case first."""
+    groups: dict[tuple[str, str, str], dict[str, BoardEntry]] = {}
+    for file, entry in entries.items():
+        key = (entry.suite, entry.model, entry.hashes.model)
+        groups.setdefault(key, {})[file] = entry
+    return [_board(*key, group) for key, group in groups.items()]
+
+
+def _board(suite: str, model: str, weights: str, group: Mapping[str, BoardEntry]) -> Board:
+    attacks = [(file, entry) for file, entry in group.items() if entry.form == "attack"]
+    lines = [
+        _standing(file, entry, [each for each in attacks if each[1].poison == entry.poison])
+        for file, entry in group.items()
+        if entry.form == "protection"
+    ]
+    best = tied_best({each.file: each.values for each in lines}, higher_is_better=False)
+    ranked = sorted(lines, key=lambda each: (each.worst.mean, each.file))
+    return Board(
+        suite,
+        model,
+        weights,
+        [replace(each, tied=each.file in best) for each in ranked],
+        [(file, entry, estimated(ATTACK, entry.values(ATTACK))) for file, entry in attacks],
+    )
+
+
+def _standing(file: str, entry: BoardEntry, attacks: Sequence[tuple[str, BoardEntry]]) -> Standing:
+    titles = {each.name: each.title for each in entry.of.attackers.attackers}
+    worst, by, values = (
+        entry.worst,
+        titles[entry.worst.training],
+        entry.values(entry.worst.training),
+    )
+    lowered = False
+    for name, attack in attacks:
+        if attack.worst.training == ATTACK and attack.worst.mean > worst.mean:
+            worst, by, values = attack.worst, f"{_named(attack)}, {name}", attack.values(ATTACK)
+            lowered = True
+    return Standing(file, entry, worst, by, values, attacks, lowered)
+
+
+def _named(entry: BoardEntry) -> str:
+    return "" if entry.attack is None else entry.attack.name
+
+
+def _rows(board: Board) -> list[Row]:
+    """Every number of the board; of the clean images the first entry's."""
+    rows: dict[Row, None] = {}
+    names = [each.entry.poison.name for each in board.standings]
+    for place, each in enumerate(board.standings):
+        name = each.entry.poison.name
+        poison = name if names.count(name) == 1 else f"{name} ({each.file})"
+        for file, entry in ((each.file, each.entry), *each.attacks):
+            own = file != each.file
+            rows |= dict.fromkeys(_of_entry(entry, poison, clean=not place and not own, attack=own))
+    return list(rows)
+
+
+def _of_entry(entry: BoardEntry, poison: str, *, clean: bool, attack: bool) -> list[Row]:
+    suite = entry.of
+    images = len(suite.sampling.texts()) * suite.sampling.images_per_prompt
+    shown = {suite.attackers.plain.name: NOMINAL, CLEAN_IMAGES: NOMINAL, ATTACK: _named(entry)}
+    return [
+        Row(
+            concept,
+            CLEAN if training == CLEAN_IMAGES else poison,
+            shown.get(training, training),
+            TEXTUAL_INVERSION,
+            entry.model,
+            entry.seed + index,
+            SIMILARITY,
+            value,
+            images,
+            suite.images,
+        )
+        for concept, trainings in entry.measured.items()
+        for training, values in trainings.items()
+        if (training == ATTACK if attack else clean or training != CLEAN_IMAGES)
+        for index, value in enumerate(values)
+    ]
+
+
+def leaderboard_page(entries: Mapping[str, BoardEntry], command: str = "") -> Page:
+    """The page: a table of standings, then every number of each board."""
+    every = boards(entries)
+    sections: list[Section] = []
+    rows: list[Row] = []
+    for board in every:
+        own = _rows(board)
+        rows += own
+        if own:
+            title = f"{board.suite} on {board.model}, weights {board.weights[:12]}"
+            name = f"{board.suite}-{board.model}-{board.weights[:12]}"
+            notes = caveats(own, photographs=False)
+            sections.append(Section(name, title, own, notes=notes, command=command))
+    values: dict[str, Any] = {"boards": every, "of_board": OF_BOARD}
+    lead = Markup(fill_template("leaderboard.html.j2", **values))
+    return Page(TITLE, sections, rows, versions(), lead)
+
+
+OF_BOARD: Final = (
+    "Similarity to the clean objects that a training still learns from protected images: lower is "
+    "better for the owner of the images. The worst case is the training that learned most."
+)
