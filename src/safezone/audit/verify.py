@@ -9,7 +9,7 @@ from typing import Any, Final, TypeVar
 import numpy as np
 from scipy import stats
 
-from safezone.audit.entry import BoardEntry, contradictions, training_names
+from safezone.audit.entry import BoardEntry, Hashes, contradictions, training_names
 from safezone.audit.evaluate import Found, Subject, Trial, code_of, evaluate, hashes_of
 from safezone.audit.objects import ObjectSuite
 from safezone.lab.lab import Note
@@ -30,9 +30,9 @@ def drawn_concepts(suite: ObjectSuite, count: int, seed: int) -> tuple[str, ...]
     return tuple(suite.concepts[place] for place in sorted(chosen))
 
 
-def differing(trial: Trial, subject: Subject, entry: BoardEntry) -> list[str]:
-    """Which hashes of the entry are not those of this machine, a sentence each."""
-    ours, theirs = hashes_of(trial), entry.hashes
+def differing(trial: Trial, ours: Hashes, subject: Subject, entry: BoardEntry) -> list[str]:
+    """Which hashes of the entry are not ours, a sentence each."""
+    theirs = entry.hashes
     poison, attack = code_of(trial, subject)
     pairs: dict[str, tuple[str | None, str | None]] = {
         "other weights of the model": (ours.model, theirs.model),
@@ -168,8 +168,9 @@ def verify(
     ``trial``: of the entries' suite and model; its seed is that of the noise. ``concepts``: which
     are measured again.
     """
+    hashes = hashes_of(trial)
     problems = {
-        key: [*contradictions(entry), *differing(trial, subject, entry)]
+        key: [*contradictions(entry), *differing(trial, hashes, subject, entry)]
         for key, (subject, entry) in entries.items()
     }
     wanted = {entries[key][0]: concepts for key, found in problems.items() if not found}
