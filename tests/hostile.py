@@ -47,6 +47,9 @@ USUAL: Final[Mapping[str, str]] = {
     "generate": f"{{root}}/e.safetensors {_MODEL} --out {{out}} --prompts a~{{{{}}}} --steps 1",
     "export": "{root}/e.safetensors --out {out}",
     "score": f"{{images}} --clean {{images}} {_ENCODERS}",
+    "evaluate": "--out {out}/e.json --work {out}",
+    "verify": "{root}/entry.json --work {out}",
+    "leaderboard": "{images} --out {out}/p.html",
     "report": "{images}",
     "claim": f"--out {{out}} {_SMALL}",
     "demo": f"--out {{out}} {_SMALL}",
@@ -70,6 +73,27 @@ USUAL: Final[Mapping[str, str]] = {
 """What a command needs at least; ``~`` stands for a space within a word."""
 
 OPTIONS: Final = """
+evaluate nope | adm
+evaluate {root}/none.py | none.py
+evaluate adm+ --suite objects | objects-1, objects-quick-1
+evaluate adm+ --model sd15 | built-in
+evaluate adm+ --model {model} | built-in
+evaluate adm+ --attack sztt | szt
+evaluate adm+ --attack {root}/none.py | none.py
+evaluate adm+ --claimed-plain 7 | --claimed-plain
+evaluate adm+ --claimed-worst nan | --claimed-worst
+evaluate adm+ --claimed-source ~é | --claimed-source
+evaluate adm+ --threads 0 | --threads
+evaluate adm+ --out {images} | .json
+evaluate adm+ --work {root}/e.safetensors | --work
+verify {images} | a folder
+verify --threads x | whole number
+verify --concepts 0 | --concepts
+verify --seed -1 | --seed
+verify --noise x | --noise
+verify --code {root}/none.py | none.py
+leaderboard --json | holds no entries
+leaderboard --out {root}/p.txt | .html
 poison --kappa 0 | kappa
 poison --kappa much | --kappa
 poison --kappa 16 | 255

@@ -3,64 +3,25 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 
+from board_entries import KEY, make_entry
 from safezone.audit.entry import (
-    MOST_BYTES,
-    BoardEntry,
-    Change,
-    Claimed,
-    Code,
-    Hashes,
+    LARGEST_ENTRY,
     contradictions,
-    headline,
     plain_entry,
     read_entry,
-    training_names,
     write_entry,
 )
 from safezone.audit.objects import OBJECT_SUITES, object_suite
 from safezone.audit.suite import SUITES
 from safezone.cli import main
-from safezone.concepts.datasets import miniworld_concepts
+from safezone.concepts.datasets import BuiltinSet, miniworld_concepts
 from safezone.errors import UserError
-
-KEY = "0123456789abcdef" * 4
-SUITE = OBJECT_SUITES["objects-quick-1"]
-
-
-def make_entry(
-    name: str = "adm+", level: float = 0.4, attack: str | None = None, **changes: Any
-) -> BoardEntry:
-    """An entry whose numbers agree with each other."""
-    form = "protection" if attack is None else "attack"
-    names = training_names(SUITE, form)
-    measured = {
-        concept: {
-            training: (round(level + 0.01 * place + 0.1 * number, 6),) * SUITE.seeds
-            for number, training in enumerate(names)
-        }
-        for place, concept in enumerate(SUITE.concepts)
-    }
-    values: dict[str, Any] = {
-        "form": form,
-        "suite": SUITE.name,
-        "model": "mini",
-        "seed": 0,
-        "poison": Code(name, KEY),
-        "attack": None if attack is None else Code(attack, KEY),
-        "measured": measured,
-        "changes": {concept: Change(16, 30.0) for concept in SUITE.concepts},
-        "hashes": Hashes(KEY, KEY, KEY, KEY, dict.fromkeys(SUITE.concepts, KEY)),
-        "versions": {"safezone": "0.1.0"},
-        "claimed": Claimed(0.1, 0.2, "a paper"),
-        **headline(measured, names),
-    }
-    return BoardEntry(**values | changes)
 
 
 def test_an_entry_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -137,7 +98,7 @@ NOT_JSON = {
     "a list": b"[1, 2]",
     "not UTF-8": b"\xff\xfe{",
     "nested": b'{"a":' * 50_000 + b"1" + b"}" * 50_000,
-    "large": b" " * (MOST_BYTES + 1),
+    "large": b" " * (LARGEST_ENTRY + 1),
     "a number of a thousand digits": b'{"seed": ' + b"9" * 5000 + b"}",
     "twice the same key": b'{"form": "protection", "form": "attack"}',
     "empty": b"",
@@ -209,7 +170,7 @@ def test_a_number_that_does_not_follow_from_the_others_is_found(
 
 def test_suites_of_objects_are_of_built_in_concepts_and_never_change() -> None:
     """Whoever quotes a number of objects-1 means these; a change is another version."""
-    known = {c.name for which in ("novel", "development") for c in miniworld_concepts(which=which)}  # type: ignore[arg-type]
+    known = {c.name for which in get_args(BuiltinSet) for c in miniworld_concepts(which=which)}
     for suite in OBJECT_SUITES.values():
         assert set(suite.concepts) <= known
         assert all("{}" in text for text in suite.sampling.templates())

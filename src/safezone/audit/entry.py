@@ -28,7 +28,7 @@ CLEAN_IMAGES: Final = "clean"
 """The training on the originals, without care."""
 ATTACK: Final = "attack"
 """The training with an attack that somebody contributes."""
-MOST_BYTES: Final = 200_000
+LARGEST_ENTRY: Final = 200_000
 _FORBID: Final = ConfigDict(extra="forbid")
 
 
@@ -159,7 +159,7 @@ def estimated(training: str, values: ByConcept) -> Estimate:
     return Estimate(training, **plain_values(mean_interval(values)))
 
 
-def headline(
+def headline_numbers(
     measured: Mapping[str, Mapping[str, OverSeeds]], names: list[str]
 ) -> dict[str, Estimate]:
     """``clean``, ``plain`` and ``worst`` of what was measured; the worst case is the largest."""
@@ -189,7 +189,7 @@ def require_claimed(claimed: Claimed) -> None:
 def read_entry(path: Path) -> BoardEntry:
     """Reads an entry; UserError, one sentence, for whatever is none."""
     require_file(path, "an entry that `safezone evaluate` wrote")
-    if path.stat().st_size > MOST_BYTES:
+    if path.stat().st_size > LARGEST_ENTRY:
         raise UserError(f"{path} is larger than any entry; give one that `safezone evaluate` wrote")
     content = json.dumps(read_json(path))
     try:
@@ -240,7 +240,7 @@ def contradictions(entry: BoardEntry) -> list[str]:
             found.append(f"measured.{concept} does not hold a value for each of the seeds")
     if found:
         return found
-    for name, ours in headline(entry.measured, names).items():
+    for name, ours in headline_numbers(entry.measured, names).items():
         if not _equal(ours, getattr(entry, name)):
             found.append(f"{name} does not follow from the measured values")
     return found

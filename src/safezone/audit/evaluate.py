@@ -16,7 +16,7 @@ from safezone.audit.entry import (
     Claimed,
     Code,
     Hashes,
-    headline,
+    headline_numbers,
     training_names,
 )
 from safezone.audit.objects import ObjectSuite
@@ -251,7 +251,7 @@ def hashes_of(trial: Trial) -> Hashes:
 def entry_of(trial: Trial, subject: Subject, found: Found, claimed: Claimed) -> BoardEntry:
     """The entry of what was measured on all concepts of the suite."""
     poison, attack = code_of(trial, subject)
-    numbers = headline(found.measured, training_names(trial.suite, subject.form))
+    numbers = headline_numbers(found.measured, training_names(trial.suite, subject.form))
     return BoardEntry(
         form="protection" if attack is None else "attack",
         suite=trial.suite.name,

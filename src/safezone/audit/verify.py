@@ -14,13 +14,13 @@ from safezone.audit.evaluate import Found, Subject, Trial, code_of, evaluate, ha
 from safezone.audit.objects import ObjectSuite
 from safezone.lab.lab import Note
 
-Key = TypeVar("Key")
+EntryName = TypeVar("EntryName")
 
 FALSE_ALARM: Final = 0.001
 """The probability that an honest entry is refused although all its noise was drawn anew."""
-LEVELS: Final = 1
+LARGEST_WITHIN: Final = 1
 """By how many levels of 255 the largest change may differ."""
-DECIBELS: Final = 0.5
+PSNR_WITHIN: Final = 0.5
 """By how much the PSNR may differ, which is a mean over all values of all images."""
 
 
@@ -149,20 +149,22 @@ def compared(entry: BoardEntry, found: Found) -> list[Deviation]:
     for concept in concepts:
         claimed, now = entry.changes[concept], found.changes[concept]
         result += [
-            Deviation(concept, "largest change, of 255", claimed.largest, now.largest, LEVELS),
-            Deviation(concept, "PSNR, dB", claimed.psnr, now.psnr, DECIBELS),
+            Deviation(
+                concept, "largest change, of 255", claimed.largest, now.largest, LARGEST_WITHIN
+            ),
+            Deviation(concept, "PSNR, dB", claimed.psnr, now.psnr, PSNR_WITHIN),
         ]
     return result
 
 
 def verify(
     trial: Trial,
-    entries: Mapping[Key, tuple[Subject, BoardEntry]],
+    entries: Mapping[EntryName, tuple[Subject, BoardEntry]],
     concepts: Sequence[str],
     *,
     progress: bool = False,
     note: Note = lambda text: None,
-) -> dict[Key, Verdict]:
+) -> dict[EntryName, Verdict]:
     """The verdict on each entry; only those whose hashes agree are measured, in shared passes.
 
     ``trial``: of the entries' suite and model; its seed is that of the noise. ``concepts``: which

@@ -23,6 +23,10 @@ Folders: TypeAlias = Annotated[
     tyro.conf.Positional[tuple[Path, ...]], AT_LEAST_ONE, tyro.conf.arg(metavar="FOLDER")
 ]
 """One or more of them."""
+Entries: TypeAlias = Annotated[
+    tyro.conf.Positional[tuple[Path, ...]], AT_LEAST_ONE, tyro.conf.arg(metavar="ENTRY.json")
+]
+"""One or more files of ``safezone evaluate``."""
 
 
 @dataclass(frozen=True)

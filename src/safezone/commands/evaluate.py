@@ -87,7 +87,7 @@ def open_trial(
             f"{suite.name} is made for the built-in models, not {ascii(model_name)[:80]}; give one "
             f"of {', '.join(BUILTIN)}, or audit images of your own on any model with safezone audit"
         )
-    require_out_folder(work)
+    require_out_folder(work, "--work")
     settings, machine = suite.settings(model_name, seed), Machine(options.device, options.threads)
     model = open_model(model_name, machine, settings)
     encoders = open_encoders(settings.scoring, machine)
@@ -107,10 +107,12 @@ def run(options: Options) -> Answer:
     from safezone.audit.entry import Claimed, plain_entry, require_claimed, write_entry
     from safezone.audit.evaluate import entry_of, evaluate, read_subject
     from safezone.audit.objects import object_suite
+    from safezone.commands.opening import require_out_folder
 
     suite = object_suite(options.suite)
     claimed = Claimed(options.claimed_plain, options.claimed_worst, options.claimed_source)
     require_claimed(claimed)
+    require_out_folder(options.out.absolute().parent)
     if options.out.suffix != ".json" or options.out.is_dir():
         raise UserError(f"--out {options.out} is no file that ends in .json; give one")
     attack = None if options.attack is None else name_or_file(options.attack)

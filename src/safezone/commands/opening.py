@@ -144,8 +144,8 @@ def clean_source(folder: Path) -> Path | None:
     return path if path is not None and path.is_dir() else None
 
 
-def require_out_folder(out: Path) -> None:
+def require_out_folder(out: Path, option: str = "--out") -> None:
     """Raises UserError when ``out`` or one of its parents is a file."""
     for place in (out, *out.absolute().parents):
         if place.exists() and not place.is_dir():
-            raise UserError(f"{place} is a file; give --out a folder")
+            raise UserError(f"{place} is a file; give {option} a folder")

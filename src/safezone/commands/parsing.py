@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import tyro
 
-from safezone.commands.console import Command, Folders, Options
+from safezone.commands.console import Command, Entries, Folders, Options
 from safezone.errors import UserError
 from safezone.fields import FieldError, require_fields
 from safezone.lab.config import read_settings
@@ -38,10 +38,9 @@ def parse(command: Command[Options], arguments: Sequence[str], name: str = "") -
         options: Options = _with_lists(read, defaults)
         require_fields(options)
     except FieldError as error:
-        if error.value == () and error.field in _places(command.options):
-            raise UserError(
-                f"give at least one folder (FOLDER); see `safezone {name} --help`"
-            ) from error
+        what = _places(command.options).get(error.field)
+        if error.value == () and what is not None:
+            raise UserError(f"give at least one {what}; see `safezone {name} --help`") from error
         raise UserError(f"{_option(error, arguments)} {error.reason}") from error
     except SystemExit as error:
         if error.code in (0, None):
@@ -50,9 +49,14 @@ def parse(command: Command[Options], arguments: Sequence[str], name: str = "") -
     return options
 
 
-def _places(kind: type[Any]) -> list[str]:
-    """The fields that are given without an option's name, as many as one likes."""
-    return [each.name for each in fields(kind) if each.type == Folders]
+_PLACES: Final = ((Folders, "folder (FOLDER)"), (Entries, "entry (ENTRY.json)"))
+
+
+def _places(kind: type[Any]) -> dict[str, str]:
+    """The fields that are given without an option's name, as many as one likes: what each holds."""
+    return {
+        each.name: what for each in fields(kind) for type_, what in _PLACES if each.type == type_
+    }
 
 
 def _option(error: FieldError, arguments: Sequence[str]) -> str:

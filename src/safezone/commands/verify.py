@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from safezone.commands.console import Answer, Command, note, progress
+from safezone.commands.console import Answer, Command, Entries, note, progress
 from safezone.commands.evaluate import OnSuite, open_trial
 from safezone.errors import UserError
-from safezone.fields import AT_LEAST_ONE, Count, Natural
+from safezone.fields import Count, Natural
 
 if TYPE_CHECKING:
     from safezone.audit.entry import Code
@@ -33,11 +33,7 @@ if TYPE_CHECKING:
 class Options(OnSuite):
     """The options."""
 
-    entries: Annotated[
-        tyro.conf.Positional[tuple[Path, ...]],
-        AT_LEAST_ONE,
-        tyro.conf.arg(metavar="ENTRY.json"),
-    ]
+    entries: Entries
     """Files that `safezone evaluate` wrote."""
     concepts: Count = 1
     """How many concepts of each are measured again."""
@@ -73,10 +69,10 @@ def run(options: Options) -> Answer:
     from safezone.files import digest
     from safezone.reading import require_file
 
-    entries = {path: read_entry(path) for path in dict.fromkeys(options.entries)}
     for file in options.code:
         require_file(file, "a Python file")
     files = {digest(file.read_bytes()): file for file in options.code}
+    entries = {path: read_entry(path) for path in dict.fromkeys(options.entries)}
     seed = secrets.randbelow(10**6) if options.seed is None else options.seed
     subjects = {}
     for path, entry in entries.items():

@@ -1,0 +1,115 @@
+"""The leaderboard's page: its order, what attacks lower, nothing from outside, nothing of a
+stranger's text as HTML."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from board_entries import KEY, SUITE, make_entry
+from safezone.audit.entry import BoardEntry, Change, Claimed, plain_entry, write_entry
+from safezone.audit.leaderboard import boards, leaderboard_page, read_entries
+from safezone.cli import main
+from safezone.errors import UserError
+from safezone.results.page import render_page
+
+OTHER = "f" * 64
+
+
+def _entries() -> dict[str, BoardEntry]:
+    return {
+        "weak.json": make_entry("ea", 0.3),
+        "strong.json": make_entry("adm+", 0.1, claimed=Claimed(0.05, None, "<b>us & them</b>")),
+        "middle.json": make_entry("mist", 0.2),
+    }
+
+
+def test_the_lowest_worst_case_stands_first() -> None:
+    (board,) = boards(_entries())
+    assert [each.entry.poison.name for each in board.standings] == ["adm+", "mist", "ea"]
+    assert [each.lowered for each in board.standings] == [False] * 3
+    assert board.standings[0].by == "Safe-Zone Training"
+    assert board.standings[0].tied
+    assert board.standings[0].psnr == pytest.approx(30)
+
+
+def test_an_attack_lowers_the_protection_that_it_is_on_and_no_other() -> None:
+    entries = {
+        **_entries(),
+        "a.json": make_entry("adm+", 0.7, attack="jpeg50+t500"),
+        "weaker.json": make_entry("mist", 0.0, attack="blur"),
+        "other-code.json": replace(
+            make_entry("ea", 0.7, attack="blur"), poison=replace(make_entry("ea").poison, key=OTHER)
+        ),
+    }
+    (board,) = boards(entries)
+    assert [each.entry.poison.name for each in board.standings] == ["mist", "ea", "adm+"]
+    lowered = board.standings[-1]
+    assert lowered.lowered
+    assert lowered.by == "jpeg50+t500, a.json"
+    assert lowered.worst.mean > lowered.entry.worst.mean
+    assert not any(each.lowered for each in board.standings[:2])
+    assert [file for file, _, _ in board.attacks] == ["a.json", "weaker.json", "other-code.json"]
+
+
+def test_what_cannot_be_compared_stands_on_boards_of_its_own() -> None:
+    moved = make_entry("pid", 0.1)
+    moved = replace(moved, hashes=replace(moved.hashes, model=OTHER))
+    two = boards({**_entries(), "other.json": moved})
+    assert [(board.weights, len(board.standings)) for board in two] == [(KEY, 3), (OTHER, 1)]
+
+
+def test_the_page_asks_nobody_and_escapes_what_strangers_wrote(tmp_path: Path) -> None:
+    entries = {**_entries(), "a.json": make_entry("adm+", 0.7, attack="jpeg50+t500")}
+    folder = tmp_path / "entries"
+    for file, entry in entries.items():
+        write_entry(folder / file, entry)
+    assert read_entries(folder) == dict(sorted(entries.items()))
+    text = render_page(leaderboard_page(read_entries(folder), "safezone leaderboard"))
+    assert not re.search(r"https?:|@import|url\(|[\"'(]//", text)
+    assert "default-src 'none'" in text
+    assert "<b>us" not in text
+    assert "&lt;b&gt;us &amp; them&lt;/b&gt;" in text
+    lead = text[text.index('<section class="lead">') : text.index("Contributed attacks")]
+    assert [lead.index(f">{name}") for name in ("mist", "ea", "adm+")] == sorted(
+        lead.index(f">{name}") for name in ("mist", "ea", "adm+")
+    )
+    assert text.count('<table class="scores">') == 1  # every number, poisons by trainings
+    assert "Contributed attacks" in text
+
+
+def test_the_command_writes_the_page_and_says_the_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file, entry in _entries().items():
+        write_entry(tmp_path / "entries" / file, entry)
+    page = tmp_path / "page.html"
+    arguments = ["leaderboard", str(tmp_path / "entries"), "--out", str(page)]
+    assert main([*arguments, "--json"]) == 0
+    (board,) = json.loads(capsys.readouterr().out)["boards"]
+    files = [each["file"] for each in board["protections"]]
+    assert files == ["strong.json", "middle.json", "weak.json"]
+    assert page.read_text().count("<html") == 1
+    assert main(arguments) == 0
+    assert "adm+: worst case" in capsys.readouterr().out
+
+
+def test_entries_that_contradict_themselves_get_no_page(tmp_path: Path) -> None:
+    content = json.loads(json.dumps(plain_entry(make_entry())))
+    content["worst"]["mean"] = 0.0
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"a\.json: worst does not follow"):
+        read_entries(tmp_path)
+
+
+def test_a_page_without_protections_has_attacks_alone() -> None:
+    page = leaderboard_page({"a.json": make_entry(attack="blur")})
+    assert "Contributed attacks" in render_page(page)
+
+
+def test_visibility_is_of_all_concepts() -> None:
+    changes = {c: Change(16, 30.0 + place) for place, c in enumerate(SUITE.concepts)}
+    ((line,),) = (board.standings for board in boards({"a.json": make_entry(changes=changes)}))
+    assert (line.psnr, line.largest) == (31.0, 16)
