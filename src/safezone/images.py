@@ -193,6 +193,15 @@ def write_png(
         image.save(temporary, format="PNG", pnginfo=chunks)
 
 
+def png_text(path: Path) -> dict[str, str]:
+    """The text chunks that ``write_png`` put into a PNG; none for any other file."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return {str(k): str(v) for k, v in getattr(image, "text", {}).items()}
+    except _DECODER_ERRORS:
+        return {}
+
+
 def to_square(pixels: _Pixels, size: int) -> _Pixels:
     """The centre square, resized to ``size``: uint8 [h, w, 3] or bool [h, w] in, the same kind out.
 

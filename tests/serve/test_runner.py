@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -105,7 +106,7 @@ def test_what_is_left_is_told_by_the_estimate_and_then_by_the_pace(
         (session.folder / RUN).write_text(json.dumps({**record, **changes}))
         return work.status(session)
 
-    assert seen(verb="poison").doing == "protecting the pictures"
+    assert re.fullmatch(r"protecting the pictures, 1 min \d s so far", seen(verb="poison").doing)
     assert seen(verb="audit").left == pytest.approx(100)
     (session.audit_folder / "work" / "generate" / "0").mkdir(parents=True)
     os.utime(expected, (time.time() - 30, time.time() - 30))

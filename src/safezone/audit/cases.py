@@ -4,16 +4,17 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import torch
 
 from safezone.audit.posting import POSTINGS
 from safezone.audit.suite import Attacker, Suite
-from safezone.concepts import Concept, image_files, load_concept
+from safezone.concepts import Concept, image_files, load_concept, mask_files
 from safezone.concepts.masks import grabcut
 from safezone.errors import UserError
-from safezone.images import read_image, to_square
+from safezone.images import png_text, read_image, to_square
 from safezone.lab.lab import Lab
 from safezone.lab.run import Grid, Run
 from safezone.lab.store import MANIFEST
@@ -23,6 +24,8 @@ from safezone.scores.rows import CLEAN, NOMINAL
 
 PROTECTED: Final = "protected"
 """What stands in the place of a poison's name."""
+UNSEEN: Final[Mapping[str, str]] = MappingProxyType({"safezone": "drawn by GrabCut"})
+"""The text in the PNG of a mask that was drawn and that nobody has looked at."""
 LOSSY: Final = frozenset({".jpg", ".jpeg", ".webp", ".avif", ".heic"})
 
 
@@ -119,9 +122,16 @@ def _read_case(folder: Path, original: Path | None, size: int, masks: bool) -> C
     if generated:
         drawn = [torch.from_numpy(grabcut(i.permute(1, 2, 0).numpy())) for i in concept.images]
         concept = replace(concept, masks=torch.stack(drawn))
+    generated = generated or any(map(_unseen_masks, filter(None, (folder, original))))
     manifest = folder / MANIFEST
     made = read_json(manifest) if manifest.is_file() else {}
     return Case(folder, concept, clean, made, generated)
+
+
+def _unseen_masks(folder: Path) -> bool:
+    """Whether one of a folder's masks says that it was drawn and not looked at."""
+    files = mask_files(folder, image_files(folder)).values()
+    return any(png_text(path).items() >= UNSEEN.items() for path in files)
 
 
 def protected_name(attacker: Attacker) -> str:

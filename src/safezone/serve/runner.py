@@ -25,6 +25,7 @@ from safezone.lab.training import method_named
 from safezone.poisons import poison
 from safezone.reading import read_json
 from safezone.results.folder import PAGE
+from safezone.results.notes import duration_text
 from safezone.serve.session import Session
 from safezone.serve.uploads import require_pictures, without_path
 
@@ -227,7 +228,9 @@ class Runner:
 
 def _running(session: Session, record: dict[str, Any], choices: Choices) -> Status:
     if record.get("verb") == "poison":
-        return Status(RUNNING, "protecting the pictures", choices=choices)
+        began = record["process"][1]
+        doing = f"protecting the pictures, {duration_text(time.time() - began)} so far"
+        return Status(RUNNING, doing, choices=choices)
     progress, process = read_progress(session.audit_folder), record.get("process")
     told = 0.0 if progress is None else (session.audit_folder / EXPECTED).stat().st_mtime
     if progress is None or process is None or told < process[1]:  # that of an earlier start

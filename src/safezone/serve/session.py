@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from safezone.audit.cases import PROTECTED
+from safezone.audit.cases import PROTECTED, UNSEEN
 from safezone.concepts import image_files
 from safezone.concepts.concept import square_mask
 from safezone.concepts.datasets import export_concept
@@ -118,7 +118,7 @@ class Session:
             except UserError:
                 told.append(f"{file.name}: no clear object was found; paint it with the brush")
                 continue
-            write_png(self.mask_path(index), cutout.mask)
+            write_png(self.mask_path(index), cutout.mask, UNSEEN)
             self.forget_protection()
             if cutout.sureness < SURE:
                 told.append(f"{file.name}: not sure; look at it, and paint what is wrong")
