@@ -19,6 +19,7 @@ from PIL import Image, ImageCms
 from safezone.errors import UserError
 from safezone.images import (
     jpeg,
+    png_text,
     read_image,
     read_mask,
     to_float,
@@ -285,10 +286,17 @@ def test_write_png_keeps_pixels_and_text(tmp_path: Path) -> None:
     path = tmp_path / "new" / "a.png"
     write_png(path, pixels, {"poison": "adm+", "name": "Ärmel 猫"})
     np.testing.assert_array_equal(read_image(path), pixels)
+    assert png_text(path) == {"poison": "adm+", "name": "Ärmel 猫"}
     with Image.open(path) as image:
         assert image.info["poison"] == "adm+"
         assert image.info["name"] == "Ärmel 猫"
     assert [p.name for p in path.parent.iterdir()] == ["a.png"]
+
+
+def test_other_files_have_no_text(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("tEXt")
+    Image.new("RGB", (8, 8)).save(tmp_path / "b.jpg")
+    assert [png_text(tmp_path / name) for name in ("a.png", "b.jpg", "c.png")] == [{}, {}, {}]
 
 
 def test_write_png_takes_tensors_channels_first(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from starlette.testclient import TestClient
 
 from safezone.audit.progress import EXPECTED, read_progress
 from safezone.cli import _find
@@ -20,6 +21,7 @@ from safezone.commands.parsing import parse
 from safezone.errors import UserError
 from safezone.personalize.checkpoints import append_log, log_path
 from safezone.serve import runner
+from safezone.serve.app import Pages
 from safezone.serve.runner import (
     DONE,
     FAILED,
@@ -87,6 +89,20 @@ def test_an_audit_is_started_once_stopped_and_gone_on_with(
     assert (status.state, list(status.verdicts)) == (DONE, ["It held."])
     assert status.choices == Choices(level=8)
     assert (session.folder / "second").exists() and report_path(session).is_file()
+
+
+def test_the_end_of_the_page_ends_what_is_at_work(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _python(monkeypatch, SLOW)
+    work = Runner(["mini"])
+    app = Pages(session.folder.parent, work).app()
+    with TestClient(app, base_url="http://127.0.0.1") as client:
+        assert client.post(f"/s/{session.name}/start", json={}).status_code == 200
+        _until(lambda: "process" in json.loads((session.folder / RUN).read_text()))
+        (pid, _) = json.loads((session.folder / RUN).read_text())["process"]
+    assert not psutil.pid_exists(pid)
+    assert work.status(session).state == STOPPED
 
 
 def test_what_is_left_is_told_by_the_estimate_and_then_by_the_pace(

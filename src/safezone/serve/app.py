@@ -1,7 +1,8 @@
 """The page's addresses: each reads what was sent, makes one call, and answers."""
 
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -106,7 +107,18 @@ class Pages:
             Middleware(TrustedHostMiddleware, allowed_hosts=[ADDRESS, "localhost"]),
             Middleware(Bounded),
         ]
-        return Starlette(routes=routes, middleware=middleware, exception_handlers=handlers)
+
+        @asynccontextmanager
+        async def until_the_end(app: Starlette) -> AsyncIterator[None]:
+            yield
+            await run_in_threadpool(self._runner.close)
+
+        return Starlette(
+            routes=routes,
+            middleware=middleware,
+            exception_handlers=handlers,
+            lifespan=until_the_end,
+        )
 
     def of(self, call: Call) -> Callable[[Request], Response]:
         """The call with the session that the address names."""
@@ -276,11 +288,8 @@ def listen(port: int) -> socket.socket:
 
 
 def serve(root: Path, runner: Runner, listening: socket.socket) -> None:
-    """Answers until it is interrupted; then ends what is at work."""
+    """Answers until it is interrupted or told to end; then ends what is at work."""
     config = uvicorn.Config(
         Pages(root, runner).app(), log_level="warning", access_log=False, server_header=False
     )
-    try:
-        uvicorn.Server(config).run(sockets=[listening])
-    finally:
-        runner.close()
+    uvicorn.Server(config).run(sockets=[listening])
