@@ -15,7 +15,7 @@ import pytest
 from safezone import files
 from safezone.errors import UserError
 from safezone.lab import store
-from safezone.lab.executors import Executor, Processes, Ray, Slurm, Work
+from safezone.lab.executors import Executor, Helped, Processes, Ray, Slurm, Work
 from safezone.lab.lab import Failures, Lab, Note
 from safezone.lab.schedule import run_grid
 from safezone.lab.stage import job
@@ -56,6 +56,36 @@ def test_a_pool_gives_the_same_rows_and_makes_nothing_twice(
     assert len(set(made)) == len(made) > 10
     workers = {line.split(":")[0] for line in made}
     assert len(workers) == 2  # and both of them had something to do
+
+
+def test_a_helped_process_gives_the_same_rows(
+    tmp_path: Path, tiny_model: Model, tiny_model_folder: Path, expected: list[Row]
+) -> None:
+    folder = tmp_path / "helped"
+    lab = replace(small_lab(folder, tiny_model), sharers=2)
+    helped = Helped(lab, partial(open_slow_lab, folder, tiny_model_folder), progress=False)
+
+    def wait(text: str) -> None:
+        """For the helper, which opens the lab longer than this grid takes."""
+        end = time.monotonic() + 120
+        while not (folder / "made.txt").exists() and time.monotonic() < end:
+            time.sleep(0.05)
+
+    results = run_grid(lab, grid(lab), executor=helped, progress=False, note=wait)
+    assert not results.failed
+    assert results.rows == expected
+    helping = {line.split(":")[0] for line in (folder / "made.txt").read_text().split()}
+    assert len(helping) == 1
+    assert str(os.getpid()) not in helping
+
+
+def test_a_lost_helper_is_not_missed(
+    tmp_path: Path, tiny_model: Model, tiny_model_folder: Path, expected: list[Row]
+) -> None:
+    folder = tmp_path / "helped"
+    lab = small_lab(folder, tiny_model)
+    helped = Helped(lab, partial(open_dying_lab, folder, tiny_model_folder), progress=False)
+    assert run_grid(lab, grid(lab), executor=helped, progress=False).rows == expected
 
 
 def open_slow_lab(folder: Path, model: Path) -> Lab:

@@ -1,9 +1,10 @@
 """Keys, grids, settings and stages: what is done stays done, what fails does not stop the rest."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +36,7 @@ from safezone.models import Model
 from safezone.models.pixel import MINI_PIXEL, load_pixel_model
 from safezone.personalize import METHODS, Adapter, TrainingRun, save_adapter, train
 from safezone.personalize.files import EMBEDDING
+from safezone.poisons import Unpoisoned, poison_many
 from safezone.results.artifacts import read_run_images
 from safezone.results.notes import MINI_LIMITS
 from safezone.scores import CLEAN
@@ -193,7 +195,7 @@ def test_a_grid_is_made_once(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
         raise AssertionError("done already")
 
     for name in (
-        "makers.write_poisoned",
+        "poisonings.write_poisoned",
         "makers.write_images",
         "makers.score_rows",
         "makers.save_concept",
@@ -244,10 +246,28 @@ def test_a_poison_that_breaks_fails_its_runs_alone(
     def broken(*_: object, **__: object) -> None:
         raise FloatingPointError("the gradient is not finite")
 
-    monkeypatch.setattr("safezone.lab.makers.poison_concept", broken)
+    monkeypatch.setattr("safezone.lab.poisonings.poison_many", broken)
     results = run_grid(lab, grid(lab), progress=False)
     assert {run.poison for run in results.failed} == {"adm+"}
     assert {row.poison for row in results.rows if not row.reason} == {"clean"}
+
+
+def test_what_breaks_in_a_shared_pass_fails_alone(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together: list[int] = []
+
+    def broken(models: Sequence[Model], sets: Sequence[Unpoisoned], *rest: Any, **more: Any) -> Any:
+        together.append(len(sets))
+        if any(torch.equal(each.images, lab.concepts["Two"].images) for each in sets):
+            raise FloatingPointError("the gradient is not finite")
+        return poison_many(models, sets, *rest, **more)
+
+    monkeypatch.setattr("safezone.lab.poisonings.poison_many", broken)
+    results = run_grid(lab, grid(lab), progress=False)
+    assert together == [2, 1, 1]
+    assert {(run.concept, run.poison) for run in results.failed} == {("Two", "adm+")}
+    assert set(results.failed.values()) == {"the gradient is not finite"}
 
 
 def jobs(folder: Path, count: int) -> list[TrainingJob]:
@@ -409,7 +429,7 @@ def test_a_stopped_command_tells_how_to_go_on(
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("safezone.lab.makers.poison_concept", stop)
+    monkeypatch.setattr("safezone.lab.poisonings.poison_many", stop)
     folder = tmp_path / "toy"
     save_concept(concept("toy"), folder)
     arguments = ["poison", str(folder), "--model", str(tiny_model_folder), "--out"]

@@ -202,7 +202,7 @@ def test_a_grid_uses_what_the_commands_made(
     assert main(["generate", str(commands / "clean"), *draw]) == 0
     with monkeypatch.context() as patched:
         patched.setattr(trainings, "train", _never)
-        patched.setattr("safezone.lab.makers.poison_concept", _never)
+        patched.setattr("safezone.lab.poisonings.poison_many", _never)
         again = _grid_run(file, model, data, tmp_path / "again", "--reuse", str(commands))
         assert main(again) == 0
     rows = [(tmp_path / name / "mine" / "rows.jsonl").read_text() for name in ("alone", "again")]

@@ -20,12 +20,14 @@ from safezone.poisons import (
     Budget,
     Checkpoints,
     Poison,
+    Unpoisoned,
     fixed_guide,
     high_contrast_target,
     imperceptibility,
     poison,
     poison_concept,
     poison_images,
+    poison_many,
 )
 from safezone.poisons.guide import bound
 from safezone.poisons.sampling import SampledDistance
@@ -398,3 +400,23 @@ def test_the_target_is_busy_and_of_high_contrast(size: int) -> None:
     assert ((target.mean(dim=(2, 3)) - 0.5).abs() < 0.05).all()
     cells = torch.nn.functional.unfold(target, 8, stride=8).view(1, 3, 64, -1)
     assert (cells.std(dim=2) > 0.3).all()  # no latent cell is flat in any channel
+
+
+@pytest.mark.parametrize("name", ["adm+", "aspl"])
+def test_a_set_in_company_equals_the_set_alone_to_the_bit(
+    name: str, keen_model: Model, clean: Tensor, masks: Tensor, tmp_path: Path
+) -> None:
+    """Concepts whose images have the same names, one of them done before."""
+    row = dataclasses.replace(quick(name), steps=11 if name == "adm+" else 2)
+    sets = [
+        Unpoisoned(clean.roll(k, dims=-1), NAMES, masks, Checkpoints(tmp_path / str(k), "key"))
+        for k in range(3)
+    ]
+
+    def make(sets: list[Unpoisoned], batch_size: int) -> list[Tensor]:
+        return poison_many([keen_model], sets, row, 1, batch_size=batch_size, progress=False)
+
+    alone = [make([dataclasses.replace(each, checkpoints=None)], 3)[0] for each in sets]
+    make(sets[1:2], 3)
+    together = make(sets, 7)  # two whole sets in a pass, and not three
+    assert all(map(torch.equal, together, alone))

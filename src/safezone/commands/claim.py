@@ -13,15 +13,16 @@ Next:
 """
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safezone.commands.console import Answer, Command, Experiment, Flat, Machine, note, progress
-from safezone.lab.settings import (
-    Cells,
-    Settings,
-    settings_told,
-)
+from safezone.lab.settings import Cells, Settings, settings_told
+
+if TYPE_CHECKING:
+    from safezone.lab.lab import Lab
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,17 @@ def run(options: Options) -> Answer:
 COMMAND = Command(__doc__, Options, run)
 
 
+def open_claim(out: Path, settings: Settings, machine: Machine, sharers: int) -> "Lab":
+    """The lab of the claim; processes that help call it as well. ``sharers``: they and this one."""
+    from safezone.commands.opening import open_encoders, open_model, with_models
+    from safezone.concepts.datasets import miniworld_concepts
+    from safezone.paper.claim import claim_lab
+
+    model = open_model(settings.model, machine, settings)
+    lab = claim_lab(out, model, open_encoders(settings.scoring, machine), settings)
+    return replace(with_models(lab, machine, miniworld_concepts), sharers=sharers)
+
+
 def measure_claim(
     settings: Settings,
     out: Path,
@@ -62,29 +74,28 @@ def measure_claim(
     dry_run: bool = False,
 ) -> Answer:
     """Runs the claim with these settings; the demo is the same with fewer cells."""
-    from safezone.commands.opening import (
-        open_encoders,
-        open_model,
-        require_out_folder,
-        with_models,
-    )
-    from safezone.concepts.datasets import miniworld_concepts
-    from safezone.paper.claim import claim, claim_lab, claim_plan
+    from safezone.commands.opening import helpers, require_out_folder
+    from safezone.lab.executors import Helped
+    from safezone.paper.claim import claim, claim_plan
     from safezone.results.meaning import meaning_sentences
     from safezone.results.summary import summary_json, summary_markdown
 
     started = time.monotonic()
     require_out_folder(out)
-    model = open_model(settings.model, machine, settings)
-    lab = claim_lab(out, model, open_encoders(settings.scoring, machine), settings)
-    lab = with_models(lab, machine, miniworld_concepts)
+    helping = 0 if dry_run else helpers(settings.model, machine)
+    if helping:
+        machine = replace(machine, threads=1)
+    opened = partial(open_claim, out, settings, machine, helping + 1)
+    lab = opened()
     stages = claim_plan(lab)
     lines = [f"{name}: {made} of {total} done" for name, (made, total) in stages.items()]
     if dry_run:
         counts = {name: {"done": made, "all": total} for name, (made, total) in stages.items()}
         return Answer({"dry_run": True, "stages": counts}, "\n".join(lines))
     note("; ".join(lines))
-    made = claim(lab, out, title=title, progress=progress(), note=note)
+    to_do = any(made < total for made, total in stages.values())
+    executor = Helped(lab, opened, helping, progress()) if helping and to_do else None
+    made = claim(lab, out, title=title, executor=executor, progress=progress(), note=note)
     minutes = (time.monotonic() - started) / 60
     parts = [summary_markdown(made.scored) if made.scored else "no run went well"]
     parts += meaning_sentences(made.scored) if made.scored else []

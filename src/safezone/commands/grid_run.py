@@ -106,8 +106,13 @@ def _table_preset(arguments: Sequence[str]) -> Settings | None:
     return settings_for(PAPER[table], model)
 
 
-def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine) -> "Lab":
-    """The lab of a grid: model, encoders and all concepts of the data. Workers call it as well."""
+def open_lab(
+    work: Path, settings: Settings, data: Path | None, machine: Machine, sharers: int = 1
+) -> "Lab":
+    """The lab of a grid: model, encoders and all concepts of the data. Workers call it as well.
+
+    ``sharers``: how many processes work there.
+    """
     from safezone.commands.opening import open_encoders, open_model, with_models
     from safezone.concepts.datasets import load_readable, miniworld_concepts
     from safezone.lab.lab import Lab
@@ -121,7 +126,7 @@ def open_lab(work: Path, settings: Settings, data: Path | None, machine: Machine
     concepts, unreadable = readable(model.image_size)
     encoders = open_encoders(settings.scoring, machine)
     named = {concept.name: concept for concept in concepts}
-    lab = Lab(work, model, encoders, settings, named, unreadable)
+    lab = Lab(work, model, encoders, settings, named, unreadable, sharers=sharers)
     return with_models(lab, machine, lambda size: readable(size)[0])
 
 
@@ -157,18 +162,22 @@ def _require_known(options: Options, settings: Settings) -> None:
         require_names(only(without(grid, options.without), known), settings)
 
 
-def _worker_machine(options: Options) -> Machine:
+def _worker_machine(options: Options, helping: int) -> Machine:
     """Processes of one machine share its cores; more threads than cores make all of them slow."""
     machine, told = options.machine, options.workers
+    if helping:
+        return replace(machine, threads=1)
     if told.executor != "processes" or machine.threads is not None:
         return machine
     return replace(machine, threads=max(1, (os.cpu_count() or 1) // told.workers))
 
 
-def _executor(options: Options, open_again: Any) -> "Executor | None":
-    from safezone.lab.executors import Processes, Ray, Slurm
+def _executor(options: Options, lab: "Lab", helping: int, open_again: Any) -> "Executor | None":
+    from safezone.lab.executors import Helped, Processes, Ray, Slurm
 
     told = options.workers
+    if helping:
+        return Helped(lab, open_again, helping, progress())
     if told.executor == "processes":
         return Processes(open_again, told.workers)
     if told.executor == "ray":
@@ -193,7 +202,7 @@ def _settings(options: Options) -> Settings:
 
 def run(options: Options) -> Answer:
     """Measures the grid, or tells what there is to do."""
-    from safezone.commands.opening import require_out_folder
+    from safezone.commands.opening import helpers, require_out_folder
     from safezone.lab.store import WORK, artifacts_in
     from safezone.results.measurement import measure
 
@@ -202,8 +211,15 @@ def run(options: Options) -> Answer:
     _require_known(options, settings)
     work = options.out.absolute() / WORK
     data = None if options.data is None else options.data.absolute()
-    lab = open_lab(work, settings, data, options.machine)
-    again = partial(open_lab, work, settings, data, _worker_machine(options))
+    told = options.workers
+    alone = told.executor != "here" or options.dry_run
+    helping = 0 if alone else helpers(settings.model, options.machine)
+    sharers = {"here": 1 + helping, "ray": 1 if told.address else told.workers}
+    machine = _worker_machine(options, helping)
+    again = partial(
+        open_lab, work, settings, data, machine, sharers.get(told.executor, told.workers)
+    )
+    lab = again() if helping else open_lab(work, settings, data, options.machine)
     if options.reuse is not None:
         lab = replace(lab, reuse=artifacts_in(options.reuse))
     grid = make_grid(options, lab)
@@ -212,7 +228,6 @@ def run(options: Options) -> Answer:
         which = "--name is" if options.name else "the grid's name is"
         raise UserError(f"{which} {WORK}, which holds the artifacts; give another --name")
     if options.dry_run:
-        told = options.workers
         return dry(lab, grid, 1 if told.executor == "here" else told.workers)
     command = shlex.join(["safezone", *sys.argv[1:]]) if len(sys.argv) > 1 else ""
     try:
@@ -223,7 +238,7 @@ def run(options: Options) -> Answer:
             options.out.absolute() / name,
             title=_title(grid, settings),
             command=command,
-            executor=_executor(options, again),
+            executor=_executor(options, lab, helping, again),
             progress=progress(),
             note=note,
         )

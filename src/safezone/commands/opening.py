@@ -12,10 +12,12 @@ import torch
 from safezone.commands.console import Machine, note
 from safezone.concepts import CONCEPT_FILE, Concept
 from safezone.errors import UserError
+from safezone.lab.memory import keep_freed_memory, memory_left
 from safezone.lab.run import content_key
 from safezone.lab.settings import Scoring
 from safezone.lab.store import MANIFEST, require_finite
 from safezone.models import BUILTIN, Model, load_model
+from safezone.models.parts import pick_device
 from safezone.models.precision import LongPrompts, Precision, dtype_of, set_precision
 from safezone.reading import read_json
 from safezone.results.notes import MINI_LIMITS
@@ -47,6 +49,22 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(max(1, round(idle_cores())))
 
 
+_HELPER_BYTES = 2 * 2**30
+"""What a helping process takes, with room."""
+
+
+def helpers(model: str, machine: Machine) -> int:
+    """How many processes of one thread shall help this one with a grid, 0 for none.
+
+    The built-in model's layers are too small for two threads: two processes are faster. None where
+    threads were asked for, on a GPU, or without idle cores and memory for them.
+    """
+    told = machine.threads is not None or "OMP_NUM_THREADS" in os.environ
+    if told or model not in BUILTIN or pick_device(machine.device).type != "cpu":
+        return 0
+    return max(0, min(round(idle_cores()) - 1, memory_left() // _HELPER_BYTES))
+
+
 class Opening(Protocol):
     """How models are opened: a command's options, or the settings of an experiment."""
 
@@ -59,6 +77,7 @@ class Opening(Protocol):
 def open_model(name: str, machine: Machine, how: Opening) -> Model:
     """The model with finite weights, and as many threads as make sense; UserError otherwise."""
     set_threads(machine.threads)
+    keep_freed_memory()
     dtype = dtype_of(how.precision)
     model = load_model(name, machine.device, dtype, long_prompts=how.long_prompts)
     model.precision = set_precision(how.precision, model.device)

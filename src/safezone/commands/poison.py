@@ -55,7 +55,7 @@ def run(options: Options) -> Answer:
     )
     from safezone.concepts import image_files, load_concept
     from safezone.lab.lab import UNSCORED, Lab
-    from safezone.lab.makers import write_poisoned
+    from safezone.lab.poisonings import Unwritten, write_poisoned
     from safezone.lab.run import TEXTUAL_INVERSION, Run
     from safezone.lab.settings import Settings
     from safezone.lab.stage import job
@@ -83,10 +83,9 @@ def run(options: Options) -> Answer:
     try:
         write_poisoned(
             [model],
-            concept,
+            [Unwritten(concept, artifact)],
             settings,
             options.seed,
-            artifact,
             record={
                 "source": os.path.abspath(options.folder),
                 "procedural": is_procedural(options.folder),

@@ -7,6 +7,10 @@ those that remain, and a training goes on from its last checkpoint.
 """
 
 import multiprocessing
+import os
+import signal
+import threading
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,8 +23,15 @@ from safezone.lab.lab import Failures, Lab, Note
 
 OpenLab: TypeAlias = Callable[[], Lab]
 """Opens the lab in another process; picklable, a ``functools.partial`` of a module's function."""
-Work: TypeAlias = Callable[[], Failures]
-"""What every worker does, picklable; it returns why runs failed."""
+
+
+class Work(Protocol):
+    """What every worker does, picklable: opens the lab, and returns why runs failed."""
+
+    def __call__(
+        self, open_lab: OpenLab, *, progress: bool = ..., note: Note = ...
+    ) -> Failures: ...
+
 
 RETRIES: Final = 3
 """How often workers are started anew after one was lost."""
@@ -44,6 +55,50 @@ def _lost() -> UserError:
     )
 
 
+def _help() -> None:
+    """What a helping process does first: it says nothing, and ends with the one that it helps."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other one is told, and ends this one
+    warnings.simplefilter("ignore")
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def _quiet(text: str) -> None:
+    """The process that is helped tells enough."""
+
+
+@dataclass(frozen=True, eq=False)
+class Helped:
+    """This process, with ``lab``, and ``helpers`` others of this machine.
+
+    This one goes through the whole grid, so that nothing is missing where a helper was lost.
+    """
+
+    lab: Lab
+    open_lab: OpenLab
+    helpers: int = 1
+    progress: bool = True
+
+    def run(self, work: Work, note: Note) -> Iterator[Failures]:
+        """As the protocol says."""
+        spawn = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(self.helpers, spawn, initializer=_help)
+        try:
+            for _ in range(self.helpers):
+                pool.submit(work, self.open_lab, note=_quiet)
+            yield work(lambda: self.lab, progress=self.progress, note=note)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():
+                process.terminate()
+
+
 @dataclass(frozen=True)
 class Processes:
     """Processes on this machine."""
@@ -57,7 +112,9 @@ class Processes:
         for _ in range(RETRIES + 1):
             pool = ProcessPoolExecutor(self.workers, spawn)
             try:
-                for future in as_completed([pool.submit(work) for _ in range(self.workers)]):
+                for future in as_completed(
+                    [pool.submit(work, self.open_lab) for _ in range(self.workers)]
+                ):
                     yield future.result()
                 return
             except BrokenProcessPool:
@@ -86,7 +143,7 @@ class Ray:
         try:
             count = self.workers if self.address is None else self._room(ray.cluster_resources())
             remote = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=RETRIES)(_call)
-            waiting = [remote.remote(work) for _ in range(count)]
+            waiting = [remote.remote(work, self.open_lab) for _ in range(count)]
             while waiting:
                 (ended, *_), waiting = ray.wait(waiting, num_returns=1)
                 yield ray.get(ended)
@@ -119,8 +176,8 @@ class Ray:
                     ) from error
 
 
-def _call(work: Work) -> Failures:
-    return work()
+def _call(work: Work, open_lab: OpenLab) -> Failures:
+    return work(open_lab)
 
 
 @dataclass(frozen=True)
@@ -145,7 +202,7 @@ class Slurm:
         left = self.workers
         for _ in range(RETRIES + 1):
             with executor.batch():
-                jobs = [executor.submit(work) for _ in range(left)]
+                jobs = [executor.submit(work, self.open_lab) for _ in range(left)]
             errors = [(job, job.exception()) for job in jobs]
             for job, error in errors:
                 if error is None:

@@ -73,9 +73,11 @@ class Lab:
     are made on, ``originals``: the clean concepts at their size, and ``purifier``: what purifiers
     denoise with, where these are not the model that is personalized. ``given``: images that
     somebody has protected already, by concept and the name that stands for the poison.
-    ``poisons`` and ``defenses``: rows that the settings and the table do not make, by name. Random
-    streams: a poison's seed is the run's, or ``settings.cells.poison_seed`` for all seeds; training
-    and generation have the run's. Raises UserError for prompts that do not name what was learned.
+    ``poisons`` and ``defenses``: rows that the settings and the table do not make, by name.
+    ``sharers``: processes that work in the folder at a time and take equal shares of what is made
+    together. Random streams: a poison's seed is the run's, or ``settings.cells.poison_seed`` for
+    all seeds; training and generation have the run's. Raises UserError for prompts that do not
+    name what was learned.
     """
 
     folder: Path
@@ -92,6 +94,7 @@ class Lab:
     given: Mapping[tuple[str, str], Concept] = field(default_factory=dict)
     poisons: Mapping[str, Poison] = field(default_factory=dict)
     defenses: Mapping[str, Defense] = field(default_factory=dict)
+    sharers: int = 1
     _known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
     """What takes reading or hashing and is asked for often."""
 

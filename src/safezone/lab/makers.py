@@ -1,8 +1,6 @@
 """How each stage but training makes one artifact: from a job to a folder, whole or not there."""
 
-import json
 import os
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from safezone.concepts import Concept, save_concept
+from safezone.concepts import save_concept
 from safezone.concepts.prompts import fill
 from safezone.defenses import preprocessed
 from safezone.errors import UserError, WorkspaceError
@@ -29,7 +27,6 @@ from safezone.lab.store import IMAGES_RECORD, ROWS_FILE, Artifact
 from safezone.lab.turns import in_turn
 from safezone.models.base import Model
 from safezone.personalize import Adapter, read_adapter
-from safezone.poisons import Checkpoints, Poison, imperceptibility, poison_concept
 from safezone.reading import read_json
 from safezone.scores import CLEAN, Encoders, Pictures, Row, score_images, write_rows
 
@@ -75,84 +72,6 @@ def clean(lab: Lab, job: Job) -> None:
     """Writes the concept as it was given, which later stages refer to."""
     with job.of["clean"].written({}) as folder:
         save_concept(lab.concepts[job.run.concept], folder)
-
-
-def make_poison(lab: Lab, job: Job) -> None:
-    """Writes the poisoned concept, as many images in a pass as fit into memory; or as given."""
-    given = lab.given.get((job.run.concept, job.run.poison))
-    if given is not None:
-        with job.of["poison"].written({"poison": job.run.poison}) as folder:
-            save_concept(given, folder)
-        return
-    run, models, concept = job.run, lab.poisoning, lab.original(job.run.concept)
-    row, seed, artifact = lab.poison_settings(run), lab.poison_seed(run), job.of["poison"]
-
-    def attempt(size: int) -> None:
-        write_poisoned(models, concept, row, seed, artifact, batch_size=size, progress=False)
-
-    item = sum(ItemBytes.of(model).poisoned for model in models)
-    most = min(16, len(concept.images))
-    Capacity(lab.folder, models[0]).fit(f"poison {run.poison}", most, item, attempt)
-
-
-def _json_number(value: float) -> float | None:
-    return value if value == value and abs(value) != float("inf") else None
-
-
-def write_poisoned(
-    models: Sequence[Model],
-    concept: Concept,
-    poison: Poison,
-    seed: int,
-    artifact: Artifact,
-    *,
-    record: Mapping[str, Any] | None = None,
-    batch_size: int = 16,
-    progress: bool = True,
-) -> None:
-    """Writes the poisoned concept: PNGs with their provenance, masks, words, ``manifest.json``.
-
-    The manifest holds the settings and, for every image, PSNR, SSIM, the largest change and the
-    share of values changed by just that. A process that is killed goes on from its last
-    checkpoint, beside the artifact, to the same bytes.
-
-    Raises FloatingPointError when the model's gradient breaks, UserError when the place cannot be
-    written or holds something else, or when the poison needs masks and there are none.
-    """
-    if artifact.done:
-        return
-    unfinished = artifact.place.absolute().with_name(f".unfinished-{artifact.place.name}")
-    poisoned = poison_concept(
-        models,
-        concept,
-        poison,
-        seed,
-        batch_size=batch_size,
-        progress=progress,
-        checkpoints=Checkpoints(unfinished, artifact.key),
-    )
-    made_on = " + ".join(model.name for model in models)
-    provenance = {
-        **poison.record(),
-        "seed": seed,
-        "model": made_on,
-        "precision": " + ".join(dict.fromkeys(model.precision for model in models)),
-        "key": artifact.key,
-    }
-    measured = imperceptibility(concept.images, poisoned.images)
-    images = [
-        {"image": name, **{metric: _json_number(float(v[i])) for metric, v in measured.items()}}
-        for i, name in enumerate(concept.image_names)
-    ]
-    about = {
-        "content": poisoned.content_key(),
-        "concept": concept.name,
-        "image_size": concept.images.shape[-1],
-        **(record or {}),
-    }
-    with artifact.written({**provenance, **about, "images": images}) as folder:
-        save_concept(poisoned, folder, png_text={"safezone": json.dumps(provenance)})
-    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def preprocess(lab: Lab, job: Job) -> None:

@@ -3,6 +3,8 @@
 The size changes how fast a stage is, never what comes out: an item in company equals it alone.
 """
 
+import ctypes
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +29,9 @@ KEPT: Final = 3
 CHAIN: Final = 8
 """Passes of the denoiser that one step of a poison's gradient goes through, at most."""
 WORDS: Final = 77
+_MMAP_THRESHOLD: Final = -3
+_TRIM_THRESHOLD: Final = -1
+"""What malloc.h calls M_MMAP_THRESHOLD and M_TRIM_THRESHOLD."""
 
 Result = TypeVar("Result")
 
@@ -81,6 +86,15 @@ def memory_left(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
         return min(left, int(most) - int(used) + files)  # pages of files can be dropped
     except (OSError, ValueError):  # no container, or no limit ("max")
         return left
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep what tensors leave for the next ones, instead of giving it back and asking
+    anew at each layer; on other systems nothing changes."""
+    if sys.platform == "linux":
+        change = getattr(ctypes.CDLL(None), "mallopt", lambda option, value: 0)
+        change(_MMAP_THRESHOLD, 32 * 2**20)  # the most that glibc takes
+        change(_TRIM_THRESHOLD, 2**30)
 
 
 @dataclass(frozen=True)

@@ -104,9 +104,13 @@ def _reuse(lab: Lab, stage: Stage, made: Iterable[Job]) -> None:
             take(lab.reuse[artifact.key], artifact, stage.about(lab, job))
 
 
-def _work(open_lab: OpenLab, grid: Grid) -> Failures:
-    """What a worker does in another process; what it says of its progress goes to its own log."""
-    return make(open_lab(), grid, note=lambda text: print(text, file=sys.stderr, flush=True))
+def _tell(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _work(grid: Grid, open_lab: OpenLab, *, progress: bool = False, note: Note = _tell) -> Failures:
+    """What a worker does, mostly in another process."""
+    return make(open_lab(), grid, progress=progress, note=note)
 
 
 def run_grid(
@@ -126,7 +130,7 @@ def run_grid(
         failed = {run: reason for run in grid if (reason := lab.refused(run)) is not None}
         for stage in of_runs(stages):
             _reuse(lab, stage, made.values())
-        for failures in executor.run(partial(_work, executor.open_lab, grid), note):
+        for failures in executor.run(partial(_work, grid), note):
             failed |= failures
         failed = {run: why for run, why in failed.items() if not _complete(made.get(run))}
     rows: list[Row] = []

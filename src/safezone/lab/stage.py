@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from safezone.defenses import Identity, fingerprints
 from safezone.files import clipped
-from safezone.lab import cost, makers, trainings
+from safezone.lab import cost, makers, poisonings, trainings
 from safezone.lab.cost import Passes
 from safezone.lab.lab import Job, Lab, Make
 from safezone.lab.run import Run, content_key
@@ -121,7 +121,7 @@ STAGES: Final[tuple[Stage, ...]] = (
         record=MANIFEST,
         inputs=("clean",),
         settings=_poison,
-        make=partial(makers.one_by_one, "poison", makers.make_poison),
+        make=poisonings.make_poisons,
         label=lambda lab, run: f"{run.concept},{run.poison},{lab.poison_seed(run)}",
         operations=cost.poison_operations,
         size=lambda lab, run: 2 * cost.concept_size(lab, run),

@@ -1,5 +1,6 @@
 """The stage personalize: many runs in one pass; a training that was killed goes on."""
 
+import math
 import os
 import shutil
 import time
@@ -302,7 +303,8 @@ def _train(
                 dissolve(scratch, [job.artifact for job in chosen], size, begun=begun)
             train_all(lab.model, chosen, settings, scratch, most=size, progress=progress, note=note)
 
-        capacity.fit(kind, min(settings.runs_per_pass, len(chosen)), item, attempt)
+        share = math.ceil(len(chosen) / lab.sharers)
+        capacity.fit(kind, min(settings.runs_per_pass, share), item, attempt)
 
     failed: Failures = {}
     try:

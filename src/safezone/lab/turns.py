@@ -1,7 +1,7 @@
 """Who makes what: of the processes that share a workspace, one at a time makes an artifact."""
 
-from collections.abc import Generator, Iterable
-from contextlib import AbstractContextManager
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
 from pathlib import Path
 from typing import Final
 
@@ -20,15 +20,23 @@ def turn(place: Path, *, wait: bool = False) -> AbstractContextManager[bool]:
     return lock_file(place.with_name(f"{MAKING}{place.name}"), wait=wait)
 
 
-def in_turn(places: Iterable[Path]) -> Generator[Path]:
-    """Every place, held while the caller works on it; those that others make come last."""
-    waiting = []
-    for place in places:
-        with turn(place) as ours:
+def together(groups: Iterable[Sequence[Path]]) -> Generator[list[Path]]:
+    """Every group's places, held while the caller works on them; those that others make come last,
+    each alone."""
+    waiting: list[Path] = []
+    for group in groups:
+        with ExitStack() as held:
+            ours = [place for place in group if held.enter_context(turn(place))]
             if ours:
-                yield place
-        if not ours:
-            waiting.append(place)
+                yield ours
+        waiting += [place for place in group if place not in ours]
     for place in waiting:
         with turn(place, wait=True):
+            yield [place]
+
+
+def in_turn(places: Iterable[Path]) -> Generator[Path]:
+    """Every place, held while the caller works on it; those that others make come last."""
+    with closing(together([place] for place in places)) as turns:
+        for (place,) in turns:
             yield place

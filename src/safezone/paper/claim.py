@@ -14,6 +14,7 @@ from pathlib import Path
 from safezone.concepts import Concept
 from safezone.concepts.datasets import miniworld_concepts
 from safezone.errors import UserError
+from safezone.lab.executors import Executor
 from safezone.lab.lab import Lab
 from safezone.lab.run import Grid
 from safezone.lab.schedule import plan
@@ -73,6 +74,7 @@ def claim(
     folder: Path,
     *,
     title: str,
+    executor: Executor | None = None,
     progress: bool = True,
     note: Callable[[str], None] = lambda text: None,
 ) -> Measured:
@@ -92,6 +94,7 @@ def claim(
         title=title,
         command=command,
         kind="claim",
+        executor=executor,
         progress=progress,
         note=note,
     )

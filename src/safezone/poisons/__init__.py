@@ -3,8 +3,15 @@
 from safezone.poisons.checkpoints import Checkpoints
 from safezone.poisons.guide import BoundObjective, Guide, ModelObjective, NetworkObjective
 from safezone.poisons.imperceptibility import imperceptibility
-from safezone.poisons.making import fixed_guide, poison_concept, poison_fingerprints, poison_images
+from safezone.poisons.making import (
+    Unpoisoned,
+    poison_concept,
+    poison_fingerprints,
+    poison_images,
+    poison_many,
+)
 from safezone.poisons.own import own_poisons
+from safezone.poisons.passes import fixed_guide
 from safezone.poisons.pgd import Budget
 from safezone.poisons.row import Poison
 from safezone.poisons.table import MODIFIERS, POISONS, poison
@@ -22,6 +29,7 @@ __all__ = [
     "NetworkObjective",
     "Poison",
     "Transform",
+    "Unpoisoned",
     "fixed_guide",
     "high_contrast_target",
     "imperceptibility",
@@ -30,5 +38,6 @@ __all__ = [
     "poison_concept",
     "poison_fingerprints",
     "poison_images",
+    "poison_many",
     "transform",
 ]

@@ -51,7 +51,7 @@ class Surrogate(Checked):
         )
         runs = [
             TrainingRun(
-                key=name,
+                key=f"{row} {name}",  # images of several concepts may have one name
                 concept=Concept(
                     name=f"image-{stream_seed(name)}",  # a name may not be fit for a file
                     class_word=self.word,
@@ -62,7 +62,7 @@ class Surrogate(Checked):
                 defense=defense("nominal"),
                 seed=stream_seed(seed, "poison", "surrogate", done),
             )
-            for name, image in zip(names, images, strict=True)
+            for row, (name, image) in enumerate(zip(names, images, strict=True))
         ]
         with torch.enable_grad():
             adapters = train(model, runs, method, progress=False)

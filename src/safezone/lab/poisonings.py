@@ -1,0 +1,185 @@
+"""The stage poison: concepts that get the same poison share its passes."""
+
+import json
+import math
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from tqdm.auto import tqdm
+
+from safezone.concepts import Concept, save_concept
+from safezone.lab.lab import Failures, Job, Lab, Note
+from safezone.lab.makers import OF_ONE_RUN, failure_reason
+from safezone.lab.memory import Capacity, ItemBytes
+from safezone.lab.store import Artifact
+from safezone.lab.turns import together
+from safezone.models.base import Model
+from safezone.poisons import Checkpoints, Poison, Unpoisoned, imperceptibility, poison_many
+
+_IMAGES: Final = {"cpu": 16, "cuda": 64}
+"""In a pass, where memory has room for them: more are hardly faster."""
+
+
+def make_poisons(lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note) -> Failures:
+    """Makes what is missing; concepts with the same poison and seed go together.
+
+    In passes as large as fit into memory, but so that all processes of the workspace have their
+    share.
+    """
+    todo = {a.place: job for job in jobs if not (a := job.of["poison"]).done}
+    alike: dict[tuple[str, int], list[Job]] = {}
+    for job in todo.values():
+        alike.setdefault((job.run.poison, lab.poison_seed(job.run)), []).append(job)
+    groups = [
+        [job.of["poison"].place for job in group]
+        for same in alike.values()
+        for group in _groups(lab, same)
+    ]
+    failed: Failures = {}
+    bar = tqdm(total=len(todo), desc="poison", disable=not progress or not todo)
+    with bar, closing(together(groups)) as turns:
+        for places in turns:
+            failed |= _make(lab, [todo[place] for place in places])
+            bar.update(len(places))
+    if todo:
+        note(f"poison: {len(todo) - len(failed)} of {len(todo)} made")
+    return failed
+
+
+def _capacity(lab: Lab, poison: str) -> tuple[Capacity, str, int, float]:
+    """Whose memory counts, under which name, the most images in a pass, the bytes of one."""
+    models = lab.poisoning
+    item = sum(ItemBytes.of(model).poisoned for model in models)
+    most = _IMAGES.get(models[0].device.type, 16)
+    return Capacity(lab.folder, models[0]), f"poison {poison}", most, item
+
+
+def _groups(lab: Lab, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Jobs whose images fit into one pass, no more than a process's share."""
+    capacity, kind, wanted, item = _capacity(lab, jobs[0].run.poison)
+    most, share = capacity.size(kind, wanted, item), math.ceil(len(jobs) / lab.sharers)
+    group: list[Job] = []
+    images = 0
+    for job in jobs:
+        count = len(lab.original(job.run.concept).images)
+        if group and (images + count > most or len(group) == share):
+            yield group
+            group, images = [], 0
+        group.append(job)
+        images += count
+    yield group
+
+
+def _make(lab: Lab, jobs: Sequence[Job]) -> Failures:
+    """Makes those together; where that fails, each alone, so that only the guilty ones fail."""
+    try:
+        _make_together(lab, [job for job in jobs if not job.of["poison"].done])
+    except OF_ONE_RUN as error:
+        if len(jobs) == 1:
+            return {jobs[0].run: failure_reason(error)}
+        failed: Failures = {}
+        for job in jobs:
+            failed |= _make(lab, [job])
+        return failed
+    return {}
+
+
+def _make_together(lab: Lab, jobs: Sequence[Job]) -> None:
+    """Writes the poisoned concepts of one poison and seed; or those that were given as they are."""
+    wanted: list[Unwritten] = []
+    for job in jobs:
+        run, artifact = job.run, job.of["poison"]
+        given = lab.given.get((run.concept, run.poison))
+        if given is None:
+            wanted.append(Unwritten(lab.original(run.concept), artifact))
+            continue
+        with artifact.written({"poison": run.poison}) as folder:
+            save_concept(given, folder)
+    if not wanted:
+        return
+    run = jobs[0].run
+    row, seed = lab.poison_settings(run), lab.poison_seed(run)
+    capacity, kind, most, item = _capacity(lab, run.poison)
+
+    def attempt(size: int) -> None:
+        write_poisoned(lab.poisoning, wanted, row, seed, batch_size=size, progress=False)
+
+    most = min(most, sum(len(each.concept.images) for each in wanted))
+    capacity.fit(kind, most, item, attempt)
+
+
+@dataclass(frozen=True, eq=False)
+class Unwritten:
+    """A clean concept, and the artifact that shall be its poisoned one."""
+
+    concept: Concept
+    artifact: Artifact
+
+    @property
+    def unfinished(self) -> Path:
+        """The folder of its checkpoints, beside the artifact."""
+        place = self.artifact.place
+        return place.absolute().with_name(f".unfinished-{place.name}")
+
+    @property
+    def clean(self) -> Unpoisoned:
+        """Its images, which go on from their last checkpoint."""
+        concept = self.concept
+        kept = Checkpoints(self.unfinished, self.artifact.key)
+        return Unpoisoned(concept.images, concept.image_names, concept.masks, kept)
+
+
+def _json_number(value: float) -> float | None:
+    return value if value == value and abs(value) != float("inf") else None
+
+
+def write_poisoned(
+    models: Sequence[Model],
+    wanted: Sequence[Unwritten],
+    poison: Poison,
+    seed: int,
+    *,
+    record: Mapping[str, Any] | None = None,
+    batch_size: int = 16,
+    progress: bool = True,
+) -> None:
+    """Writes poisoned concepts: PNGs with their provenance, masks, words, ``manifest.json``.
+
+    The manifest holds the settings and, for every image, PSNR, SSIM, the largest change and the
+    share of values changed by just that. A process that is killed goes on from its last
+    checkpoint, beside the artifact, to the same bytes.
+
+    Raises FloatingPointError when the model's gradient breaks, UserError when the place cannot be
+    written or holds something else, or when the poison needs masks and there are none.
+    """
+    todo = [each for each in wanted if not each.artifact.done]
+    clean = [each.clean for each in todo]
+    made = poison_many(models, clean, poison, seed, batch_size=batch_size, progress=progress)
+    made_on = " + ".join(model.name for model in models)
+    told = {
+        **poison.record(),
+        "seed": seed,
+        "model": made_on,
+        "precision": " + ".join(dict.fromkeys(model.precision for model in models)),
+    }
+    for each, images in zip(todo, made, strict=True):
+        concept, poisoned = each.concept, each.concept.with_images(images)
+        provenance = {**told, "key": each.artifact.key}
+        measured = imperceptibility(concept.images, images)
+        numbers = [
+            {"image": name, **{metric: _json_number(float(v[i])) for metric, v in measured.items()}}
+            for i, name in enumerate(concept.image_names)
+        ]
+        about = {
+            "content": poisoned.content_key(),
+            "concept": concept.name,
+            "image_size": concept.images.shape[-1],
+            **(record or {}),
+        }
+        with each.artifact.written({**provenance, **about, "images": numbers}) as folder:
+            save_concept(poisoned, folder, png_text={"safezone": json.dumps(provenance)})
+        shutil.rmtree(each.unfinished, ignore_errors=True)

@@ -1,0 +1,214 @@
+"""Images that share the passes of one poison, in rounds of the one projected-gradient loop."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+
+import torch
+from torch import Tensor
+
+from safezone.arrays import Images, PerExample, Pixels, stream
+from safezone.images import to_float, to_uint8
+from safezone.models.base import Model
+from safezone.poisons.checkpoints import Checkpoints
+from safezone.poisons.guide import Guide, ModelObjective
+from safezone.poisons.pgd import projected_gradient
+from safezone.poisons.row import Poison
+from safezone.poisons.targets import target_image, target_posterior
+from safezone.poisons.timestep_search import GreedyTimesteps
+
+
+def streams(
+    poison: Poison, seed: int, names: Sequence[str], *purpose: str
+) -> list[torch.Generator]:
+    """The random stream of each image."""
+    return [stream(seed, "poison", poison.name, name, *purpose) for name in names]
+
+
+@dataclass(eq=False)
+class Piece:
+    """Images of one concept that stay together: all of them, or what a pass holds.
+
+    ``clean``: uint8 [batch, 3, height, width]. ``masks``: dilated, float [batch, 1, height, width].
+    ``images``: where they are after ``done`` steps, float, and None before the first.
+    """
+
+    names: Sequence[str]
+    clean: Tensor
+    masks: Tensor | None
+    generators: list[torch.Generator]
+    checkpoints: Checkpoints | None
+    done: int = 0
+    images: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.checkpoints is not None:
+            kept = self.checkpoints.load(self.names, self.generators)
+            self.done, self.images = (0, None) if kept is None else kept
+
+    def save(self, done: int, images: Images) -> None:
+        """A checkpoint, where there shall be any."""
+        if self.checkpoints is not None:
+            self.checkpoints.save(self.names, done, images, self.generators)
+
+
+@dataclass(frozen=True, eq=False)
+class Pass:
+    """Pieces that share every pass: their images, float [batch, 3, height, width], and masks.
+
+    ``objectives``: the poison's, for each of the models.
+    """
+
+    models: Sequence[Model]
+    objectives: Sequence[ModelObjective]
+    poison: Poison
+    seed: int
+    pieces: Sequence[Piece]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for piece in self.pieces for name in piece.names]
+
+    @cached_property
+    def clean(self) -> Images:
+        device = self.models[0].device
+        return to_float(torch.cat([piece.clean for piece in self.pieces])).to(device)
+
+    @cached_property
+    def masks(self) -> Tensor | None:
+        masks = [piece.masks for piece in self.pieces if piece.masks is not None]
+        return torch.cat(masks).to(self.clean) if masks else None
+
+    def generators(self, *purpose: str) -> list[torch.Generator]:
+        return streams(self.poison, self.seed, self.names, *purpose)
+
+    def start(self, generators: Sequence[torch.Generator]) -> Images:
+        if self.poison.start == "zero":
+            return self.clean
+        budget = self.poison.budget
+        return self.clean + budget.start(generators, self.clean.shape[1:]).to(self.clean)
+
+    @cached_property
+    def shape(self) -> Callable[[Images], Images]:
+        """The images with their perturbation shaped as the poison says."""
+        if self.poison.shaping is None:
+            return lambda images: images
+        shape = self.poison.shaping.fit(self.clean)
+
+        def shaped(images: Images) -> Images:
+            delta = shape(images - self.clean)
+            if self.masks is not None:
+                delta = delta * self.masks
+            return (self.clean + self.poison.budget.project(delta)).clamp(0, 1)
+
+        return shaped
+
+    def evaluate(
+        self,
+        images: Images,
+        generators: Sequence[torch.Generator],
+        guides: Sequence[Guide],
+    ) -> PerExample:
+        """The objective at one draw of the poison's transform, its mean over the models."""
+        images, masks = self.shape(images), self.masks
+        if self.poison.transform is not None:
+            images, masks = self.poison.transform(images, masks, generators)
+        values = [
+            objective(model, images, generators, replace(guide, masks=masks))
+            for model, objective, guide in zip(self.models, self.objectives, guides, strict=True)
+        ]
+        return torch.stack(values).mean(dim=0)
+
+    def step(self, gradient: Tensor, index: int) -> Tensor:
+        """The displacement of one step, [batch, 3, height, width]."""
+        length = self.poison.direction * self.poison.step_length(index)
+        return length * self.poison.budget.steepest(gradient)
+
+    def guides(self) -> list[Guide]:
+        """What does not change from round to round, of each model: searched timesteps as well."""
+        guides = [fixed_guide(m, self.poison, self.clean, self.masks) for m in self.models]
+        search = self.poison.timesteps
+        if not isinstance(search, GreedyTimesteps):
+            return guides
+        result = []
+        for k, (model, guide) in enumerate(zip(self.models, guides, strict=True)):
+            alone = replace(self, models=[model], objectives=[self.objectives[k]])
+            timesteps = search.search(
+                model,
+                lambda _, images, generators, guide, alone=alone: alone.evaluate(  # type: ignore[misc]
+                    images, generators, [guide]
+                ),
+                self.clean,
+                self.generators("timesteps"),
+                guide,
+            )
+            result.append(replace(guide, timesteps=timesteps))
+        return result
+
+    def round_guides(self, guides: Sequence[Guide], images: Images, done: int) -> Sequence[Guide]:
+        """The guides of the round after ``done`` steps: with the words of the surrogates."""
+        surrogate = self.poison.surrogate
+        if surrogate is None:
+            return guides
+        training = self.shape(images), self.names, self.poison.prompt, self.seed, done
+        return [
+            replace(guide, conditioning=surrogate.learn(model, *training))
+            for model, guide in zip(self.models, guides, strict=True)
+        ]
+
+    def run(self, after_step: Callable[[int], object]) -> list[Pixels]:
+        """The poisoned images, rounded, of each piece; ``after_step`` gets how many steps were
+        done."""
+        row, sizes = self.poison, [len(piece.names) for piece in self.pieces]
+        generators = [each for piece in self.pieces for each in piece.generators]
+        done = self.pieces[0].done
+        before = [piece.images for piece in self.pieces if piece.images is not None]
+        images = torch.cat(before).to(self.clean) if before else self.start(generators)
+        after_step(done)
+        guides = self.guides() if done < row.steps else []
+        while done < row.steps:
+            steps = min(row.round_steps, row.steps - done)
+            images = projected_gradient(
+                self.clean,
+                images,
+                partial(self.evaluate, guides=self.round_guides(guides, images, done)),
+                self.step,
+                row.budget,
+                generators,
+                steps,
+                first=done,
+                repetitions=row.repetitions,
+                allowed=self.masks,
+                name=row.name,
+                after_step=lambda: after_step(1),
+            )
+            done += steps
+            for piece, own in zip(self.pieces, images.split(sizes), strict=True):
+                piece.save(done, own)
+        with torch.no_grad():
+            return list(to_uint8(self.shape(images)).cpu().split(sizes))
+
+
+@torch.no_grad()
+def fixed_guide(model: Model, poison: Poison, clean: Images, masks: Tensor | None = None) -> Guide:
+    """The guide of clean images, float [batch, 3, height, width], before any search or training.
+
+    ``masks``: float [batch, 1, height, width] of 0 and 1, dilated already, or None. A prompt's
+    ``{}`` is left out until a surrogate has learned something.
+    """
+    target = target_image(poison.target, *clean.shape[-2:]).to(clean)
+    timesteps = poison.timesteps
+    steps = model.process.steps
+    if isinstance(timesteps, GreedyTimesteps):
+        probabilities = torch.full((steps,), 1 / steps, dtype=torch.float64)
+    else:
+        probabilities = timesteps.probabilities(steps)
+    return Guide(
+        conditioning=model.embed_text(model.tokenize([poison.prompt.replace("{}", "").strip()])),
+        target=target,
+        target_posterior=target_posterior(model, poison.target, target),
+        clean=clean,
+        clean_posterior=model.encode(clean),
+        timesteps=probabilities[None],
+        masks=masks,
+    )
