@@ -12,7 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from safezone.cli import COMMANDS, main
-from safezone.commands import console
+from safezone.commands import console, opening
+from safezone.commands.console import Machine
 from safezone.commands.opening import idle_cores
 from safezone.images import read_image
 
@@ -140,3 +141,19 @@ def test_the_command_line_answers_before_torch_is_imported() -> None:
     lines = [f"import safezone.commands.{name}" for name in modules if name not in WITH_TORCH]
     code = "\n".join([*lines, "import sys", "assert 'torch' not in sys.modules"])
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_idle_cores_help_with_the_built_in_model_unless_threads_were_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(opening, "idle_cores", lambda: 3.7)
+    monkeypatch.setattr(opening, "memory_left", lambda: 5 * 2**30)
+    on_a_cpu = Machine(device="cpu")
+    assert opening.helpers("mini", on_a_cpu) == 2  # as many as memory has room for
+    assert opening.helpers("sd15", on_a_cpu) == 0
+    assert opening.helpers("mini", Machine(device="cpu", threads=2)) == 0
+    monkeypatch.setattr(opening, "idle_cores", lambda: 0.2)
+    assert opening.helpers("mini", on_a_cpu) == 0
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert opening.helpers("mini", on_a_cpu) == 0

@@ -97,6 +97,7 @@ class Helped:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in multiprocessing.active_children():
                 process.terminate()
+            pool.shutdown()
 
 
 @dataclass(frozen=True)
