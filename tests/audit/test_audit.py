@@ -1,8 +1,10 @@
 """The audit: its suites, its postings, every flag up and down, and a whole audit in small."""
 
 import json
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +19,13 @@ from safezone.audit.flags import FEW_CONCEPTS, FLAGS, Facts, raised
 from safezone.audit.outcome import Learned, Outcome, verdict
 from safezone.audit.posting import POSTINGS
 from safezone.audit.suite import SUITES, suite
+from safezone.commands import audit as command
+from safezone.commands.parsing import parse
 from safezone.concepts import save_concept
 from safezone.defenses import defense
 from safezone.errors import UserError
 from safezone.files import write_json
+from safezone.lab.stage import job
 from safezone.models import Model
 from safezone.results.statistics import Interval
 from safezone.scores.rows import CLEAN, NOMINAL
@@ -231,6 +236,21 @@ def test_a_whole_audit_is_made_once_and_can_be_read(tmp_path: Path, tiny_model: 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "work").rglob("*.png")}
     audit(lab, plan, tmp_path / "out", title="Mine", command="", progress=False)
     assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_a_process_that_helps_opens_the_lab_of_the_same_grid(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    protected, clean = _folders(tmp_path, made=MADE)
+    words = (protected, "--clean", clean, "--model", tiny_model_folder, "--out", tmp_path / "out")
+    scoring = ("--instance-encoder", "mini-instance", "--text-image-encoder", "mini-clip")
+    options = parse(command.COMMAND, [*map(str, words), *scoring])
+    opened = pickle.loads(pickle.dumps(partial(command.open_lab, options, 2)))()
+    lab, plan = command.plan_of(options)
+    expected = plan.lab(lab)
+    assert (opened.sharers, opened.folder) == (2, expected.folder)
+    for run in plan.grid(lab.model.name):
+        assert job(opened, run).of["score"].place == job(expected, run).of["score"].place
 
 
 def test_budgets_make_our_own_poison_again(tmp_path: Path, tiny_model: Model) -> None:

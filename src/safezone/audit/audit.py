@@ -18,6 +18,7 @@ from safezone.defenses import defense, fingerprints
 from safezone.errors import UserError
 from safezone.files import write_json, write_text
 from safezone.generate import generate
+from safezone.lab.executors import Executor
 from safezone.lab.kinds import kind_of
 from safezone.lab.lab import Lab
 from safezone.lab.training import training_preset
@@ -110,6 +111,7 @@ def audit(
     *,
     title: str,
     command: str,
+    executor: Executor | None = None,
     progress: bool = True,
     note: Callable[[str], None] = lambda text: None,
 ) -> Audited:
@@ -128,6 +130,7 @@ def audit(
         title=title,
         command=command,
         kind="claim",
+        executor=executor,
         progress=progress,
         note=note,
     )

@@ -17,6 +17,7 @@ Next:
 import shlex
 import sys
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,7 +64,8 @@ class Options(OnModel):
     scoring: Flat[Scoring] = field(default_factory=Scoring)
 
 
-def _plan(options: Options) -> "tuple[Lab, Plan]":
+def plan_of(options: Options) -> "tuple[Lab, Plan]":
+    """The lab and what is to run; UserError for options that do not fit the images."""
     from safezone.audit.audit import plan_audit
     from safezone.audit.cases import read_cases
     from safezone.audit.suite import suite
@@ -105,16 +107,27 @@ def _plan(options: Options) -> "tuple[Lab, Plan]":
     return lab, plan
 
 
+def open_lab(options: Options, sharers: int) -> "Lab":
+    """The lab of the audit; processes that help call it. ``sharers``: they and the first one."""
+    lab, plan = plan_of(options)
+    return replace(plan.lab(lab), sharers=sharers)
+
+
 def run(options: Options) -> Answer:
     """Audits, or tells what there is to do."""
     from safezone.audit.audit import audit
     from safezone.commands.grid_run import dry
-    from safezone.commands.opening import require_out_folder, tell_limits
+    from safezone.commands.opening import helpers, require_out_folder, tell_limits
+    from safezone.lab.executors import Helped
 
     require_out_folder(options.out)
     if not options.methods:
         raise UserError("no --method is given; give ti, lora or custom-diffusion")
-    lab, plan = _plan(options)
+    helping = 0 if options.dry_run else helpers(options.model, options.machine)
+    if helping:
+        options = replace(options, machine=replace(options.machine, threads=1))
+    lab, plan = plan_of(options)
+    lab = replace(lab, sharers=helping + 1)
     folders = [case.folder for case in plan.cases]
     if options.clean is not None:
         folders = [options.clean] if len(folders) == 1 else sorted(options.clean.iterdir())
@@ -130,6 +143,9 @@ def run(options: Options) -> Answer:
         options.out.absolute(),
         title=f"Does the protection of {', '.join(case.name for case in plan.cases[:3])} hold?",
         command=command,
+        executor=Helped(plan.lab(lab), partial(open_lab, options, helping + 1), helping, progress())
+        if helping
+        else None,
         progress=progress(),
         note=note,
     )
