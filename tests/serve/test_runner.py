@@ -56,6 +56,12 @@ def _until(condition: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def _answer(session: Session, status: int = 0) -> str:
+    """A script that ends as an audit does."""
+    path = session.audit_folder / "audit.json"
+    return f"open({str(path)!r}, 'w').write('{{\"verdicts\": [\"It held.\"]}}'); exit({status})"
+
+
 SLOW = "import time; time.sleep(100)"
 
 
@@ -77,9 +83,8 @@ def test_an_audit_is_started_once_stopped_and_gone_on_with(
     assert work.status(session).state == STOPPED
     assert not psutil.pid_exists(pid)
     assert not (session.folder / "second").exists()
-    _python(monkeypatch, "", f"open({str(session.folder / 'second')!r}, 'w')")
+    _python(monkeypatch, "", _answer(session, 1))
     session.audit_folder.mkdir()
-    (session.audit_folder / "audit.json").write_text('{"verdicts": ["It held."]}')
     (session.audit_folder / "report.html").write_text("")
     with pytest.raises(UserError, match="not finished"):
         report_path(session)
@@ -88,7 +93,12 @@ def test_an_audit_is_started_once_stopped_and_gone_on_with(
     status = work.status(session)
     assert (status.state, list(status.verdicts)) == (DONE, ["It held."])
     assert status.choices == Choices(level=8)
-    assert (session.folder / "second").exists() and report_path(session).is_file()
+    assert report_path(session).is_file()
+    _python(monkeypatch, "1 / 0")
+    work.start(session, Choices())  # the earlier answer does not count
+    _until(lambda: work.status(session).state != RUNNING)
+    assert work.status(session).state == FAILED
+    assert work.status(session).sentence == "ZeroDivisionError: division by zero"
 
 
 def test_the_end_of_the_page_ends_what_is_at_work(
@@ -129,6 +139,15 @@ def test_what_is_left_is_told_by_the_estimate_and_then_by_the_pace(
     assert seen(verb="audit").left == pytest.approx(270, rel=0.1)  # a tenth took half a minute
     os.utime(expected, (began - 5, began - 5))
     assert seen(verb="audit").doing == "opening the model"
+
+
+def test_what_is_started_asks_no_hub(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    _python(monkeypatch, "import os; print(os.environ['HF_HUB_OFFLINE']); exit(2)")
+    work = Runner(["mini"])
+    work.start(session, Choices())
+    _until(lambda: work.status(session).state == FAILED)
+    assert work.status(session).sentence == "1"
 
 
 def test_what_a_command_refuses_is_told_without_paths(
@@ -186,9 +205,8 @@ def test_the_commands_are_those_of_the_command_line(session: Session) -> None:
 def test_a_protection_is_made_again_when_what_it_rests_on_changes(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _python(monkeypatch, "")
-    (session.folder / "audit").mkdir()
-    (session.folder / "audit" / "audit.json").write_text('{"verdicts": []}')
+    _python(monkeypatch, _answer(session))
+    session.audit_folder.mkdir()
     work = Runner(["mini"])
 
     def audited(choices: Choices) -> bool:

@@ -3,6 +3,7 @@
 What is done lies in the session's folder, so a stopped or killed audit goes on from there.
 """
 
+import os
 import subprocess
 import sys
 import time
@@ -51,6 +52,11 @@ class Choices:
     suite: str = "quick-1"
     poison: str = "adm+"
     level: Annotated[int, Field(ge=1, le=64)] = 16
+
+    @property
+    def protection(self) -> tuple[str, int, str]:
+        """What a protection that is made here rests on."""
+        return self.poison, self.level, self.model
 
     def require_known(self, models: Sequence[str]) -> None:
         """Raises UserError for a name that the page does not offer."""
@@ -137,10 +143,7 @@ class Runner:
                     self.require_idle(each)
             if self._thread is not None:
                 self._thread.join()  # it has written its last word
-            before = _record(session)
-            own = (choices.poison, choices.level, choices.model)
-            told = before.get("choices", {})
-            if told and own != (told["poison"], told["level"], told["model"]):
+            if self.choices(session).protection != choices.protection:
                 session.forget_protection()
             try:
                 require_pictures(session.folder)
@@ -154,23 +157,27 @@ class Runner:
             self._thread.start()
 
     def _work(self, session: Session, choices: Choices) -> None:
-        log = session.folder / LOG
+        log, answer = session.folder / LOG, session.audit_folder / AUDIT
         log.write_bytes(b"")
+        answer.unlink(missing_ok=True)  # that of an earlier start
         state = DONE
         for command in commands(session, choices, self._more):
             status = self._call(command, session, log)
             if self._stop.is_set() or status < 0:  # asked to, or killed by somebody else
                 state = STOPPED
                 break
-            if status > 1:  # 1: some trainings failed, which the page tells
-                state = FAILED
+            if status > 1 or (status and not answer.is_file()):
+                state = FAILED  # 1 with an answer: some trainings failed, which the page tells
                 break
         sentence = _last_sentence(log, session) if state == FAILED else ""
         _note(session, state=state, sentence=sentence, process=None)
 
     def _call(self, command: Sequence[str], session: Session, log: Path) -> int:
+        alone = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         with log.open("ab") as out:
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+            child = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=alone
+            )
         try:
             created = psutil.Process(child.pid).create_time()
             _note(session, process=[child.pid, created], verb=command[3])
