@@ -154,9 +154,9 @@ class Page:
             raise RuntimeError(str(answer["exceptionDetails"]))
         return answer["result"].get("value")
 
-    def until(self, script: str) -> None:
+    def until(self, script: str, seconds: float = PATIENCE) -> None:
         """Waits until the expression holds; TimeoutError when it never does."""
-        end = time.monotonic() + PATIENCE
+        end = time.monotonic() + seconds
         while not self.run(script):
             if time.monotonic() > end:
                 raise TimeoutError(script)

@@ -67,7 +67,8 @@ def site(tmp_path: Path, tiny_model_folder: Path) -> Iterator[Site]:
 
 
 def _state(tab: Page, *states: str) -> None:
-    tab.until(f"{json.dumps(states)}.includes(document.body.dataset.state)")
+    """Waits for one of the states; a whole audit may take long on a busy machine."""
+    tab.until(f"{json.dumps(states)}.includes(document.body.dataset.state)", 600)
 
 
 def _pictures(folder: Path) -> dict[str, list[Path]]:
@@ -135,7 +136,6 @@ def test_real_clicks_lead_from_pictures_to_the_verdict_and_nothing_leaves_this_m
     tab.until("document.getElementById('painting').open")
     tab.drag("#canvas", -90, -90)
     tab.click("#keep")
-    tab.until("document.querySelector('.mask').naturalWidth === 64")
     tab.until("!document.getElementById('painting').open")
     tab.click("#start")
     _state(tab, "running")

@@ -187,8 +187,9 @@ async function keep() {
   const flat = Object.assign(document.createElement("canvas"), { width: mask.width, height: mask.height });
   flat.getContext("2d").putImageData(pixels, 0, 0);
   const png = await new Promise((done) => flat.toBlob(done, "image/png"));
+  const kept = await ask(`${here}/mask/${painted}`, { method: "PUT", body: png });
   at("painting").close();
-  if (await ask(`${here}/mask/${painted}`, { method: "PUT", body: png })) await masksAgain();
+  if (kept) await masksAgain();
 }
 
 if (session) {
