@@ -107,7 +107,7 @@ def plan_of(options: Options) -> "tuple[Lab, Plan]":
     return lab, plan
 
 
-def open_lab(options: Options, sharers: int) -> "Lab":
+def open_audit(options: Options, sharers: int) -> "Lab":
     """The lab of the audit; processes that help call it. ``sharers``: they and the first one."""
     lab, plan = plan_of(options)
     return replace(plan.lab(lab), sharers=sharers)
@@ -143,7 +143,9 @@ def run(options: Options) -> Answer:
         options.out.absolute(),
         title=f"Does the protection of {', '.join(case.name for case in plan.cases[:3])} hold?",
         command=command,
-        executor=Helped(plan.lab(lab), partial(open_lab, options, helping + 1), helping, progress())
+        executor=Helped(
+            plan.lab(lab), partial(open_audit, options, helping + 1), helping, progress()
+        )
         if helping
         else None,
         progress=progress(),
