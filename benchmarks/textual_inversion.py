@@ -137,12 +137,9 @@ def fast(milliseconds: Sequence[float]) -> float:
 
 
 def theirs(
-    script: Path, model: Path, images: Path, size: int, word: str, steps: int, mixed: str = "no"
+    script: Path, model: Path, images: Path, size: int, word: str, steps: int
 ) -> list[float]:
-    """One run of diffusers' script in its own process: milliseconds of each step.
-
-    ``mixed``: its ``--mixed_precision``.
-    """
+    """One run of diffusers' script in its own process: milliseconds of each step."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         package = folder / "stand-in" / "torchvision"
@@ -164,7 +161,6 @@ def theirs(
             "save_steps": 10 * steps,
             "checkpointing_steps": 10 * steps,
             "seed": 0,
-            "mixed_precision": mixed,
         }
         finished = subprocess.run(
             [

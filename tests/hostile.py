@@ -50,6 +50,7 @@ USUAL: Final[Mapping[str, str]] = {
     "evaluate": "--out {out}/e.json --work {out}",
     "verify": "{root}/entry.json --work {out}",
     "leaderboard": "{images} --out {out}/p.html",
+    "inspect": "{images}",
     "report": "{images}",
     "claim": f"--out {{out}} {_SMALL}",
     "demo": f"--out {{out}} {_SMALL}",
@@ -206,6 +207,11 @@ score --instance-encoder dinov3 | dinov
 score --instance-encoder {images} | config.json
 score --text-image-encoder mini-instance | reads no text
 score --instance-encoder none | none
+inspect --model {model} | --clean
+inspect --model no-model --clean {images} | no-model
+inspect --clean {root}/none | none
+inspect --clean {images} | at least 19
+inspect {root}/none | takes
 report --pictures -1 | --pictures
 report --pictures many | --pictures
 claim --concepts 0 | --concepts
@@ -379,6 +385,8 @@ FILES: Final[Mapping[str, tuple[Callable[[Place], object], str, str]]] = {
     "a dangling link": (_link("toy/d.png", "nowhere.png"), "poison", "d.png"),
     "a link to itself": (_link("toy/d.png", "d.png"), "poison", "d.png"),
     "two images of one name": (_picture("toy/a.webp"), "poison", "a."),
+    "a cut image, inspected": (_cut("toy/b.png", 200), "inspect", "b.png"),
+    "an image too small to inspect": (_picture("toy/b.png", size=(31, 64)), "inspect", "b.png"),
     "an image of one pixel": (_picture("toy/b.png", size=(1, 1)), "personalize", "b"),
     "a mask of another size": (_picture("toy/masks/a.png", "L", (32, 32)), "mask", "a.png"),
     "a mask that is cut": (_cut("toy/masks/a.png", 60), "mask", "a.png"),

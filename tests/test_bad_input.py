@@ -225,6 +225,7 @@ def test_captions_that_nobody_asked_for_stop_no_command(
         ("export", "--out"),
         ("analyze histogram", "FOLDER"),
         ("audit", "FOLDER"),
+        ("inspect", "FOLDER"),
     ],
 )
 def test_what_must_be_given_is_named_as_in_the_help(

@@ -28,6 +28,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "evaluate": "two numbers of a poison, or of an attack on it, on fixed objects: an entry",
     "verify": "measure entries again and say whether their numbers hold",
     "leaderboard": "one page of all entries, by their worst case",
+    "inspect": "is there poison in these images? a score for each, without the originals",
     "report": "one page with pictures, scores and what they mean",
     "claim": "measure the paper's claim: ten concepts, three seeds, every defense",
     "analyze": "look at folders: histogram, spectrum, timesteps, sensitivity",

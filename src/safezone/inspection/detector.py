@@ -1,0 +1,102 @@
+"""From features to a score, a yes or no, and what kind of poison it looks like."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
+
+import numpy as np
+from pydantic import TypeAdapter
+
+from safezone.errors import UserError
+
+PoisonKind: TypeAlias = Literal["fine", "broad", "nothing"]
+KIND_TEXTS: Final[Mapping[PoisonKind, str]] = {
+    "fine": "high-frequency noise",
+    "broad": "low-frequency tint or pattern",
+    "nothing": "nothing",
+}
+FlagRate: TypeAlias = tuple[float, float, float, int]
+"""A share of clean images that are flagged, its 95% interval, and of how many images."""
+
+RATE: Final = 0.05
+"""The share of clean development images, or of --clean, that thresholds let be flagged."""
+FEWEST: Final = 19
+"""Clean images from which a threshold can let through ``RATE`` of them: 1 / (n + 1)."""
+FARTHEST: Final = 4
+"""Standard deviations from the centre at which a feature's say ends."""
+_FINE: Final = frozenset({"fine gain", "fine loss", "blurred", "compressed"})
+_BROAD: Final = frozenset({"broad gain", "broad loss", "latents"})
+"""The features of a model that speak of high and of low frequencies."""
+DETECTORS: Final = Path(__file__).parent / "detectors.json"
+
+
+@dataclass(frozen=True)
+class Detector:
+    """A logistic regression on features and their squares, with a threshold and what it costs.
+
+    With z = (feature - centre) / scale, kept within +-4, the score is the sigmoid of
+    bias + sum(weight z + square z^2). ``rates``: how many of the clean images that no threshold was
+    chosen on are flagged, by what happened to them. ``model``: the fingerprint of the model whose
+    features it was made for; None for features of pixels alone.
+    """
+
+    features: tuple[str, ...]
+    centre: tuple[float, ...]
+    scale: tuple[float, ...]
+    weight: tuple[float, ...]
+    square: tuple[float, ...]
+    bias: float
+    threshold: float
+    rates: Mapping[str, FlagRate]
+    model: str | None = None
+
+    def score(self, features: Mapping[str, float]) -> float:
+        """In [0, 1]; KeyError where a feature is missing."""
+        total = self.bias + sum(self._says(features).values())
+        return 1 / (1 + math.exp(-total))
+
+    def kind(self, features: Mapping[str, float]) -> PoisonKind:
+        """Which frequencies the model's features speak for; nothing below the threshold.
+
+        Pixels alone show high frequencies only.
+        """
+        if self.score(features) <= self.threshold:
+            return "nothing"
+        says = self._says(features)
+        fine, broad = (
+            sum(value for name, value in says.items() if name in names) for names in (_FINE, _BROAD)
+        )
+        return "broad" if broad > fine else "fine"
+
+    def _says(self, features: Mapping[str, float]) -> dict[str, float]:
+        values = np.array([features[name] for name in self.features])
+        z = np.clip((values - self.centre) / np.array(self.scale), -FARTHEST, FARTHEST)
+        return dict(zip(self.features, z * self.weight + z**2 * self.square, strict=True))
+
+    def for_clean(self, clean: Sequence[Mapping[str, float]]) -> "Detector":
+        """The same weights about other images: centre, scale and threshold are of clean ones.
+
+        At most ``RATE`` of further images of their kind are flagged (split conformal: the
+        threshold is the score of rank ceil((1 - RATE)(n + 1))). Raises UserError for fewer than
+        ``FEWEST``.
+        """
+        if len(clean) < FEWEST:
+            raise UserError(
+                f"{len(clean)} clean images are too few to choose a threshold on; give --clean a "
+                f"folder of at least {FEWEST}"
+            )
+        values = np.array([[each[name] for name in self.features] for each in clean])
+        centre = np.median(values, axis=0)
+        spread = np.median(np.abs(values - centre), axis=0) / 0.6745
+        spread = np.maximum(spread, 0.1 * np.array(self.scale))
+        moved = replace(self, centre=tuple(centre.tolist()), scale=tuple(spread.tolist()))
+        scores = sorted(moved.score(each) for each in clean)
+        rank = min(math.ceil((1 - RATE) * (len(scores) + 1)), len(scores))
+        return replace(moved, threshold=scores[rank - 1], rates={}, model=None)
+
+
+def detectors(path: Path = DETECTORS) -> Mapping[str, Detector]:
+    """Those that ship: ``mini`` for the built-in world, ``photographs`` for pixels alone."""
+    return TypeAdapter(dict[str, Detector]).validate_json(path.read_bytes())

@@ -1,0 +1,121 @@
+"""What the pixels of one image tell without a network: its finest noise, and how that is shaped."""
+
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from safezone.analysis.spectra import frequencies, rapsd
+from safezone.images import jpeg
+
+_Levels: TypeAlias = NDArray[np.float64]
+"""Values of pixels, 0 to 255 and differences of such."""
+
+SMALLEST: Final = 32
+"""Pixels of the shorter side below which nothing can be told."""
+_LARGEST: Final = 768
+"""Of a larger image only the middle is looked at, at most so many pixels a side."""
+_FLAT: Final = 0.5
+"""The share of blocks, the smoothest ones, whose noise is looked at: edges are elsewhere."""
+_BLOCK: Final = 8
+_FLOOR: Final = 0.1
+"""_Levels of 255, so that an image without any noise has logarithms."""
+_LAPLACE: Final = np.array([[1, -2, 1], [-2, 4, -2], [1, -2, 1]]) / 6
+"""Immerkaer's mask (1996): blind to planes, and white noise keeps its standard deviation."""
+
+
+def pixel_features(image: UInt8[Tensor, "3 height width"]) -> Mapping[str, float]:
+    """Eight numbers of one image in its own size.
+
+    ``noise``: log2 of the noise of the grey values in levels, as Immerkaer tells it. ``colour``:
+    log2 of the noise of colour differences over that. ``shape``: E[r^2] / E[|r|]^2 of the residual
+    r of a light blur in flat blocks, 1 for a constant magnitude as saturated L-infinity poisons
+    have it, 1.57 for normal noise, at most 4. ``neighbours`` and ``channels``: the correlation of r
+    with itself one pixel on, and between colours. ``top`` and ``middle``: log2 of the spectrum's
+    power near Nyquist over that around 1/4 cycles a pixel, and of that over the power around 1/12.
+    ``jpeg``: log2 of the share of r's energy that a JPEG of quality 75 leaves. Not valid for fewer
+    than ``SMALLEST`` pixels a side.
+    """
+    image = _middle(image)
+    levels = image.numpy().astype(np.float64)
+    residual, flat = _residual(levels), _flat(levels)  # [3, h, w], [h, w]
+    after = _residual(jpeg(image[None], 75)[0].numpy().astype(np.float64))
+    inside = residual[:, flat]  # [3, pixels]
+    noise = _noise(levels.mean(axis=0))
+    colour = np.mean([_noise(levels[channel] - levels[1]) for channel in (0, 2)])
+    shape = (inside**2).mean() / max(np.abs(inside).mean(), _FLOOR) ** 2
+    left = ((after[:, flat] ** 2).mean() + _FLOOR**2) / ((inside**2).mean() + _FLOOR**2)
+    top, middle = _spectrum(levels)
+    return {
+        "noise": float(np.log2(noise)),
+        "colour": float(np.log2(colour / noise)),
+        "shape": float(min(shape, 4.0)),
+        "neighbours": float(np.mean([_neighbours(residual, flat, axis) for axis in (1, 2)])),
+        "channels": float(np.mean([_correlation(inside[a], inside[a - 1]) for a in range(3)])),
+        "top": top,
+        "middle": middle,
+        "jpeg": float(np.log2(left)),
+    }
+
+
+def _middle(image: UInt8[Tensor, "3 height width"]) -> UInt8[Tensor, "3 h w"]:
+    top, left = (max(0, side - _LARGEST) // 2 for side in image.shape[-2:])
+    return image[:, top : top + _LARGEST, left : left + _LARGEST].contiguous()
+
+
+def _filtered(function: Any, levels: _Levels, *settings: Any) -> _Levels:
+    result: _Levels = function(levels, *settings, mode="mirror")
+    return result
+
+
+def _residual(levels: _Levels) -> _Levels:
+    return levels - _filtered(ndimage.gaussian_filter, levels, (0, 1, 1))
+
+
+def _noise(plane: _Levels) -> float:
+    """The standard deviation of white noise in a plane, robust against edges, not below a floor."""
+    response = np.abs(_filtered(ndimage.convolve, plane, _LAPLACE))
+    return float(np.median(response) / 0.6745) + _FLOOR
+
+
+def _flat(levels: _Levels) -> NDArray[np.bool_]:
+    """bool [h, w]: the blocks in which a blurred image changes least."""
+    smooth = _filtered(ndimage.gaussian_filter, levels, (0, 2, 2))
+    slopes = [_filtered(ndimage.sobel, smooth, axis) for axis in (1, 2)]
+    slope = np.hypot(*slopes).sum(axis=0)
+    rows, columns = (side // _BLOCK for side in slope.shape)
+    whole = slope[: rows * _BLOCK, : columns * _BLOCK]
+    means = whole.reshape(rows, _BLOCK, columns, _BLOCK).mean(axis=(1, 3))
+    chosen = means <= np.quantile(means, _FLAT)
+    result = np.zeros(slope.shape, bool)
+    result[: whole.shape[0], : whole.shape[1]] = chosen.repeat(_BLOCK, 0).repeat(_BLOCK, 1)
+    return result
+
+
+def _correlation(first: _Levels, second: _Levels) -> float:
+    """Of residuals, whose means are zero; 0 where there is nothing."""
+    scale = np.sqrt((first**2).mean() * (second**2).mean())
+    return float((first * second).mean() / (scale + _FLOOR**2))
+
+
+def _neighbours(residual: _Levels, flat: NDArray[np.bool_], axis: int) -> float:
+    places = np.delete(flat, 0, axis - 1)
+    first, second = np.delete(residual, 0, axis), np.delete(residual, -1, axis)
+    return _correlation(first[:, places], second[:, places])
+
+
+def _spectrum(levels: _Levels) -> tuple[float, float]:
+    centred = torch.from_numpy(levels - levels.mean(axis=(1, 2), keepdims=True))
+    power = rapsd(centred[None])[0] + _FLOOR**2
+    at = frequencies(len(power), min(levels.shape[-2:]))
+
+    def band(low: float, high: float) -> Tensor:
+        return power[(at >= low) & (at <= high)].mean().log2()
+
+    quarter = band(0.2, 0.3)
+    return float(band(0.4, 0.5) - quarter), float(quarter - band(1 / 16, 1 / 10))
