@@ -19,7 +19,7 @@ from safezone.audit.entry import (
     headline_numbers,
     training_names,
 )
-from safezone.audit.objects import ObjectSuite
+from safezone.audit.objects import ObjectSuite, picture_key
 from safezone.defenses import Defense, defense, fingerprints, own_defenses
 from safezone.errors import UserError
 from safezone.files import digest
@@ -244,7 +244,7 @@ def hashes_of(trial: Trial) -> Hashes:
         encoder=lab.encoders.key,
         networks=content_key("networks", networks),
         settings=content_key("settings", *suite.parts()),
-        images={name: lab.concepts[name].content_key() for name in suite.concepts},
+        images={name: picture_key(lab.concepts[name]) for name in suite.concepts},
     )
 
 

@@ -1,15 +1,20 @@
 """Suites of objects: concepts, attackers and settings that results of others are measured with."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
+
+import torch
+from torch.nn.functional import avg_pool2d
 
 from safezone.audit.posting import POSTINGS
 from safezone.audit.suite import SUITES, Attacker, Suite
 from safezone.concepts import Concept
 from safezone.defenses import defense
 from safezone.errors import UserError
+from safezone.files import digest
 from safezone.lab.run import TEXTUAL_INVERSION
 from safezone.lab.settings import PRESETS, Cells, Poisoning, Sampling, Settings
 from safezone.lab.training import Training
@@ -61,6 +66,19 @@ class ObjectSuite:
         of_poisons = asdict(self.poisoning)
         learned = [TEXTUAL_INVERSION, method.name, method.content()]
         return [self.concepts, self.images, attackers, self.seeds, of_poisons, *learned, sampling]
+
+
+def picture_key(concept: Concept) -> str:
+    """SHA-256 of what a concept shows: its words, and means of 8 x 8 pixels in steps of 4 levels.
+
+    Not of the bytes: a processor without fused multiplication rounds a value in millions otherwise.
+    """
+    words = [concept.name, concept.class_word, concept.placeholder, concept.image_names]
+    masks = torch.zeros(0) if concept.masks is None else 255 * concept.masks[:, None].float()
+    means = [
+        avg_pool2d(each, 8) if each.numel() else each for each in (concept.images.float(), masks)
+    ]
+    return digest(json.dumps(words), *((each / 4).floor().to(torch.uint8) for each in means))
 
 
 def _steps_of(attacker: Attacker) -> list[Any]:
