@@ -115,7 +115,7 @@ OBJECT_SUITES: Final[Mapping[str, ObjectSuite]] = MappingProxyType(
                 steps=200, batch_size=2, learning_rate=2e-2, checkpoint_every=20, runs_per_pass=32
             ),
             sampling=Sampling(prompts=("mini",), steps=25, guidance=4.0),
-            spread=0.1,
+            spread=0.13,
         ),
         "objects-quick-1": ObjectSuite(
             "objects-quick-1",
@@ -135,7 +135,7 @@ OBJECT_SUITES: Final[Mapping[str, ObjectSuite]] = MappingProxyType(
                 steps=8,
                 guidance=4.0,
             ),
-            spread=0.1,
+            spread=0.15,
         ),
     }
 )
