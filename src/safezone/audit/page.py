@@ -87,11 +87,13 @@ def _attacker(plan: Plan, name: str) -> Attacker:
 
 
 def _line(lab: Lab, plan: Plan, outcome: Outcome) -> _Line:
-    """Four pictures: mine, protected, what plain and what the most careful training learned."""
-    case = plan.cases[0]
+    """Four pictures: mine, protected, what plain and what the best careful training learned."""
+    case, plain = plan.cases[0], outcome.plain
+    careful = [each for each in outcome.attackers if each.attacker != plain.attacker]
+    best = max(careful, key=lambda each: each.similarity.mean, default=plain)
     shown = [] if case.clean is None else [("mine", case.clean.images[0])]
     shown.append(("protected", case.protected.images[0]))
-    for title, learned in (("plain training", outcome.plain), (outcome.worst.title, outcome.worst)):
+    for title, learned in ((plain.title, plain), (best.title, best)):
         attacker = _attacker(plan, learned.attacker)
         defense = attacker.defense_for(plan.builtin)
         run = Run(case.name, protected_name(attacker), defense, outcome.method, lab.model.name, 0)
