@@ -114,6 +114,8 @@ def test_the_command_writes_detectors_that_are_read(
         return with_noise(replace(given, images=given.images[list(given.to_poison)]), 40)
 
     monkeypatch.setattr(command, "image_features", features)
+    whole = {str(index): {"a": 60.0 + index, "b": 9.0} for index in range(3)}
+    monkeypatch.setattr(command, "features_of", lambda folder, model: whole)
     monkeypatch.setattr(command, "poisoned", poison)
     photos = tmp_path / "photos" / "cup"
     photos.mkdir(parents=True)
