@@ -19,7 +19,7 @@ WORKERS = 2
 def test_poisons_of_the_paper_and_newer_ones_have_an_entry() -> None:
     (board,) = boards(read_entries(FOLDER))
     names = {each.entry.poison.name for each in board.standings}
-    assert {"adm+", "adm-", "sds+", "sds-", "ea"} < names
+    assert {"adm+", "adm-", "sds+", "sds-", "ea", "da"} < names
     assert len(names) == len(board.standings)
     assert board.attacks
 
