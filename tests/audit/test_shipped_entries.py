@@ -47,4 +47,4 @@ def test_every_entry_is_verified(
     status = main([*arguments, "--work", str(tmp_path / "work")])
     said = capsys.readouterr().out
     assert status == 0, said
-    assert said.count("within") == len(entries)
+    assert said.count(": within; of ") == len(entries)
