@@ -1,7 +1,7 @@
 """Six built-in concepts, clean and poisoned with ADM+: one page in minutes.
 
-They are learned plainly and with Safe-Zone Training, drawn with six prompts and scored: about nine
-minutes of one core.
+They are learned plainly and with Safe-Zone Training, drawn with six prompts and scored: about five
+minutes of two cores.
 
 Example:
     safezone demo --out demo-output

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
+from tqdm import tqdm
+
 from safezone.errors import UserError
 from safezone.lab.lab import Failures, Lab, Note
 
@@ -59,6 +61,7 @@ def _help() -> None:
     """What a helping process does first: it says nothing, and ends with the one that it helps."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other one is told, and ends this one
     warnings.simplefilter("ignore")
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which is left over at the end
     parent = multiprocessing.parent_process()
     assert parent is not None
 
