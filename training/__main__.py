@@ -31,7 +31,7 @@ from training.denoiser import Batches, cache_posteriors, new_unet, train_denoise
 from training.loop import Budget
 from training.parallel import launch
 from training.pixels import export_pixels, train_pixels
-from training.sensitivity import train_sensitivity
+from training.sensitivity import freeze_decoder, train_sensitivity
 from training.text import WIDTH, build_tokenizer, new_text_encoder
 from training.twins import TWINS, export_twin, train_twin
 
@@ -195,8 +195,7 @@ def _vae(plan: Plan) -> AutoencoderKL:
     """The same, with the sensitive encoder where that was trained; frozen."""
     model, checkpoint = _first_vae(plan), plan.work / "sensitivity.safetensors"
     if checkpoint.exists():
-        for part in (model.decoder, model.post_quant_conv):
-            part.requires_grad_(False)
+        freeze_decoder(model)
         export.averaged(model, "vae", checkpoint)
     return model.eval().requires_grad_(False)
 
@@ -324,10 +323,11 @@ def run(plan: Plan, stages: tuple[str, ...]) -> None:
             rendering.result()
     if "sensitivity" in stages:
         plan.in_parallel(_sensitivity, plan)
-    if "denoiser" in stages or "export" in stages or set(TWINS) & set(stages):
+    if {"denoiser", *TWINS} & set(stages):
         # Before the processes part: each of them reads what is written here.
-        scale = ae.measure_scale(_vae(plan), plan.corpus)
-        cache_posteriors(plan.work, _vae(plan), plan.corpus, plan.device)
+        vae = _vae(plan)
+        scale = ae.measure_scale(vae, plan.corpus)
+        cache_posteriors(plan.work, vae, plan.corpus, plan.device)
         plan.corpus.tokens(_tokenizer(plan))
     if "denoiser" in stages:
         plan.in_parallel(_denoiser, plan, scale)

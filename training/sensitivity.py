@@ -9,6 +9,7 @@ stays, and a U-Net that was trained on the latents of before remains valid.
 """
 
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Final
 
@@ -61,6 +62,12 @@ def small_changes(images: Tensor, weights: Tensor, generator: torch.Generator) -
     return torch.where(kind == 0, 0, change) * strength
 
 
+def freeze_decoder(model: AutoencoderKL) -> None:
+    """Leaves the encoder as all that is trained, and all that a checkpoint of the stage holds."""
+    for part in (model.decoder, model.post_quant_conv):
+        part.requires_grad_(False)
+
+
 def train_sensitivity(
     folder: Path,
     start: AutoencoderKL,
@@ -78,11 +85,9 @@ def train_sensitivity(
 
     The targets are what ``start`` gives for the same crops, plus the patterns' part.
     """
+    model = deepcopy(start).to(device).train().requires_grad_(True)
     start = start.to(device).eval().requires_grad_(False)
-    model = AutoencoderKL.from_config(start.config).to(device)
-    model.load_state_dict(start.state_dict())
-    for part in (model.decoder, model.post_quant_conv):
-        part.requires_grad_(False)
+    freeze_decoder(model)
     weights = patterns()
     share = max(1, batch // world())
 

@@ -39,7 +39,7 @@ def test_small_changes_stay_small_and_move_the_projection() -> None:
 
 
 @pytest.mark.slow
-def test_the_encoder_learns_the_patterns_and_the_decoder_stays(tmp_path: Path) -> None:
+def test_the_encoder_alone_is_trained(tmp_path: Path) -> None:
     corpus = render_corpus(tmp_path / "first", seed=3, count=8, workers=1)
     start = AutoencoderKL.from_pretrained(WEIGHTS / "mini/vae", torch_dtype=torch.float32)
     train_sensitivity(tmp_path, start, corpus, [], Budget(30), torch.device("cpu"), 0.38, batch=2)

@@ -137,17 +137,15 @@ def run(options: Options) -> Answer:
     if options.dry_run:
         return dry(plan.lab(lab), plan.grid(lab.model.name))
     command = shlex.join(["safezone", *sys.argv[1:]]) if len(sys.argv) > 1 else ""
+    opened = partial(open_audit, options, helping + 1)
+    executor = Helped(plan.lab(lab), opened, helping, progress()) if helping else None
     done = audit(
         lab,
         plan,
         options.out.absolute(),
         title=f"Does the protection of {', '.join(case.name for case in plan.cases[:3])} hold?",
         command=command,
-        executor=Helped(
-            plan.lab(lab), partial(open_audit, options, helping + 1), helping, progress()
-        )
-        if helping
-        else None,
+        executor=executor,
         progress=progress(),
         note=note,
     )

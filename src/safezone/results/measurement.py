@@ -65,7 +65,10 @@ def measure(
     with locked(workspace, shared=True), locked(folder, file=RESULT_LOCK):
         write_text(folder / SETTINGS, settings_yaml(lab.settings))
         _write_needs(lab, grid, folder)
-        whole = not any(finished for finished, _ in plan(lab, grid).values())
+        counts = plan(lab, grid).values()
+        whole = not any(finished for finished, _ in counts)
+        if all(finished == total for finished, total in counts):
+            executor = None  # nothing is left for others to do
         results = run_grid(lab, grid, executor=executor, progress=progress, note=note)
         failed = {run.label: reason for run, reason in results.failed.items()}
         seeds = [run.seed for run in grid]
