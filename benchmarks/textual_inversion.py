@@ -137,9 +137,12 @@ def fast(milliseconds: Sequence[float]) -> float:
 
 
 def theirs(
-    script: Path, model: Path, images: Path, size: int, word: str, steps: int
+    script: Path, model: Path, images: Path, size: int, word: str, steps: int, mixed: str = "no"
 ) -> list[float]:
-    """One run of diffusers' script in its own process: milliseconds of each step."""
+    """One run of diffusers' script in its own process: milliseconds of each step.
+
+    ``mixed``: its ``--mixed_precision``.
+    """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         package = folder / "stand-in" / "torchvision"
@@ -161,6 +164,7 @@ def theirs(
             "save_steps": 10 * steps,
             "checkpointing_steps": 10 * steps,
             "seed": 0,
+            "mixed_precision": mixed,
         }
         finished = subprocess.run(
             [

@@ -6,7 +6,9 @@ shape [batch, channels, height / f, width / f].
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeAlias
 
 import torch
@@ -39,9 +41,64 @@ def stream(*names: str | int) -> torch.Generator:
 
 def randn(generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
     """Standard normal float32 [len(generators), *shape]: row i is drawn from generator i alone."""
-    return torch.stack([torch.randn(tuple(shape), generator=g) for g in generators])
+    return _drawn(torch.randn, generators, shape)
 
 
 def rand(generators: Sequence[torch.Generator], shape: Sequence[int] = ()) -> Tensor:
     """Uniform [0, 1) float32 [len(generators), *shape]: row i is drawn from generator i alone."""
-    return torch.stack([torch.rand(tuple(shape), generator=g) for g in generators])
+    return _drawn(torch.rand, generators, shape)
+
+
+def _drawn(
+    draw: Callable[..., Tensor], generators: Sequence[torch.Generator], shape: Sequence[int]
+) -> Tensor:
+    ahead = _AHEAD.get()
+    if ahead is not None:
+        return ahead.next(draw, generators, tuple(shape))
+    return torch.stack([draw(tuple(shape), generator=each) for each in generators])
+
+
+class DrawnAhead:
+    """The random numbers of a function that draws the same ones, in shape and order, at each call.
+
+    Its first call draws them where they are needed; before a later one ``again`` draws them all, in
+    the same order, so that the function only reads tensors on ``device``.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device, self._at = device, 0
+        self._places: list[tuple[Callable[[], Tensor], Tensor]] = []
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Within the block ``rand`` and ``randn`` give what was drawn."""
+        self._at = 0
+        token = _AHEAD.set(self)
+        try:
+            yield
+        finally:
+            _AHEAD.reset(token)
+
+    def next(
+        self,
+        draw: Callable[..., Tensor],
+        generators: Sequence[torch.Generator],
+        shape: tuple[int, ...],
+    ) -> Tensor:
+        """What the function reads next."""
+        if self._at == len(self._places):
+
+            def fresh() -> Tensor:
+                return torch.stack([draw(shape, generator=each) for each in generators])
+
+            self._places.append((fresh, fresh().to(self._device)))
+        self._at += 1
+        return self._places[self._at - 1][1]
+
+    def again(self) -> None:
+        """Draws all anew, in their order."""
+        for fresh, place in self._places:
+            place.copy_(fresh(), non_blocking=True)
+
+
+_AHEAD: ContextVar[DrawnAhead | None] = ContextVar("ahead", default=None)

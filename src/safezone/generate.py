@@ -15,6 +15,7 @@ from safezone.arrays import Latents, randn, stream
 from safezone.errors import UserError
 from safezone.images import to_uint8, write_png
 from safezone.models.base import Conditioning, Model, Tokens
+from safezone.models.captured import Captured
 from safezone.models.deltas import Changes
 from safezone.models.denoise import walk
 from safezone.personalize.adapters import Adapter, stacked
@@ -81,6 +82,7 @@ def _denoise(
     guidance: float,
     rescale: float,
     scheduler: str,
+    captured: bool,
 ) -> Latents:
     """The sampler's loop; ``rows`` and ``empty``: each image's row of the conditioning, and that
     of the empty prompt beside it."""
@@ -96,17 +98,20 @@ def _denoise(
     latents = latents.to(model.device) * getattr(sampler, "init_noise_sigma", 1.0)
     scale = getattr(sampler, "scale_model_input", lambda sample, timestep: sample)
 
-    def predict(latents: Latents, time: Tensor) -> Latents:
-        scaled = scale(latents, time)
+    def guide(scaled: Latents, timestep: Tensor) -> Latents:
         if guided:
             scaled = torch.cat([scaled, scaled])
-        timestep = model.process.timestep_of(time)
         prediction = model.predict(scaled, timestep.expand(len(scaled)), conditioning)
         if guided:
             without, with_prompt = prediction.chunk(2)
             prediction = without + guidance * (with_prompt - without)
             prediction = _rescaled(prediction, with_prompt, rescale)
         return model.process.to_stock(prediction)
+
+    once = Captured(guide, model.device) if captured else guide
+
+    def predict(latents: Latents, time: Tensor) -> Latents:
+        return once(scale(latents, time), model.process.timestep_of(time))
 
     def step(latents: Latents, prediction: Latents, time: Tensor, _: Tensor | None) -> Latents:
         stepped: Latents = sampler.step(prediction, time, latents, **extra).prev_sample
@@ -130,6 +135,7 @@ def generate(
     scheduler: str = "ddim",
     batch_size: int = 16,
     size: int | None = None,
+    captured: bool = False,
     progress: bool = True,
 ) -> list[UInt8[Tensor, "images 3 height width"]]:
     """For each adapter uint8 [prompts x images_per_prompt, 3, size, size], prompt after prompt.
@@ -143,7 +149,8 @@ def generate(
     ``guidance_rescale``: the share, 0 to 1, of the guided prediction that is brought to the
     deviation of the prompt's own (Lin et al. 2024, Eq. 14 to 16, where it is 0.7). ``batch_size``:
     images in one pass, of whatever adapters; it does not change the result beyond float tolerance.
-    ``size``: the images' side in pixels, by default the model's.
+    ``size``: the images' side in pixels, by default the model's. ``captured``: each prediction as
+    one CUDA graph (GPU); the same to rounding.
 
     Raises UserError for values out of range and for images that became NaN.
     """
@@ -210,6 +217,7 @@ def generate(
                 guidance=guidance,
                 rescale=guidance_rescale,
                 scheduler=scheduler,
+                captured=captured,
             )
             images.append(_finish(model, latents))
             bar.update(len(batch))

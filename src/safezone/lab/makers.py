@@ -110,14 +110,19 @@ def make_images(lab: Lab, job: Job) -> None:
     sampling = lab.settings.sampling
 
     def attempt(size: int) -> None:
-        write_images(lab.model, drawing, sampling, size)
+        write_images(lab.model, drawing, sampling, size, lab.settings.training.captured)
 
     item = ItemBytes.of(lab.model).drawn
     Capacity(lab.folder, lab.model).fit("generate", 32, item, attempt)
 
 
 def generate_all(
-    model: Model, drawings: Sequence[DrawingJob], sampling: Sampling, *, progress: bool = True
+    model: Model,
+    drawings: Sequence[DrawingJob],
+    sampling: Sampling,
+    *,
+    captured: bool = False,
+    progress: bool = True,
 ) -> dict[Path, str]:
     """Writes the images that are missing; returns, by place, why some could not be made."""
     todo = {each.artifact.place: each for each in drawings if not each.artifact.done}
@@ -127,15 +132,19 @@ def generate_all(
     with bar, closing(in_turn(todo)) as turns:
         for place in turns:
             try:
-                write_images(model, todo[place], sampling)
+                write_images(model, todo[place], sampling, captured=captured)
             except MadeNaN as error:
                 failures[place] = str(error)
             bar.update(count)
     return failures
 
 
-def write_images(model: Model, drawing: DrawingJob, sampling: Sampling, most: int = 32) -> None:
+def write_images(
+    model: Model, drawing: DrawingJob, sampling: Sampling, most: int = 32, captured: bool = False
+) -> None:
     """Writes PNGs and ``images.json``, at most so many in one pass through the model.
+
+    ``captured``: as in ``generate``.
 
     Raises MadeNaN when the model makes NaN.
     """
@@ -157,6 +166,7 @@ def write_images(model: Model, drawing: DrawingJob, sampling: Sampling, most: in
         guidance_rescale=sampling.guidance_rescale,
         scheduler=sampling.scheduler,
         batch_size=size,
+        captured=captured,
         progress=False,
     )
     texts = [fill(prompt, adapter.words) for prompt in prompts for _ in range(count)]

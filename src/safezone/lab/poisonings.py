@@ -106,7 +106,10 @@ def _make_together(lab: Lab, jobs: Sequence[Job]) -> None:
     capacity, kind, most, item = _capacity(lab, run.poison)
 
     def attempt(size: int) -> None:
-        write_poisoned(lab.poisoning, wanted, row, seed, batch_size=size, progress=False)
+        captured = lab.settings.training.captured
+        write_poisoned(
+            lab.poisoning, wanted, row, seed, batch_size=size, captured=captured, progress=False
+        )
 
     most = min(most, sum(len(each.concept.images) for each in wanted))
     capacity.fit(kind, most, item, attempt)
@@ -145,6 +148,7 @@ def write_poisoned(
     *,
     record: Mapping[str, Any] | None = None,
     batch_size: int = 16,
+    captured: bool = False,
     progress: bool = True,
 ) -> None:
     """Writes poisoned concepts: PNGs with their provenance, masks, words, ``manifest.json``.
@@ -158,7 +162,8 @@ def write_poisoned(
     """
     todo = [each for each in wanted if not each.artifact.done]
     clean = [each.clean for each in todo]
-    made = poison_many(models, clean, poison, seed, batch_size=batch_size, progress=progress)
+    how: dict[str, Any] = {"captured": captured, "progress": progress}
+    made = poison_many(models, clean, poison, seed, batch_size=batch_size, **how)
     made_on = " + ".join(model.name for model in models)
     told = {
         **poison.record(),

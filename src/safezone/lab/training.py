@@ -99,7 +99,8 @@ class Training(Checked):
     compile: bool = False
     """The U-Net through torch.compile: a slower start, faster steps."""
     captured: bool = False
-    """Each step as one CUDA graph (GPU): a little more memory, far less work for the processor."""
+    """Each step of training, poison and drawing as one CUDA graph (GPU): a little more memory, far
+    less work for the processor."""
 
     def personalization(self) -> "Personalization":
         """The same as the trainer's own settings.

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -110,6 +111,12 @@ class Process(ABC):
         return (signal.double() / sigma.double()).square()
 
 
+@lru_cache(maxsize=8)
+def _on(table: Tensor, device: torch.device) -> Tensor:
+    """The table on the device, copied there once."""
+    return table.to(device)
+
+
 @dataclass(frozen=True, eq=False)
 class _VariancePreserving(Process):
     """z_t = sqrt(alphas_cumprod[t]) z + sqrt(1 - alphas_cumprod[t]) noise (DDPM, Eq. 4).
@@ -126,7 +133,7 @@ class _VariancePreserving(Process):
 
     def signal_noise(self, timesteps: Times) -> tuple[Tensor, Tensor]:
         """The square roots of alphas_cumprod[t] and of 1 - alphas_cumprod[t]."""
-        alpha_bar = self.alphas_cumprod.to(timesteps.device)[timesteps]
+        alpha_bar = _on(self.alphas_cumprod, timesteps.device)[timesteps]
         return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
 
 

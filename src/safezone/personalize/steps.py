@@ -16,6 +16,7 @@ from torch import Tensor
 from safezone.arrays import Latents
 from safezone.defenses import masked_loss
 from safezone.models.base import Model
+from safezone.models.captured import Recorded
 from safezone.personalize.checkpoints import State
 from safezone.personalize.injection import Batch, Injection, Network
 from safezone.personalize.personalization import Personalization
@@ -173,7 +174,10 @@ class CapturedStep:
         self._count = torch.tensor(state.step, device=device)
         # AdamW's step size, its decay of weights, and the root of the second bias correction.
         self._numbers = tuple(torch.zeros((), device=device) for _ in range(3))
-        self._graph: torch.cuda.CUDAGraph | None = None
+        groups = (state.parameters, state.exp_avg, state.exp_avg_sq)
+        changed = [value for group in groups for value in group.values()]
+        changed += [state.failed_at, state.window, self._count]
+        self._recorded = Recorded(self.function, device, changed)
 
     def __call__(self) -> None:
         """One step; the samples and the rate are copied to where the function reads them."""
@@ -187,12 +191,7 @@ class CapturedStep:
         )
         for place, number in zip(self._numbers, numbers, strict=True):
             place.fill_(number)
-        if self._parts.model.device.type != "cuda":
-            self.function()
-        else:
-            if self._graph is None:
-                self._graph = self._record()
-            self._graph.replay()
+        self._recorded()
         state.step += 1
 
     def _load(self, samples: Sequence[Samples]) -> None:
@@ -203,32 +202,6 @@ class CapturedStep:
         for mine, new in zip(self._inputs, samples, strict=True):
             for place, value in zip(mine.tensors, new.tensors, strict=True):
                 place.copy_(value, non_blocking=True)
-
-    def _record(self) -> torch.cuda.CUDAGraph:
-        """The function as a graph; the calls that warm it up are taken back."""
-        state = self._state
-        tensors = [
-            *(
-                value
-                for group in (state.parameters, state.exp_avg, state.exp_avg_sq)
-                for value in group.values()
-            ),
-            *(state.failed_at, state.window, self._count),
-        ]
-        before = [tensor.detach().clone() for tensor in tensors]
-        stream, now = torch.cuda.Stream(), torch.cuda.current_stream()
-        stream.wait_stream(now)
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self.function()
-        now.wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.function()
-        with torch.no_grad():
-            for tensor, value in zip(tensors, before, strict=True):
-                tensor.copy_(value)
-        return graph
 
     def function(self) -> None:
         """What is recorded: reads the samples and numbers that were copied, changes the state."""

@@ -98,7 +98,7 @@ def draw_timesteps(generators: Sequence[torch.Generator], model: Model, guide: G
     """One timestep an image, from the guide's probabilities, int64 [batch]."""
     cumulative = guide.timesteps.cumsum(dim=1)
     cumulative = (cumulative / cumulative[:, -1:]).expand(len(generators), -1).contiguous()
-    levels = rand(generators).to(torch.float64)[:, None]
+    levels = rand(generators).to(cumulative)[:, None]
     return torch.searchsorted(cumulative, levels, right=True)[:, 0].to(model.device)
 
 

@@ -98,12 +98,13 @@ def poison_many(
     seed: int,
     *,
     batch_size: int = 16,
+    captured: bool = False,
     progress: bool = True,
 ) -> list[Pixels]:
     """The poisoned images of several sets, such as concepts, ``batch_size`` images in a pass.
 
-    A set's result depends on no other: see ``poison_images``, which has one set and tells what is
-    raised.
+    ``captured``: each gradient as one CUDA graph (GPU), the same to rounding. A set's result
+    depends on no other: see ``poison_images``, which has one set and tells what is raised.
     """
     if batch_size < 1:
         raise UserError(f"The poison's batch size is {batch_size}; give at least 1.")
@@ -114,7 +115,7 @@ def poison_many(
     total = poison.steps * len(passes)
     with tqdm(total=total, desc=poison.name, unit="step", disable=not progress) as bar:
         for together in passes:
-            images = Pass(models, objectives, poison, seed, together).run(bar.update)
+            images = Pass(models, objectives, poison, seed, together, captured).run(bar.update)
             made |= zip(together, images, strict=True)
     poisoned = [torch.cat([made[piece] for piece in pieces]) for pieces in cut]
     if not all(map(poison.budget.contains, [each.images for each in sets], poisoned)):

@@ -12,7 +12,7 @@ from safezone.images import to_float, to_uint8
 from safezone.models.base import Model
 from safezone.poisons.checkpoints import Checkpoints
 from safezone.poisons.guide import Guide, ModelObjective
-from safezone.poisons.pgd import projected_gradient
+from safezone.poisons.pgd import Slope, captured_slope, projected_gradient
 from safezone.poisons.row import Poison
 from safezone.poisons.targets import target_image, target_posterior
 from safezone.poisons.timestep_search import GreedyTimesteps
@@ -56,7 +56,8 @@ class Piece:
 class Pass:
     """Pieces that share every pass: their images, float [batch, 3, height, width], and masks.
 
-    ``objectives``: the poison's, for each of the models.
+    ``objectives``: the poison's, for each of the models. ``captured``: the gradient as one function
+    of static shapes.
     """
 
     models: Sequence[Model]
@@ -64,6 +65,7 @@ class Pass:
     poison: Poison
     seed: int
     pieces: Sequence[Piece]
+    captured: bool = False
 
     @property
     def names(self) -> list[str]:
@@ -129,7 +131,7 @@ class Pass:
         guides = [fixed_guide(m, self.poison, self.clean, self.masks) for m in self.models]
         search = self.poison.timesteps
         if not isinstance(search, GreedyTimesteps):
-            return guides
+            return [self.placed(guide) for guide in guides]
         result = []
         for k, (model, guide) in enumerate(zip(self.models, guides, strict=True)):
             alone = replace(self, models=[model], objectives=[self.objectives[k]])
@@ -142,8 +144,14 @@ class Pass:
                 self.generators("timesteps"),
                 guide,
             )
-            result.append(replace(guide, timesteps=timesteps))
+            result.append(self.placed(replace(guide, timesteps=timesteps)))
         return result
+
+    def placed(self, guide: Guide) -> Guide:
+        """The guide; in a captured function with nothing that lies elsewhere than on the device."""
+        if not self.captured:
+            return guide
+        return replace(guide, timesteps=guide.timesteps.to(self.clean.device))
 
     def round_guides(self, guides: Sequence[Guide], images: Images, done: int) -> Sequence[Guide]:
         """The guides of the round after ``done`` steps: with the words of the surrogates."""
@@ -166,12 +174,18 @@ class Pass:
         images = torch.cat(before).to(self.clean) if before else self.start(generators)
         after_step(done)
         guides = self.guides() if done < row.steps else []
+        current: Sequence[Guide] | None = None
+        gradient_of: Slope | None = None
         while done < row.steps:
             steps = min(row.round_steps, row.steps - done)
+            before_round, current = current, self.round_guides(guides, images, done)
+            objective = partial(self.evaluate, guides=current)
+            if self.captured and current is not before_round:
+                gradient_of = captured_slope(objective, generators, self.clean.device)
             images = projected_gradient(
                 self.clean,
                 images,
-                partial(self.evaluate, guides=self.round_guides(guides, images, done)),
+                objective,
                 self.step,
                 row.budget,
                 generators,
@@ -180,6 +194,7 @@ class Pass:
                 repetitions=row.repetitions,
                 allowed=self.masks,
                 name=row.name,
+                gradient_of=gradient_of,
                 after_step=lambda: after_step(1),
             )
             done += steps

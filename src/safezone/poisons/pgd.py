@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal, TypeAlias
 
 import torch
@@ -10,12 +11,16 @@ from jaxtyping import UInt8
 from pydantic import Field
 from torch import Tensor
 
-from safezone.arrays import Images, PerExample, rand, randn
+from safezone.arrays import DrawnAhead, Images, PerExample, rand, randn
 from safezone.errors import UserError
 from safezone.fields import Checked, Positive
+from safezone.models.captured import Captured
 
 Objective: TypeAlias = Callable[[Images, Sequence[torch.Generator]], PerExample]
 """Images and one generator per image to one value per image, differentiable in the images."""
+
+Slope: TypeAlias = Callable[[Images], Tensor]
+"""Images to the gradient of an objective at fresh draws, of their shape."""
 
 Displacement: TypeAlias = Callable[[Tensor, int], Tensor]
 """A gradient [batch, 3, height, width] and the step's number to the displacement to add."""
@@ -111,6 +116,37 @@ def _require_gradient(gradient: Tensor, name: str, step: int) -> None:
 
 
 @torch.enable_grad()
+def slope(objective: Objective, generators: Sequence[torch.Generator], images: Images) -> Tensor:
+    """The gradient of the sum of the objective's values at the images."""
+    pixels = images.detach().requires_grad_(True)
+    gradient: Tensor = torch.autograd.grad(objective(pixels, generators).sum(), pixels)[0]
+    return gradient
+
+
+def captured_slope(
+    objective: Objective, generators: Sequence[torch.Generator], device: torch.device
+) -> Slope:
+    """``slope`` as one function of static shapes, a CUDA graph on a GPU.
+
+    Its random numbers are drawn before each call, from the same streams in the same order. An
+    objective that decides by the numbers that it has drawn cannot be captured.
+    """
+    ahead = DrawnAhead(device)
+
+    def read(images: Images) -> Tensor:
+        with ahead.reading():
+            return slope(objective, generators, images)
+
+    captured = Captured(read, device)
+
+    def drawn(images: Images) -> Tensor:
+        ahead.again()
+        return captured(images)
+
+    return drawn
+
+
+@torch.no_grad()
 def projected_gradient(
     clean: Images,
     start: Images,
@@ -124,6 +160,7 @@ def projected_gradient(
     repetitions: int = 1,
     allowed: Tensor | None = None,
     name: str = "custom",
+    gradient_of: Slope | None = None,
     after_step: Callable[[], object] = lambda: None,
 ) -> Images:
     """Projected gradient (Madry et al. 2018): x <- clip(clean + P(x + step(grad) - clean)).
@@ -132,7 +169,7 @@ def projected_gradient(
     ``budget``. One value and one gradient per image: the batch shares a pass, nothing else.
     ``first``: the number of the first of the ``steps``. ``repetitions``: draws whose gradients are
     averaged for one step. ``allowed``: [batch, 1, height, width] of 0 and 1, where pixels may
-    change; None is everywhere.
+    change; None is everywhere. ``gradient_of``: instead of the objective's ``slope``.
     Raises FloatingPointError naming the poison and the step when a gradient is zero, infinite or
     NaN for any image.
     """
@@ -142,15 +179,14 @@ def projected_gradient(
         return (clean + budget.project(delta if allowed is None else delta * allowed)).clamp(0, 1)
 
     images = inside(start)
+    gradient_of = gradient_of or partial(slope, objective, generators)
     for index in range(first, first + steps):
-        images.requires_grad_(True)
         gradient = torch.zeros_like(images)
         for _ in range(repetitions):
-            gradient += torch.autograd.grad(objective(images, generators).sum(), images)[0]
+            gradient += gradient_of(images)
         if allowed is not None:
             gradient *= allowed
         _require_gradient(gradient, name, index)
-        with torch.no_grad():
-            images = inside(images + step(gradient / repetitions, index))
+        images = inside(images + step(gradient / repetitions, index))
         after_step()
-    return images.detach()
+    return images
