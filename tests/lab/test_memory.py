@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,10 +14,21 @@ import torch
 from safezone.files import write_json
 from safezone.lab import memory, trainings
 from safezone.lab.lab import Lab
-from safezone.lab.memory import MEMORY, Capacity, ItemBytes, OutOfMemory, memory_left
-from safezone.lab.schedule import run_grid
+from safezone.lab.makers import drawing_groups, make_images, read_images
+from safezone.lab.memory import (
+    CHAIN,
+    MEMORY,
+    POISONED,
+    RUNS,
+    TRIAL,
+    Capacity,
+    ItemBytes,
+    OutOfMemory,
+    memory_left,
+)
+from safezone.lab.schedule import make, run_grid
 from safezone.lab.settings import PRESETS
-from safezone.lab.stage import named
+from safezone.lab.stage import job, named
 from safezone.models import Model, load_model
 from safezone.personalize import train
 from safezone.personalize.checkpoints import CHECKPOINT
@@ -51,9 +63,100 @@ def test_a_pass_on_the_processor_surely_fits(
     assert tried == [size]
 
 
-def test_a_pass_on_a_gpu_starts_with_the_wanted_size(tmp_path: Path, left: list[int]) -> None:
+@pytest.mark.parametrize(("free", "size"), [(10**12, 512), (200_000, 160), (100, 1), (0, 1)])
+def test_a_pass_on_a_gpu_is_as_large_as_its_free_memory(
+    free: int, size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model: Any = SimpleNamespace(name="big", device=torch.device("cuda"))
-    assert Capacity(tmp_path, model).size("poison", 16, 10**9) == 16
+    monkeypatch.setattr(memory, "memory_left_on_gpu", lambda device: free)
+    assert Capacity(tmp_path, model).size("poison", POISONED.on(model), 1000) == size
+
+
+def kept_for_gradients(call: Callable[[], object]) -> int:
+    """A peak of memory for models on the processor: the bytes that gradients keep."""
+    kept = 0
+
+    def count(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal kept
+        kept += tensor.numel() * tensor.element_size()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        call()
+    return kept
+
+
+def test_what_an_item_takes_is_tried_with_one_and_with_several(tiny_model: Model) -> None:
+    bytes_tried = ItemBytes.tried(tiny_model, kept_for_gradients)
+    reckoned = ItemBytes.reckoned(tiny_model)
+    assert 1 < bytes_tried.trained <= reckoned.trained
+    assert CHAIN * bytes_tried.trained < bytes_tried.poisoned <= reckoned.poisoned
+    assert bytes_tried.drawn == 2  # a drawing keeps nothing for gradients
+
+
+def test_a_trial_that_does_not_fit_counts_one_item_alone(tiny_model: Model) -> None:
+    def peak(call: Callable[[], object]) -> int:
+        sizes.append(0)
+        if len(sizes) % 2 == 0:
+            full(TRIAL)
+        return 700
+
+    sizes: list[int] = []
+    assert ItemBytes.tried(tiny_model, peak) == ItemBytes(700 + CHAIN * 700, 700, 1400)
+
+
+def stand_in(device: str, sharers: int, tmp_path: Path) -> Any:
+    """A lab whose drawings have three images each, each of one byte."""
+    sampling = SimpleNamespace(texts=lambda: ["a", "b", "c"], images_per_prompt=1)
+    return SimpleNamespace(
+        folder=tmp_path,
+        model=SimpleNamespace(name="big", device=torch.device(device)),
+        settings=SimpleNamespace(sampling=sampling),
+        sharers=sharers,
+        item_bytes=lambda model: ItemBytes(1, 1, 1),
+    )
+
+
+@pytest.mark.parametrize(
+    ("device", "free", "sharers", "sizes"),
+    [
+        ("cpu", 10**6, 1, [1] * 7),
+        ("cuda", 10**6, 1, [5, 2]),
+        ("cuda", 10**6, 2, [3, 2, 1, 1]),
+        ("cuda", 9, 1, [2, 2, 1, 2]),
+        ("cuda", 1, 1, [1] * 7),
+    ],
+)
+def test_adapters_of_one_seed_share_a_drawing_pass_on_a_gpu(
+    device: str,
+    free: int,
+    sharers: int,
+    sizes: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "memory_left_on_gpu", lambda device: free)
+    jobs: list[Any] = [SimpleNamespace(run=SimpleNamespace(seed=i % 7 // 5)) for i in range(7)]
+    lab = stand_in(device, sharers, tmp_path)
+    groups = list(drawing_groups(lab, jobs))
+    assert [len(group) for group in groups] == sizes
+    assert [job for group in groups for job in group] == jobs
+    assert all(len({job.run.seed for job in group}) == 1 for group in groups)
+
+
+def test_images_that_share_a_pass_are_those_drawn_alone(tmp_path: Path, lab: Lab) -> None:
+    together = small_lab(tmp_path / "together", lab.model)
+    made: dict[str, list[torch.Tensor]] = {}
+    for each in (lab, together):
+        runs = [job(each, run) for run in grid(each, seeds=1)]
+        make(each, grid(each), last="personalize")
+        for group in [runs] if each is together else [[run] for run in runs]:
+            make_images(each, group)
+        made[str(each.folder)] = [read_images(run.of["generate"].place)[0] for run in runs]
+    alone, shared = made.values()
+    for one, other in zip(alone, shared, strict=True):
+        torch.testing.assert_close(one.int(), other.int(), atol=1, rtol=0)
+    assert len({image.numpy().tobytes() for image in alone}) == len(alone)
 
 
 def test_what_ran_out_is_not_tried_again_however_much_there_seems_to_be(
@@ -101,7 +204,7 @@ def test_the_built_in_models_passes_stay_as_large(tmp_path: Path, left: list[int
     left[0] = 16 * GIGABYTE  # of a machine of 23
     model, training = load_model("mini"), PRESETS["mini"].training
     capacity, item = Capacity(tmp_path, model), ItemBytes.of(model)
-    assert training.runs_per_pass == 32
+    assert (training.runs_per_pass, RUNS.on(model)) == (None, 32)
     assert capacity.size("train", 32, item.trained * training.batch_size) == 32
     assert capacity.size("poison", 5, item.poisoned) == 5
     assert capacity.size("generate", 32, item.drawn) == 32
@@ -111,15 +214,8 @@ def test_no_item_takes_more_than_was_reckoned(tiny_model: Model) -> None:
     """Against what torch's own profiler says that one sample's gradient takes."""
     latents = torch.zeros(1, 4, 8, 8, requires_grad=True)
     words = tiny_model.embed_text(tiny_model.tokenize(["a toy"]))
-    kept = 0
-
-    def count(tensor: torch.Tensor) -> torch.Tensor:
-        nonlocal kept
-        kept += tensor.numel() * tensor.element_size()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-        tiny_model.predict(latents, torch.zeros(1, dtype=torch.long), words).sum().backward()
+    time = torch.zeros(1, dtype=torch.long)
+    kept = kept_for_gradients(lambda: tiny_model.predict(latents, time, words).sum().backward())
     assert 0 < kept <= ItemBytes.of(tiny_model).trained
 
 

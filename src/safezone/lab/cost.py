@@ -94,7 +94,8 @@ def training_operations(lab: Lab, run: Run, passes: Passes) -> float:
     return BACKWARD * passes.predict * training.steps * samples
 
 
-def _images(lab: Lab) -> int:
+def images_of(lab: Lab) -> int:
+    """How many images are drawn with one adapter."""
     return len(lab.settings.sampling.texts()) * lab.settings.sampling.images_per_prompt
 
 
@@ -102,7 +103,7 @@ def image_operations(lab: Lab, run: Run, passes: Passes) -> float:
     """Every image goes through the denoiser at each step, twice with guidance, and is decoded."""
     sampling = lab.settings.sampling
     predictions = sampling.steps * (1 if sampling.guidance == 1 else 2)
-    return _images(lab) * (passes.predict * predictions + passes.decode)
+    return images_of(lab) * (passes.predict * predictions + passes.decode)
 
 
 def _png(lab: Lab) -> float:
@@ -117,4 +118,4 @@ def concept_size(lab: Lab, run: Run) -> float:
 
 def image_size(lab: Lab, run: Run) -> float:
     """The bytes of a run's generated images as PNG."""
-    return _png(lab) * _images(lab)
+    return _png(lab) * images_of(lab)

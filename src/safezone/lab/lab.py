@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol, TypeAlias
 from safezone.concepts import Concept, load_concept
 from safezone.defenses import Defense, defense, fingerprints
 from safezone.errors import UserError
+from safezone.lab.memory import ItemBytes
 from safezone.lab.run import Run
 from safezone.lab.settings import Settings
 from safezone.lab.store import Artifact
@@ -112,6 +113,11 @@ class Lab:
         if name not in self._known:
             self._known[name] = compute()
         return self._known[name]
+
+    def item_bytes(self, model: Model) -> ItemBytes:
+        """What one item of a pass through the model takes."""
+        taken: ItemBytes = self.remember((ItemBytes, model), lambda: ItemBytes.of(model))
+        return taken
 
     def refused(self, run: Run) -> str | None:
         """Why the run cannot begin: its concept, or a network of its defense, cannot be read."""

@@ -1,13 +1,15 @@
 """How each stage but training makes one artifact: from a job to a folder, whole or not there."""
 
+import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -19,12 +21,13 @@ from safezone.files import write_safetensors
 from safezone.generate import MadeNaN
 from safezone.generate import generate as draw
 from safezone.images import read_image, write_png
+from safezone.lab.cost import images_of
 from safezone.lab.lab import Failures, Job, Lab, Note
-from safezone.lab.memory import Capacity, ItemBytes, OutOfMemory
+from safezone.lab.memory import DRAWN, Capacity, OutOfMemory
 from safezone.lab.run import Run
 from safezone.lab.settings import Sampling
 from safezone.lab.store import IMAGES_RECORD, ROWS_FILE, Artifact
-from safezone.lab.turns import in_turn
+from safezone.lab.turns import in_turn, together
 from safezone.models.base import Model
 from safezone.personalize import Adapter, read_adapter
 from safezone.reading import read_json
@@ -41,6 +44,53 @@ def failure_reason(error: Exception) -> str:
     return str(error)
 
 
+Make = Callable[[Lab, Sequence[Job]], None]
+"""Makes the artifacts of jobs that belong together."""
+
+
+def in_groups(
+    stage: str,
+    groups: Callable[[Lab, Sequence[Job]], Iterable[Sequence[Job]]],
+    make: Make,
+    lab: Lab,
+    jobs: Sequence[Job],
+    *,
+    progress: bool,
+    note: Note,
+) -> Failures:
+    """Makes what is missing, each group by one of the processes that share the workspace.
+
+    Where a group fails, each of its jobs alone, so that only the guilty ones fail.
+    """
+    todo = {a.place: job for job in jobs if not (a := job.of[stage]).done}
+    places = [[job.of[stage].place for job in group] for group in groups(lab, list(todo.values()))]
+    failed: Failures = {}
+
+    def attempt(group: Sequence[Job]) -> None:
+        try:
+            if left := [job for job in group if not job.of[stage].done]:
+                make(lab, left)
+        except OF_ONE_RUN as error:
+            if len(group) == 1:
+                failed[group[0].run] = failure_reason(error)
+            else:
+                for job in group:
+                    attempt([job])
+
+    bar = tqdm(total=len(todo), desc=stage, disable=not progress or not todo)
+    with bar, closing(together(places)) as turns:
+        for ours in turns:
+            attempt([todo[place] for place in ours])
+            bar.update(len(ours))
+    if todo:
+        note(f"{stage}: {len(todo) - len(failed)} of {len(todo)} made")
+    return failed
+
+
+def _each(lab: Lab, jobs: Sequence[Job]) -> Iterable[Sequence[Job]]:
+    return ([job] for job in jobs)
+
+
 def one_by_one(
     stage: str,
     make: Callable[[Lab, Job], None],
@@ -51,21 +101,12 @@ def one_by_one(
     note: Note,
 ) -> Failures:
     """Makes what is missing, each artifact by one of the processes that share the workspace."""
-    todo = {a.place: job for job in jobs if not (a := job.of[stage]).done}
-    failed: Failures = {}
-    bar = tqdm(total=len(todo), desc=stage, disable=not progress or not todo)
-    with bar, closing(in_turn(todo)) as turns:
-        for place in turns:
-            job = todo[place]
-            try:
-                if not job.of[stage].done:
-                    make(lab, job)
-            except OF_ONE_RUN as error:
-                failed[job.run] = failure_reason(error)
-            bar.update()
-    if todo:
-        note(f"{stage}: {len(todo) - len(failed)} of {len(todo)} made")
-    return failed
+
+    def alone(lab: Lab, group: Sequence[Job]) -> None:
+        (job,) = group
+        make(lab, job)
+
+    return in_groups(stage, _each, alone, lab, jobs, progress=progress, note=note)
 
 
 def clean(lab: Lab, job: Job) -> None:
@@ -102,18 +143,45 @@ def about_images(lab: Lab, job: Job) -> dict[str, Any]:
     return asdict(job.run) | {name: os.path.relpath(at, place) for name, at in beside.items()}
 
 
-def make_images(lab: Lab, job: Job) -> None:
-    """Writes the images of the job's adapter, as many in a pass as fit into memory."""
-    run, artifact = job.run, job.of["generate"]
-    adapter = read_adapter(job.of["personalize"].place)
-    drawing = DrawingJob(artifact, adapter, run.concept, run.seed, about_images(lab, job))
-    sampling = lab.settings.sampling
+def _images_a_pass(lab: Lab) -> tuple[Capacity, str, int, float]:
+    """What ``Capacity`` is asked: whose memory counts, the kind of pass, the most images, the bytes
+    of one."""
+    item = lab.item_bytes(lab.model).drawn
+    return Capacity(lab.folder, lab.model), "generate", DRAWN.on(lab.model), item
+
+
+def drawing_groups(lab: Lab, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
+    """Adapters whose images share passes: on a GPU as many as fit, but no more than a process's
+    share; on a processor one, since larger passes are hardly faster there."""
+    capacity, *asked = _images_a_pass(lab)
+    fit = 1 if lab.model.device.type == "cpu" else capacity.size(*asked) // images_of(lab)
+    by_seed: dict[int, list[Job]] = {}
+    for job in jobs:
+        by_seed.setdefault(job.run.seed, []).append(job)
+    for same in by_seed.values():
+        most = max(1, min(fit, math.ceil(len(same) / lab.sharers)))
+        yield from (same[start : start + most] for start in range(0, len(same), most))
+
+
+def make_images(lab: Lab, jobs: Sequence[Job]) -> None:
+    """Writes the images of the jobs' adapters, all of one seed, in passes that fit into memory."""
+    drawings = [
+        DrawingJob(
+            job.of["generate"],
+            read_adapter(job.of["personalize"].place),
+            job.run.concept,
+            job.run.seed,
+            about_images(lab, job),
+        )
+        for job in jobs
+    ]
+    settings = lab.settings
 
     def attempt(size: int) -> None:
-        write_images(lab.model, drawing, sampling, size, lab.settings.training.captured)
+        write_images(lab.model, drawings, settings.sampling, size, settings.training.captured)
 
-    item = ItemBytes.of(lab.model).drawn
-    Capacity(lab.folder, lab.model).fit("generate", 32, item, attempt)
+    capacity, *asked = _images_a_pass(lab)
+    capacity.fit(*asked, attempt)
 
 
 def generate_all(
@@ -132,7 +200,7 @@ def generate_all(
     with bar, closing(in_turn(todo)) as turns:
         for place in turns:
             try:
-                write_images(model, todo[place], sampling, captured=captured)
+                write_images(model, [todo[place]], sampling, captured=captured)
             except MadeNaN as error:
                 failures[place] = str(error)
             bar.update(count)
@@ -140,35 +208,48 @@ def generate_all(
 
 
 def write_images(
-    model: Model, drawing: DrawingJob, sampling: Sampling, most: int = 32, captured: bool = False
+    model: Model,
+    drawings: Sequence[DrawingJob],
+    sampling: Sampling,
+    most: int = 32,
+    captured: bool = False,
 ) -> None:
-    """Writes PNGs and ``images.json``, at most so many in one pass through the model.
+    """Writes PNGs and ``images.json`` of each, at most so many images in one pass.
 
-    ``captured``: as in ``generate``.
+    All have the same seed. ``captured``: as in ``generate``.
 
     Raises MadeNaN when the model makes NaN.
     """
-    if drawing.artifact.done:
+    todo = [drawing for drawing in drawings if not drawing.artifact.done]
+    if not todo:
         return
     prompts, count = sampling.texts(), sampling.images_per_prompt
-    total, adapter = len(prompts) * count, drawing.adapter
-    # The largest divisor: adapters never share a pass, so each is as if alone.
-    size = max(size for size in range(1, min(total, most) + 1) if total % size == 0)
-    (images,) = draw(
+    total = len(todo) * len(prompts) * count
+    drawn = draw(
         model,
-        [adapter],
+        [drawing.adapter for drawing in todo],
         prompts,
         count,
-        seed=drawing.seed,
-        noise_keys=[drawing.noise_key],
+        seed=todo[0].seed,
+        noise_keys=[drawing.noise_key for drawing in todo],
         steps=sampling.steps,
         guidance=sampling.guidance,
         guidance_rescale=sampling.guidance_rescale,
         scheduler=sampling.scheduler,
-        batch_size=size,
+        # The largest divisor: passes of one size are captured once.
+        batch_size=max(n for n in range(1, min(total, most) + 1) if total % n == 0),
         captured=captured,
         progress=False,
     )
+    for drawing, images in zip(todo, drawn, strict=True):
+        _write_drawn(model, drawing, sampling, images)
+
+
+def _write_drawn(
+    model: Model, drawing: DrawingJob, sampling: Sampling, images: UInt8[Tensor, "n 3 height width"]
+) -> None:
+    """Writes the images of one adapter, with what they show and what they were made with."""
+    prompts, count, adapter = sampling.texts(), sampling.images_per_prompt, drawing.adapter
     texts = [fill(prompt, adapter.words) for prompt in prompts for _ in range(count)]
     names = [f"{p:02d}-{k}.png" for p in range(len(prompts)) for k in range(count)]
     listed = [{"file": name, "prompt": text} for name, text in zip(names, texts, strict=True)]

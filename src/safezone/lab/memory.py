@@ -1,12 +1,14 @@
-"""How many items a pass may hold: what the processor's memory takes, halved when memory runs out.
+"""How many items a pass may hold: what free memory takes, halved when memory runs out.
 
-The size changes how fast a stage is, never what comes out: an item in company equals it alone.
+The size changes how fast a stage is, never what comes out: an item in company equals it alone (on
+a GPU to rounding).
 """
 
 import ctypes
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -23,6 +25,8 @@ MEMORY: Final = "memory.json"
 """In a workspace: by kind of pass the largest size found to fit."""
 SHARE: Final = 0.8
 """Of the memory that is there, for one pass: the rest is for what others take meanwhile."""
+TRIAL: Final = 5
+"""Items of the pass through a GPU whose memory is compared with that of one item."""
 BYTES: Final = 4
 KEPT: Final = 3
 """Tensors that a gradient keeps for each layer: its input, and that normalised and activated."""
@@ -47,11 +51,25 @@ def is_out_of_memory(error: Exception) -> bool:
 
 
 @dataclass(frozen=True)
-class ItemBytes:
-    """The most bytes that one item of a pass takes, from the sizes of the model's layers.
+class Most:
+    """Items in a pass beyond which a larger one is hardly faster."""
 
-    Every layer counts as if it were as large as the first: a limit several times too high.
-    """
+    processor: int
+    gpu: int
+
+    def on(self, model: Model) -> int:
+        """Where this model is."""
+        return self.processor if model.device.type == "cpu" else self.gpu
+
+
+RUNS: Final = Most(32, 512)
+POISONED: Final = Most(16, 512)
+DRAWN: Final = Most(32, 1024)
+
+
+@dataclass(frozen=True)
+class ItemBytes:
+    """The most bytes that one item of a pass takes."""
 
     poisoned: float
     """Of an image that is poisoned."""
@@ -62,8 +80,61 @@ class ItemBytes:
 
     @staticmethod
     def of(model: Model) -> "ItemBytes":
-        """The autoencoder's layers are as large as the image, the others' as the latents or a
-        prompt."""
+        """Tried on a GPU, reckoned on a processor, whose system ends a process that takes too
+        much."""
+        return ItemBytes.reckoned(model) if model.device.type == "cpu" else ItemBytes.tried(model)
+
+    @staticmethod
+    def tried(
+        model: Model, peak: Callable[[Callable[[], object]], int] | None = None
+    ) -> "ItemBytes":
+        """What one more item takes in a pass through each network and back.
+
+        ``peak``: the most bytes that a call takes; by default what CUDA's allocator says.
+        """
+        peak = peak or (lambda call: peak_on_gpu(call, model.device))
+        size = model.image_size // model.factor
+
+        def predict(count: int, *, gradient: bool) -> None:
+            latents = torch.zeros(count, model.latent_channels, size, size, device=model.device)
+            words = model.embed_text(model.tokenize(["a photo"] * count))
+            steps = torch.zeros(count, dtype=torch.long, device=model.device)
+            with torch.set_grad_enabled(gradient):
+                prediction = model.predict(latents.requires_grad_(gradient), steps, words)
+                if gradient:
+                    prediction.sum().backward()
+
+        def encode(count: int) -> None:
+            side = model.image_size
+            images = torch.full((count, 3, side, side), 0.5, device=model.device)
+            with torch.enable_grad():
+                model.encode(images.requires_grad_()).mean.sum().backward()
+
+        def decode(count: int) -> None:
+            latents = torch.zeros(count, model.latent_channels, size, size, device=model.device)
+            with torch.no_grad():
+                model.decode(latents)
+
+        def item(call: Callable[[int], None]) -> float:
+            call(1)  # libraries take their own memory at the first call
+            one = peak(lambda: call(1))
+            try:
+                more = peak(lambda: call(TRIAL))
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                return float(one)
+            return max(1.0, (more - one) / (TRIAL - 1))
+
+        trained = item(partial(predict, gradient=True))
+        drawn = max(2 * item(partial(predict, gradient=False)), item(decode))
+        return ItemBytes(item(encode) + CHAIN * trained, trained, drawn)
+
+    @staticmethod
+    def reckoned(model: Model) -> "ItemBytes":
+        """From the sizes of the layers, each as if it were as large as its network's first: the
+        autoencoder's as the image, the others' as the latents or a prompt. Several times too high.
+        """
         latent = pixel = 0.0
         for path, weight in tensors(model):
             width = BYTES * weight.shape[0] if weight.ndim >= 2 else 0
@@ -72,6 +143,20 @@ class ItemBytes:
             else:
                 latent += width * max((model.image_size // model.factor) ** 2, WORDS)
         return ItemBytes(KEPT * (CHAIN * latent + pixel), KEPT * latent, 2 * latent + pixel)
+
+
+def peak_on_gpu(call: Callable[[], object], device: torch.device) -> int:
+    """The most bytes that the call takes beside those that are taken already."""
+    torch.cuda.reset_peak_memory_stats(device)
+    before = torch.cuda.memory_allocated(device)
+    call()
+    return torch.cuda.max_memory_allocated(device) - before
+
+
+def memory_left_on_gpu(device: torch.device) -> int:
+    """Bytes that tensors of this process may still take there."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def memory_left(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
@@ -86,6 +171,13 @@ def memory_left(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
         return min(left, int(most) - int(used) + files)  # pages of files can be dropped
     except (OSError, ValueError):  # no container, or no limit ("max")
         return left
+
+
+def fitting(model: Model, wanted: int, item: float) -> int:
+    """``wanted``, or as many items as fit into free memory, each of ``item`` bytes; at least 1."""
+    device = model.device
+    left = memory_left() if device.type == "cpu" else memory_left_on_gpu(device)
+    return max(1, min(wanted, int(SHARE * left / item)))
 
 
 def keep_freed_memory() -> None:
@@ -119,14 +211,9 @@ class Capacity:
     def size(self, kind: str, wanted: int, item: float) -> int:
         """``wanted``, or less where less was found to fit; at least 1.
 
-        ``item``: the most bytes that one item takes. A GPU says when its memory runs out, so there
-        the wanted size is tried; on the processor the system would end the process, so there the
-        items surely fit.
+        ``item``: the most bytes that one item takes.
         """
-        size = min(wanted, self.known(kind) or wanted)
-        if self.model.device.type != "cpu":
-            return size
-        return max(1, min(size, int(SHARE * memory_left() / item)))
+        return fitting(self.model, min(wanted, self.known(kind) or wanted), item)
 
     def fit(self, kind: str, wanted: int, item: float, attempt: Callable[[int], Result]) -> Result:
         """``attempt(size)`` with half the size after each time that memory ran out.

@@ -4,58 +4,33 @@ import json
 import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-from tqdm.auto import tqdm
+from typing import Any
 
 from safezone.concepts import Concept, save_concept
-from safezone.lab.lab import Failures, Job, Lab, Note
-from safezone.lab.makers import OF_ONE_RUN, failure_reason
-from safezone.lab.memory import Capacity, ItemBytes
+from safezone.lab.lab import Job, Lab
+from safezone.lab.memory import POISONED, Capacity
 from safezone.lab.store import Artifact
-from safezone.lab.turns import together
 from safezone.models.base import Model
 from safezone.poisons import Checkpoints, Poison, Unpoisoned, imperceptibility, poison_many
 
-_IMAGES: Final = {"cpu": 16, "cuda": 64}
-"""In a pass, where memory has room for them: more are hardly faster."""
 
-
-def make_poisons(lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note) -> Failures:
-    """Makes what is missing; concepts with the same poison and seed go together.
-
-    In passes as large as fit into memory, but so that all processes of the workspace have their
-    share.
-    """
-    todo = {a.place: job for job in jobs if not (a := job.of["poison"]).done}
+def groups(lab: Lab, jobs: Sequence[Job]) -> Iterator[list[Job]]:
+    """Concepts with the same poison and seed, as many as fit into a pass, but so that all processes
+    of the workspace have their share."""
     alike: dict[tuple[str, int], list[Job]] = {}
-    for job in todo.values():
+    for job in jobs:
         alike.setdefault((job.run.poison, lab.poison_seed(job.run)), []).append(job)
-    groups = [
-        [job.of["poison"].place for job in group]
-        for same in alike.values()
-        for group in _groups(lab, same)
-    ]
-    failed: Failures = {}
-    bar = tqdm(total=len(todo), desc="poison", disable=not progress or not todo)
-    with bar, closing(together(groups)) as turns:
-        for places in turns:
-            failed |= _make(lab, [todo[place] for place in places])
-            bar.update(len(places))
-    if todo:
-        note(f"poison: {len(todo) - len(failed)} of {len(todo)} made")
-    return failed
+    for same in alike.values():
+        yield from _groups(lab, same)
 
 
 def _capacity(lab: Lab, poison: str) -> tuple[Capacity, str, int, float]:
     """Whose memory counts, under which name, the most images in a pass, the bytes of one."""
     models = lab.poisoning
-    item = sum(ItemBytes.of(model).poisoned for model in models)
-    most = _IMAGES.get(models[0].device.type, 16)
-    return Capacity(lab.folder, models[0]), f"poison {poison}", most, item
+    item = sum(lab.item_bytes(model).poisoned for model in models)
+    return Capacity(lab.folder, models[0]), f"poison {poison}", POISONED.on(models[0]), item
 
 
 def _groups(lab: Lab, jobs: Sequence[Job]) -> Iterator[list[Job]]:
@@ -74,21 +49,7 @@ def _groups(lab: Lab, jobs: Sequence[Job]) -> Iterator[list[Job]]:
     yield group
 
 
-def _make(lab: Lab, jobs: Sequence[Job]) -> Failures:
-    """Makes those together; where that fails, each alone, so that only the guilty ones fail."""
-    try:
-        _make_together(lab, [job for job in jobs if not job.of["poison"].done])
-    except OF_ONE_RUN as error:
-        if len(jobs) == 1:
-            return {jobs[0].run: failure_reason(error)}
-        failed: Failures = {}
-        for job in jobs:
-            failed |= _make(lab, [job])
-        return failed
-    return {}
-
-
-def _make_together(lab: Lab, jobs: Sequence[Job]) -> None:
+def make_poisons(lab: Lab, jobs: Sequence[Job]) -> None:
     """Writes the poisoned concepts of one poison and seed; or those that were given as they are."""
     wanted: list[Unwritten] = []
     for job in jobs:

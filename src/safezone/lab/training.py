@@ -90,8 +90,9 @@ class Training(Checked):
         tuple[str, ...], tyro.conf.arg(name="preview-prompt"), tyro.conf.UseAppendAction
     ] = ("a photo of a {}",)
     """Prompt of a preview; may be given repeatedly. (default: a photo of a {})"""
-    runs_per_pass: Count = 16
-    """Runs that are trained together, in one pass through the model."""
+    runs_per_pass: Count | None = None
+    """The most runs that are trained together, in one pass through the model; by default as many as
+    fit into memory: up to 32 on a processor, 512 on a GPU."""
     checkpointing: bool = False
     """Recompute the U-Net's activations to save memory; a step takes a third longer."""
     tracker: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
@@ -130,9 +131,7 @@ _LORA: Final = Training("lora", steps=1000, learning_rate=1e-4)
 _CUSTOM: Final = Training("custom-diffusion", steps=1000, learning_rate=1e-5)
 _SHORT: Final = Training(steps=2500)
 # Chosen on clean images of the six development objects; docs/claim.md tells what else was tried.
-_MINI: Final = Training(
-    steps=200, batch_size=2, learning_rate=2e-2, checkpoint_every=20, runs_per_pass=32
-)
+_MINI: Final = Training(steps=200, batch_size=2, learning_rate=2e-2, checkpoint_every=20)
 _MINI_LAYERS: Final = replace(_MINI, steps=400, learning_rate=2e-3, schedule="cosine")
 
 TRAINING: Final[Mapping[tuple[str, str], Training]] = MappingProxyType(
@@ -152,9 +151,9 @@ TRAINING: Final[Mapping[tuple[str, str], Training]] = MappingProxyType(
         ("sd21", "ti"): _SHORT,
         ("sd21", "lora"): _LORA,
         ("sd21", "custom-diffusion"): _CUSTOM,
-        ("sdxl", "ti"): Training(steps=500, accumulation=5, runs_per_pass=1),
-        ("sdxl", "lora"): replace(_LORA, runs_per_pass=1),
-        ("sdxl", "custom-diffusion"): replace(_CUSTOM, runs_per_pass=1),
+        ("sdxl", "ti"): Training(steps=500, accumulation=5),
+        ("sdxl", "lora"): _LORA,
+        ("sdxl", "custom-diffusion"): _CUSTOM,
     }
 )
 """By kind of model (``safezone.lab.kinds``) and method."""

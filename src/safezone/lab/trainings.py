@@ -18,7 +18,7 @@ from safezone.files import cannot_write, whole_folder, write_json
 from safezone.generate import generate, preview_writer
 from safezone.lab.lab import TRAINING_FOLDER, Failures, Job, Lab, Note
 from safezone.lab.makers import failure_reason
-from safezone.lab.memory import Capacity, ItemBytes, OutOfMemory
+from safezone.lab.memory import RUNS, Capacity, ItemBytes, OutOfMemory, fitting
 from safezone.lab.run import Run, content_key
 from safezone.lab.store import Artifact
 from safezone.lab.training import Training
@@ -150,7 +150,7 @@ def train_all(
     progress: bool = True,
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Trains what is missing, ``training.runs_per_pass`` runs in one pass, or ``most``.
+    """Trains what is missing, ``most`` runs in one pass, or what the training and the device say.
 
     ``scratch`` holds the checkpoints: a killed training goes on from its last one. A run that
     became NaN is written as well; its record tells the step.
@@ -159,7 +159,9 @@ def train_all(
     todo = [artifact for artifact in wanted if not artifact.done]
     started = time.monotonic()
     while any(not each.done for each in wanted):  # again where another process had other groups
-        groups = dict(_groups(wanted, scratch, most or training.runs_per_pass))
+        groups = dict(
+            _groups(wanted, scratch, most or training.runs_per_pass or _fitting(model, training))
+        )
         with closing(in_turn(groups)) as turns:
             for folder in turns:
                 group = _to_train(folder, groups[folder])
@@ -288,23 +290,34 @@ def personalize(lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note) ->
     return failed
 
 
+def _samples(training: Training) -> int:
+    """Images of a run that go through the model together."""
+    return training.batch_size * (2 if training.prior_weight else 1)
+
+
+def _fitting(model: Model, training: Training) -> int:
+    """The runs that fit into a pass."""
+    item = ItemBytes.of(model).trained * _samples(training)
+    return fitting(model, RUNS.on(model), item)
+
+
 def _train(
     lab: Lab, settings: Training, jobs: Mapping[Run, TrainingJob], progress: bool, note: Note
 ) -> Failures:
     scratch, capacity = lab.folder / TRAINING_FOLDER, Capacity(lab.folder, lab.model)
     kind = f"{settings.method} x {settings.batch_size}"
-    samples = settings.batch_size * (2 if settings.prior_weight else 1)
-    item = ItemBytes.of(lab.model).trained * samples
+    item = lab.item_bytes(lab.model).trained * _samples(settings)
+    wanted = settings.runs_per_pass or RUNS.on(lab.model)
 
     def fit(chosen: Sequence[TrainingJob]) -> None:
         def attempt(size: int) -> None:
-            if size < settings.runs_per_pass:  # what was begun has fitted before
+            if size < wanted:  # what was begun has fitted before
                 begun = size == capacity.known(kind)
                 dissolve(scratch, [job.artifact for job in chosen], size, begun=begun)
             train_all(lab.model, chosen, settings, scratch, most=size, progress=progress, note=note)
 
         share = math.ceil(len(chosen) / lab.sharers)
-        capacity.fit(kind, min(settings.runs_per_pass, share), item, attempt)
+        capacity.fit(kind, min(wanted, share), item, attempt)
 
     failed: Failures = {}
     try:
