@@ -169,7 +169,7 @@ def fit(
     *,
     progress: bool = True,
     preview: Preview | None = None,
-    max_batch: int = 64,
+    max_batch: int | None = None,
     compile: bool = False,
     checkpointing: bool = False,
     captured: bool = False,
@@ -181,8 +181,9 @@ def fit(
     the end, and ``logs/<key>.jsonl``; a training killed at any moment and started again with the
     same arguments goes on from there and gives the same bytes as an undisturbed one. ``preview``
     is called with the steps done and the outcomes so far every ``method.preview_every`` steps.
-    ``max_batch``: rows (runs x batch size) in one forward pass; fewer need less memory and give
-    the same result to float tolerance, and to the bit where ``models.frozen`` applies.
+    ``max_batch``: rows (runs x batch size) in one forward pass, by default all on a GPU and 64 on a
+    processor; fewer need less memory and give the same result to float tolerance, and to the bit
+    where ``models.frozen`` applies.
     ``compile``: the network through ``torch.compile``. ``checkpointing``: recompute the network's
     activations in the backward pass, which takes a third more time and a fraction of the memory.
     ``captured``: each step as one function of static shapes, on a GPU a CUDA graph
@@ -192,6 +193,8 @@ def fit(
     Raises UserError for no runs, keys that are not unique, unfit images, missing masks, and a
     checkpoint in ``folder`` that other runs or settings have made.
     """
+    if max_batch is None:
+        max_batch = 64 if model.device.type == "cpu" else max(1, len(runs) * method.batch_size)
     injection = ready(
         model,
         runs,

@@ -25,7 +25,7 @@ def train(
     *,
     progress: bool = True,
     preview: AdapterPreview | None = None,
-    max_batch: int = 64,
+    max_batch: int | None = None,
     compile: bool = False,
     checkpointing: bool = False,
     captured: bool = False,
