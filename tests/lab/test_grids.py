@@ -223,7 +223,7 @@ def test_a_run_that_never_fits_is_a_row_with_its_reason(
     assert all("out of memory" in reason for reason in results.failed.values())
     assert {r.concept: bool(r.reason) for r in results.rows} == {"One": False, "Two": True}
     with pytest.raises(OutOfMemory):
-        Capacity(lab.folder, lab.model).fit("train", 1, 1, lambda size: full(None, [1, 2]))
+        Capacity(lab.folder, lab.model, "train", 1, 1).fit(lambda size: full(None, [1, 2]))
 
 
 def test_an_unreadable_concept_fails_its_runs_alone(lab: Lab) -> None:

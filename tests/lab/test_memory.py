@@ -59,7 +59,7 @@ def test_a_pass_on_the_processor_surely_fits(
 ) -> None:
     left[0] = free
     tried: list[int] = []
-    Capacity(tmp_path, tiny_model).fit("poison", 16, item, tried.append)
+    Capacity(tmp_path, tiny_model, "poison", 16, item).fit(tried.append)
     assert tried == [size]
 
 
@@ -69,7 +69,7 @@ def test_a_pass_on_a_gpu_is_as_large_as_its_free_memory(
 ) -> None:
     model: Any = SimpleNamespace(name="big", device=torch.device("cuda"))
     monkeypatch.setattr(memory, "memory_left_on_gpu", lambda device: free)
-    assert Capacity(tmp_path, model).size("poison", POISONED.on(model), 1000) == size
+    assert Capacity(tmp_path, model, "poison", POISONED.on(model), 1000).size == size
 
 
 def kept_for_gradients(call: Callable[[], object]) -> int:
@@ -169,13 +169,13 @@ def test_what_ran_out_is_not_tried_again_however_much_there_seems_to_be(
         if size > 5:
             full(size)
 
-    capacity = Capacity(tmp_path, tiny_model)
-    capacity.fit("train", 16, 1, attempt)
+    capacity = Capacity(tmp_path, tiny_model, "train", 16, 1)
+    capacity.fit(attempt)
     left[0] = 10**6
-    assert capacity.size("train", 32, 1) == capacity.known("train") == 4
+    assert replace(capacity, wanted=32).size == capacity.known == 4
     assert seen == [16, 8, 4]
     assert read_json(tmp_path / MEMORY) == {"train tiny": 4}
-    assert capacity.size("other", 16, 1) == 16
+    assert replace(capacity, kind="other").size == 16
 
 
 def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path: Path, tiny_model: Model) -> None:
@@ -183,9 +183,9 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(tmp_path: Path, tiny_mo
         raise RuntimeError("shapes do not fit")
 
     with pytest.raises(RuntimeError, match="shapes"):
-        Capacity(tmp_path, tiny_model).fit("poison", 16, 1, attempt)
+        Capacity(tmp_path, tiny_model, "poison", 16, 1).fit(attempt)
     with pytest.raises(OutOfMemory, match="poison tiny: out of memory with a single item"):
-        Capacity(tmp_path, tiny_model).fit("poison", 16, 1, full)
+        Capacity(tmp_path, tiny_model, "poison", 16, 1).fit(full)
 
 
 def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,11 +203,15 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_built_in_models_passes_stay_as_large(tmp_path: Path, left: list[int]) -> None:
     left[0] = 16 * GIGABYTE  # of a machine of 23
     model, training = load_model("mini"), PRESETS["mini"].training
-    capacity, item = Capacity(tmp_path, model), ItemBytes.of(model)
+    item = ItemBytes.of(model)
     assert (training.runs_per_pass, RUNS.on(model)) == (None, 32)
-    assert capacity.size("train", 32, item.trained * training.batch_size) == 32
-    assert capacity.size("poison", 5, item.poisoned) == 5
-    assert capacity.size("generate", 32, item.drawn) == 32
+    wanted = {
+        "train": (32, item.trained * training.batch_size),
+        "poison": (16, item.poisoned),
+        "generate": (32, item.drawn),
+    }
+    for kind, (count, taken) in wanted.items():
+        assert Capacity(tmp_path, model, kind, count, taken).size == count
 
 
 def test_no_item_takes_more_than_was_reckoned(tiny_model: Model) -> None:

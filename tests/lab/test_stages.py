@@ -334,7 +334,7 @@ def test_images_are_recorded_with_the_words_that_drew_them(
     trigger = METHODS[method]().trigger(concept("One"))
     adapter = Adapter(vectors, "<one>", "toy", trigger=trigger)
     drawing = makers.DrawingJob(artifact, adapter, "n", 0, asdict(RUN))
-    makers.write_images(tiny_model, drawing, Sampling(("a red {}",), steps=1))
+    makers.write_images(tiny_model, [drawing], Sampling(("a red {}",), steps=1))
     images = read_run_images(artifact.place)
     assert images.prompts == [f"a red {words}"]
     assert with_class_word(images.prompts[0], images.placeholder, "toy") == "a red toy"

@@ -143,18 +143,16 @@ def about_images(lab: Lab, job: Job) -> dict[str, Any]:
     return asdict(job.run) | {name: os.path.relpath(at, place) for name, at in beside.items()}
 
 
-def _images_a_pass(lab: Lab) -> tuple[Capacity, str, int, float]:
-    """What ``Capacity`` is asked: whose memory counts, the kind of pass, the most images, the bytes
-    of one."""
+def _images_a_pass(lab: Lab) -> Capacity:
     item = lab.item_bytes(lab.model).drawn
-    return Capacity(lab.folder, lab.model), "generate", DRAWN.on(lab.model), item
+    return Capacity(lab.folder, lab.model, "generate", DRAWN.on(lab.model), item)
 
 
 def drawing_groups(lab: Lab, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
     """Adapters whose images share passes: on a GPU as many as fit, but no more than a process's
     share; on a processor one, since larger passes are hardly faster there."""
-    capacity, *asked = _images_a_pass(lab)
-    fit = 1 if lab.model.device.type == "cpu" else capacity.size(*asked) // images_of(lab)
+    on_processor = lab.model.device.type == "cpu"
+    fit = 1 if on_processor else _images_a_pass(lab).size // images_of(lab)
     by_seed: dict[int, list[Job]] = {}
     for job in jobs:
         by_seed.setdefault(job.run.seed, []).append(job)
@@ -180,8 +178,7 @@ def make_images(lab: Lab, jobs: Sequence[Job]) -> None:
     def attempt(size: int) -> None:
         write_images(lab.model, drawings, settings.sampling, size, settings.training.captured)
 
-    capacity, *asked = _images_a_pass(lab)
-    capacity.fit(*asked, attempt)
+    _images_a_pass(lab).fit(attempt)
 
 
 def generate_all(

@@ -191,36 +191,42 @@ def keep_freed_memory() -> None:
 
 @dataclass(frozen=True)
 class Capacity:
-    """The pass sizes of one model in one workspace, kept in ``folder``/memory.json."""
+    """The size of one kind of pass through one model, remembered in ``folder``/memory.json.
+
+    ``wanted``: the most items. ``item``: the most bytes that one takes.
+    """
 
     folder: Path
     model: Model
+    kind: str
+    wanted: int
+    item: float
 
-    def _name(self, kind: str) -> str:
-        return f"{kind} {Path(self.model.name).name}"
+    @property
+    def _name(self) -> str:
+        return f"{self.kind} {Path(self.model.name).name}"
 
-    def _known(self) -> Mapping[str, object]:
+    def _sizes(self) -> Mapping[str, object]:
         file = self.folder / MEMORY
         return read_json(file) if file.is_file() else {}
 
-    def known(self, kind: str) -> int | None:
+    @property
+    def known(self) -> int | None:
         """The size that was found to fit after larger ones were found not to."""
-        size = self._known().get(self._name(kind))
+        size = self._sizes().get(self._name)
         return size if isinstance(size, int) and size >= 1 else None
 
-    def size(self, kind: str, wanted: int, item: float) -> int:
-        """``wanted``, or less where less was found to fit; at least 1.
+    @property
+    def size(self) -> int:
+        """As many as wanted, or less where less fits into free memory; at least 1."""
+        return fitting(self.model, min(self.wanted, self.known or self.wanted), self.item)
 
-        ``item``: the most bytes that one item takes.
-        """
-        return fitting(self.model, min(wanted, self.known(kind) or wanted), item)
-
-    def fit(self, kind: str, wanted: int, item: float, attempt: Callable[[int], Result]) -> Result:
+    def fit(self, attempt: Callable[[int], Result]) -> Result:
         """``attempt(size)`` with half the size after each time that memory ran out.
 
         Raises OutOfMemory when a single item does not fit.
         """
-        size = self.size(kind, wanted, item)
+        size = self.size
         while True:
             try:
                 return attempt(size)
@@ -229,7 +235,7 @@ class Capacity:
                     raise
                 if size == 1:
                     reason = "out of memory with a single item in the pass"
-                    raise OutOfMemory(f"{self._name(kind)}: {reason}") from error
+                    raise OutOfMemory(f"{self._name}: {reason}") from error
             size //= 2
-            write_json(self.folder / MEMORY, {**self._known(), self._name(kind): size})
+            write_json(self.folder / MEMORY, {**self._sizes(), self._name: size})
             clear_device_cache(garbage_collection=True)

@@ -26,21 +26,22 @@ def groups(lab: Lab, jobs: Sequence[Job]) -> Iterator[list[Job]]:
         yield from _groups(lab, same)
 
 
-def _capacity(lab: Lab, poison: str) -> tuple[Capacity, str, int, float]:
-    """Whose memory counts, under which name, the most images in a pass, the bytes of one."""
+def _capacity(lab: Lab, poison: str, images: int) -> Capacity:
+    """``images``: how many there are."""
     models = lab.poisoning
     item = sum(lab.item_bytes(model).poisoned for model in models)
-    return Capacity(lab.folder, models[0]), f"poison {poison}", POISONED.on(models[0]), item
+    most = min(images, POISONED.on(models[0]))
+    return Capacity(lab.folder, models[0], f"poison {poison}", most, item)
 
 
 def _groups(lab: Lab, jobs: Sequence[Job]) -> Iterator[list[Job]]:
     """Jobs whose images fit into one pass, no more than a process's share."""
-    capacity, kind, wanted, item = _capacity(lab, jobs[0].run.poison)
-    most, share = capacity.size(kind, wanted, item), math.ceil(len(jobs) / lab.sharers)
+    counts = [len(lab.original(job.run.concept).images) for job in jobs]
+    most = _capacity(lab, jobs[0].run.poison, sum(counts)).size
+    share = math.ceil(len(jobs) / lab.sharers)
     group: list[Job] = []
     images = 0
-    for job in jobs:
-        count = len(lab.original(job.run.concept).images)
+    for job, count in zip(jobs, counts, strict=True):
         if group and (images + count > most or len(group) == share):
             yield group
             group, images = [], 0
@@ -64,7 +65,6 @@ def make_poisons(lab: Lab, jobs: Sequence[Job]) -> None:
         return
     run = jobs[0].run
     row, seed = lab.poison_settings(run), lab.poison_seed(run)
-    capacity, kind, most, item = _capacity(lab, run.poison)
 
     def attempt(size: int) -> None:
         captured = lab.settings.training.captured
@@ -72,8 +72,7 @@ def make_poisons(lab: Lab, jobs: Sequence[Job]) -> None:
             lab.poisoning, wanted, row, seed, batch_size=size, captured=captured, progress=False
         )
 
-    most = min(most, sum(len(each.concept.images) for each in wanted))
-    capacity.fit(kind, most, item, attempt)
+    _capacity(lab, run.poison, sum(len(each.concept.images) for each in wanted)).fit(attempt)
 
 
 @dataclass(frozen=True, eq=False)

@@ -304,20 +304,24 @@ def _fitting(model: Model, training: Training) -> int:
 def _train(
     lab: Lab, settings: Training, jobs: Mapping[Run, TrainingJob], progress: bool, note: Note
 ) -> Failures:
-    scratch, capacity = lab.folder / TRAINING_FOLDER, Capacity(lab.folder, lab.model)
-    kind = f"{settings.method} x {settings.batch_size}"
-    item = lab.item_bytes(lab.model).trained * _samples(settings)
-    wanted = settings.runs_per_pass or RUNS.on(lab.model)
+    scratch = lab.folder / TRAINING_FOLDER
+    most = settings.runs_per_pass or RUNS.on(lab.model)
+    capacity = Capacity(
+        lab.folder,
+        lab.model,
+        f"{settings.method} x {settings.batch_size}",
+        min(most, math.ceil(len(jobs) / lab.sharers)),
+        lab.item_bytes(lab.model).trained * _samples(settings),
+    )
 
     def fit(chosen: Sequence[TrainingJob]) -> None:
         def attempt(size: int) -> None:
-            if size < wanted:  # what was begun has fitted before
-                begun = size == capacity.known(kind)
+            if size < most:  # what was begun has fitted before
+                begun = size == capacity.known
                 dissolve(scratch, [job.artifact for job in chosen], size, begun=begun)
             train_all(lab.model, chosen, settings, scratch, most=size, progress=progress, note=note)
 
-        share = math.ceil(len(chosen) / lab.sharers)
-        capacity.fit(kind, min(wanted, share), item, attempt)
+        replace(capacity, wanted=min(capacity.wanted, len(chosen))).fit(attempt)
 
     failed: Failures = {}
     try:
