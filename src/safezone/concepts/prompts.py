@@ -8,62 +8,26 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from safezone.errors import UserError
+from safezone.miniworld.captions import BACKGROUND_PHRASES, TEXTUAL_INVERSION_PREFIXES
 from safezone.reading import read_text
 
 Templates: TypeAlias = Literal["object", "style", "captions"]
 """What a training's prompts can be called: a list of this module, or each image's own caption."""
 
-OBJECT_TEMPLATES: Final = (
-    "a photo of a {}",
-    "a rendering of a {}",
-    "a cropped photo of the {}",
-    "the photo of a {}",
-    "a photo of a clean {}",
-    "a photo of a dirty {}",
-    "a dark photo of the {}",
-    "a photo of my {}",
-    "a photo of the cool {}",
-    "a close-up photo of a {}",
-    "a bright photo of the {}",
-    "a cropped photo of a {}",
-    "a photo of the {}",
-    "a good photo of the {}",
-    "a photo of one {}",
-    "a close-up photo of the {}",
-    "a rendition of the {}",
-    "a photo of the clean {}",
-    "a rendition of a {}",
-    "a photo of a nice {}",
-    "a good photo of a {}",
-    "a photo of the nice {}",
-    "a photo of the small {}",
-    "a photo of the weird {}",
-    "a photo of the large {}",
-    "a photo of a cool {}",
-    "a photo of a small {}",
+OBJECT_TEMPLATES: Final = tuple(
+    f"{prefix} {{}}" for prefix in ("a photo of a", *TEXTUAL_INVERSION_PREFIXES)
 )
 """The 27 object templates that textual inversion is trained with (diffusers' list)."""
 
-STYLE_TEMPLATES: Final = (
-    "a painting in the style of {}",
-    "a rendering in the style of {}",
-    "a cropped painting in the style of {}",
-    "the painting in the style of {}",
-    "a clean painting in the style of {}",
-    "a dirty painting in the style of {}",
-    "a dark painting in the style of {}",
-    "a picture in the style of {}",
-    "a cool painting in the style of {}",
-    "a close-up painting in the style of {}",
-    "a bright painting in the style of {}",
-    "a cropped painting in the style of {}",
-    "a good painting in the style of {}",
-    "a close-up painting in the style of {}",
-    "a rendition in the style of {}",
-    "a nice painting in the style of {}",
-    "a small painting in the style of {}",
-    "a weird painting in the style of {}",
-    "a large painting in the style of {}",
+STYLE_TEMPLATES: Final = tuple(
+    f"{picture} in the style of {{}}"
+    for picture in (
+        *("a painting", "a rendering", "a cropped painting", "the painting", "a clean painting"),
+        *("a dirty painting", "a dark painting", "a picture", "a cool painting"),
+        *("a close-up painting", "a bright painting", "a cropped painting", "a good painting"),
+        *("a close-up painting", "a rendition", "a nice painting", "a small painting"),
+        *("a weird painting", "a large painting"),
+    )
 )
 """The 19 style templates (diffusers' list, which holds two of them twice)."""
 
@@ -101,18 +65,8 @@ PAPER_PROMPTS: Final = DREAMBOOTH_OBJECT_PROMPTS[:-1]
 the last one, "a cube shaped {}", which asks for another shape than the concept's own."""
 
 MINI_PROMPTS: Final = (
-    "a photo of a {} on grass",
-    "a photo of a {} on the beach",
-    "a photo of a {} in the snow",
-    "a photo of a {} in the water",
-    "a photo of a {} on wood",
-    "a photo of a {} in front of a brick wall",
-    "a photo of a {} at night",
-    "a photo of a {} on fabric",
-    "a photo of a {}",
-    "a {}",
-    "a small {}",
-    "a close photo of a {}",
+    *(f"a photo of a {{}} {place}" for place in BACKGROUND_PHRASES.values()),
+    *("a photo of a {}", "a {}", "a small {}", "a close photo of a {}"),
 )
 """Prompts in the words of the mini world: one for each of its backgrounds and four plain ones."""
 

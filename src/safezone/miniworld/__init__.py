@@ -2,25 +2,41 @@
 
 from safezone.miniworld.backgrounds import BACKGROUNDS
 from safezone.miniworld.canvas import SIZE
-from safezone.miniworld.captions import BACKGROUND_PHRASES, VOCABULARY, caption, full_caption
-from safezone.miniworld.concepts import NovelConcept, development_concepts, novel_concepts
-from safezone.miniworld.names import NAMED_OBJECTS, named_object, names
-from safezone.miniworld.palette import COLORS
-from safezone.miniworld.patterns import PATTERNS
-from safezone.miniworld.pictures import Example, example_at
-from safezone.miniworld.render import Rendered, render
-from safezone.miniworld.sampling import instance_pair, sample_object, sample_scene, scene_at
-from safezone.miniworld.scenes import EXTRAS, Extra, ObjectSpec, Pose, Scene, sample_pose
-from safezone.miniworld.shapes import SHAPES
-from safezone.miniworld.textures import (
+from safezone.miniworld.captions import (
+    BACKGROUND_PHRASES,
+    NAMED_OBJECTS,
+    VOCABULARY,
+    caption,
+    full_caption,
+    named_object,
+    names,
+)
+from safezone.miniworld.palette import COLORS, PATTERNS
+from safezone.miniworld.pictures import (
     DAMAGES,
-    NAMED_TEXTURES,
     TEXTURE_VOCABULARY,
     TEXTURES,
+    Example,
     Texture,
-    named_texture,
+    example_at,
     texture_names,
 )
+from safezone.miniworld.render import Rendered, render
+from safezone.miniworld.scenes import (
+    EXTRAS,
+    Extra,
+    NovelConcept,
+    ObjectSpec,
+    Pose,
+    Scene,
+    development_concepts,
+    instance_pair,
+    novel_concepts,
+    sample_object,
+    sample_scene,
+    scene_at,
+)
+from safezone.miniworld.shapes import SHAPES
 
 __all__ = [
     "BACKGROUNDS",
@@ -29,7 +45,6 @@ __all__ = [
     "DAMAGES",
     "EXTRAS",
     "NAMED_OBJECTS",
-    "NAMED_TEXTURES",
     "PATTERNS",
     "SHAPES",
     "SIZE",
@@ -50,12 +65,10 @@ __all__ = [
     "full_caption",
     "instance_pair",
     "named_object",
-    "named_texture",
     "names",
     "novel_concepts",
     "render",
     "sample_object",
-    "sample_pose",
     "sample_scene",
     "scene_at",
     "texture_names",

@@ -1,23 +1,11 @@
 """A contact sheet: python -m safezone.miniworld OUT.png --count 64 [--concepts|--corpus]."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 
 from safezone.miniworld import SIZE, example_at, novel_concepts, render, scene_at
-from safezone.miniworld.textures import Bitmap
-
-
-def contact_sheet(pictures: Sequence[Bitmap], columns: int) -> Image.Image:
-    """The pictures in rows."""
-    rows = -(-len(pictures) // columns)
-    sheet = Image.new("RGB", (columns * SIZE, rows * SIZE))
-    for index, pixels in enumerate(pictures):
-        row, column = divmod(index, columns)
-        sheet.paste(Image.fromarray(pixels), (column * SIZE, row * SIZE))
-    return sheet
 
 
 def main() -> None:
@@ -36,7 +24,11 @@ def main() -> None:
         pictures = [example_at(arguments.seed, index).paint() for index in indices]
     else:
         pictures = [render(scene_at(arguments.seed, index)).image for index in indices]
-    sheet = contact_sheet(pictures, columns=10 if arguments.concepts else 8)
+    columns = 10 if arguments.concepts else 8
+    sheet = Image.new("RGB", (columns * SIZE, -(-len(pictures) // columns) * SIZE))
+    for index, pixels in enumerate(pictures):
+        row, column = divmod(index, columns)
+        sheet.paste(Image.fromarray(pixels), (column * SIZE, row * SIZE))
     sheet.save(arguments.out)
 
 

@@ -17,10 +17,10 @@ from safezone.miniworld.canvas import (
     Painting,
     as_field,
     coverage,
+    ellipse,
     smooth_noise,
     step,
 )
-from safezone.miniworld.outlines import ellipse
 
 Background: TypeAlias = Callable[[np.random.Generator], Painting]
 Bytes: TypeAlias = tuple[int, int, int]
@@ -146,16 +146,8 @@ def _fabric(rng: np.random.Generator) -> Painting:
     return picture * (0.97 + 0.05 * smooth_noise(rng, 3, 3))
 
 
+_PAINTERS: Final = (_grass, _beach, _snow, _water, _wood, _brick, _night, _fabric)
 BACKGROUND_PAINTERS: Final[Mapping[str, Background]] = MappingProxyType(
-    {
-        "grass": _grass,
-        "beach": _beach,
-        "snow": _snow,
-        "water": _water,
-        "wood": _wood,
-        "brick": _brick,
-        "night": _night,
-        "fabric": _fabric,
-    }
+    {painter.__name__[1:]: painter for painter in _PAINTERS}
 )
 BACKGROUNDS: Final[tuple[str, ...]] = tuple(BACKGROUND_PAINTERS)

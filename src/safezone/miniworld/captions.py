@@ -1,14 +1,17 @@
-"""What a person might write under a picture: the object or its name, its parts, its place."""
+"""What a person might write under a picture: the object or its name, its parts, its place.
+
+Names are words for single objects, as brands, characters and breeds are: one word, one identity.
+"""
 
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import Final
 
 import numpy as np
 
-from safezone.miniworld.palette import COLORS
-from safezone.miniworld.patterns import PATTERNS
-from safezone.miniworld.scenes import EXTRAS, ObjectSpec, Scene
+from safezone.miniworld.palette import COLORS, PATTERNS
+from safezone.miniworld.scenes import EXTRAS, ObjectSpec, Scene, sample_object
 from safezone.miniworld.shapes import SHAPES
 
 BACKGROUND_PHRASES: Final[Mapping[str, str]] = MappingProxyType(
@@ -26,8 +29,7 @@ BACKGROUND_PHRASES: Final[Mapping[str, str]] = MappingProxyType(
 
 PREFIXES: Final = ("a photo of a", "a picture of a", "a", "a photo of the", "a photo of one")
 
-# The object templates of textual inversion, of which the text encoder should know the words.
-TEMPLATE_PREFIXES: Final = (
+TEXTUAL_INVERSION_PREFIXES: Final = (
     "a rendering of a",
     "a cropped photo of the",
     "the photo of a",
@@ -54,10 +56,16 @@ TEMPLATE_PREFIXES: Final = (
     "a photo of the large",
     "a photo of a cool",
     "a photo of a small",
+)
+"""The object templates of textual inversion (diffusers' list) but for "a photo of a"."""
+
+TEMPLATE_PREFIXES: Final = (
+    *TEXTUAL_INVERSION_PREFIXES,
     "a bad photo of the",
     "a depiction of a",
     "a depiction of the",
 )
+"""Words that the text encoder should know."""
 
 COLOR_PROBABILITY: Final = 0.9
 PATTERN_PROBABILITY: Final = 0.75
@@ -73,11 +81,7 @@ NOUN_BESIDE_NAME_PROBABILITY: Final = 0.25
 PART_PHRASES: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     {
         "emblem": {kind: f"a {{}} {kind} on it" for kind in EXTRAS["emblem"]},
-        "hat": {
-            "top": "a {} top hat",
-            "cone": "a {} party hat",
-            "bowler": "a {} bowler hat",
-        },
+        "hat": dict(top="a {} top hat", cone="a {} party hat", bowler="a {} bowler hat"),
         "ears": {kind: f"{kind} {{}} ears" for kind in EXTRAS["ears"]},
         "tone": {kind: f"a {{}} {kind} half" for kind in EXTRAS["tone"]},
     }
@@ -176,3 +180,28 @@ VOCABULARY: Final[tuple[str, ...]] = tuple(
     )
 )
 """Every word that a caption of a scene may contain but for names, sorted."""
+
+NAMED_OBJECTS: Final = 3000
+"""How many objects have a name. The text encoder has a token for each."""
+
+_CONSONANTS, _VOWELS = "bdfgklmnprstvz", "aeiou"
+
+
+@cache
+def names(count: int = NAMED_OBJECTS, seed: int = 7) -> tuple[str, ...]:
+    """The first ``count`` made-up words of five letters, such as "sufiz"; none is a known word."""
+    rng = np.random.default_rng(seed)
+    words = dict.fromkeys(VOCABULARY)
+
+    def letter(letters: str) -> str:
+        return letters[rng.integers(len(letters))]
+
+    while len(words) < len(VOCABULARY) + count:
+        syllables = [letter(_CONSONANTS) + letter(_VOWELS) for _ in range(2)]
+        words["".join(syllables) + letter(_CONSONANTS)] = None
+    return tuple(words)[len(VOCABULARY) :]
+
+
+def named_object(number: int) -> ObjectSpec:
+    """The object that ``names()[number]`` stands for; never one of the novel concepts."""
+    return sample_object(np.random.default_rng([99, number]))

@@ -1,18 +1,123 @@
-"""From a scene to its picture, the exact mask of the object, and a caption."""
+"""From a scene to its picture, the exact mask of the object, and a caption.
 
+The object is taken apart into layers, back to front, put into the frame and lit.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from safezone.miniworld.backgrounds import BACKGROUND_PAINTERS
-from safezone.miniworld.canvas import SIZE, Field, Painting, as_field, blurred, coverage, step
+from safezone.miniworld.canvas import (
+    PIXEL_X,
+    PIXEL_Y,
+    SIZE,
+    Field,
+    Outline,
+    Painting,
+    as_field,
+    blurred,
+    coverage,
+    moved,
+    step,
+)
 from safezone.miniworld.captions import caption
-from safezone.miniworld.layers import Layer, Placement, object_layers, place
-from safezone.miniworld.palette import jittered, luminance, toned
-from safezone.miniworld.patterns import PATTERN_FIELDS
-from safezone.miniworld.scenes import ObjectSpec, Scene
+from safezone.miniworld.palette import PATTERN_FIELDS, jittered, luminance, toned
+from safezone.miniworld.scenes import Extra, ObjectSpec, Pose, Scene
+from safezone.miniworld.shapes import EARS, EMBLEMS, HATS, SHAPE_OUTLINES
+
+MARGIN: Final = 4
+"""Least distance of the object from the edge of the image, in pixels."""
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Outlines of one paint: a tone of a colour, and the pattern too where it is the body."""
+
+    outlines: tuple[Outline, ...]
+    color: str
+    tone: float = 0.0
+    is_body: bool = False
+
+
+def object_layers(spec: ObjectSpec) -> Iterator[Layer]:
+    """The layers of an object from back to front."""
+
+    def fitted(
+        outlines: tuple[Outline, ...], at: tuple[float, float, float], extra: Extra
+    ) -> Layer:
+        return Layer(tuple(moved(outline, *at) for outline in outlines), extra.color)
+
+    shape = SHAPE_OUTLINES[spec.shape]
+    if spec.ears is not None:
+        ear = EARS[spec.ears.kind]
+        yield Layer(tuple(moved(ear, x, y) for x, y in shape.ears_at), spec.ears.color)
+    yield from (Layer(part.outlines, spec.color, part.tone) for part in shape.behind)
+    yield Layer(shape.body, spec.color, is_body=True)
+    yield from (Layer(part.outlines, spec.color, part.tone) for part in shape.front)
+    if spec.emblem is not None:
+        yield fitted(EMBLEMS[spec.emblem.kind], shape.emblem_at, spec.emblem)
+    if spec.hat is not None:
+        yield fitted(HATS[spec.hat.kind], shape.hat_at, spec.hat)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """A window of whole pixels around the object, and the similarity from object coordinates."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+    matrix: NDArray[np.float32]
+    """[2, 2]."""
+    offset: NDArray[np.float32]
+    """Where the origin of the object lies in the window, in pixels, [2]."""
+    pixels_per_unit: float
+
+    def covered(self, outlines: Iterable[Outline]) -> Image.Image:
+        """The part of each pixel of the window that outlines in object coordinates fill."""
+        pixels = (outline @ self.matrix.T + self.offset for outline in outlines)
+        return coverage(pixels, self.width, self.height)
+
+    def centred(self) -> tuple[Field, Field]:
+        """x [1, width] and y [height, 1] from the object's origin: in object units, not turned."""
+        x = (PIXEL_X[:, : self.width] - self.offset[0]) / np.float32(self.pixels_per_unit)
+        y = (PIXEL_Y[: self.height] - self.offset[1]) / np.float32(self.pixels_per_unit)
+        return x, y
+
+    def object_coordinates(self) -> tuple[Field, Field]:
+        """x and y in object coordinates of each pixel of the window: [height, width] each."""
+        (a, b), (c, d) = np.linalg.inv(self.matrix) * np.float32(self.pixels_per_unit)
+        x, y = self.centred()
+        return a * x + b * y, c * x + d * y
+
+
+def place(layers: tuple[Layer, ...], pose: Pose) -> Placement:
+    """Scale, turn and shift so that the bounding box has the pose's size and place."""
+    angle = np.radians(pose.angle)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    matrix = turn @ np.diag([-1.0 if pose.flip else 1.0, 1.0])
+    points = np.concatenate([o for layer in layers for o in layer.outlines]) @ matrix.T
+    low, high = points.min(axis=0), points.max(axis=0)
+    zoom = pose.scale * SIZE / float((high - low).max())
+    extent = zoom * (high - low)
+    corner = MARGIN + (SIZE - 2 * MARGIN - extent) * np.array([pose.x, pose.y])
+    start = np.floor(corner).astype(int) - 2
+    stop = np.ceil(corner + extent).astype(int) + 2
+    return Placement(
+        left=int(start[0]),
+        top=int(start[1]),
+        width=int(stop[0] - start[0]),
+        height=int(stop[1] - start[1]),
+        matrix=(zoom * matrix).astype(np.float32),
+        offset=(corner - zoom * low - start).astype(np.float32),
+        pixels_per_unit=zoom,
+    )
 
 
 @dataclass(frozen=True)
@@ -35,29 +140,20 @@ def render(scene: Scene) -> Rendered:
     placement = place(layers, scene.pose)
     outlines = [o for layer in layers for o in layer.outlines]
     silhouette = Image.new("L", (SIZE, SIZE))
-    silhouette.paste(_covered(outlines, placement), (placement.left, placement.top))
+    silhouette.paste(placement.covered(outlines), (placement.left, placement.top))
     alpha = as_field(silhouette)
 
     picture = BACKGROUND_PAINTERS[scene.background](texture)
     picture *= 1 - _shadow(silhouette, scene.light)
-    window = np.s_[
-        ...,
-        placement.top : placement.top + placement.height,
-        placement.left : placement.left + placement.width,
-    ]
+    rows = slice(placement.top, placement.top + placement.height)
+    columns = slice(placement.left, placement.left + placement.width)
+    window = (..., rows, columns)
     paint = _shaded(_painted(layers, scene.spec, placement, tint), placement, scene.light)
     picture[window] += alpha[window] * (paint - picture[window])
-    return Rendered(
-        scene=scene,
-        image=_to_bytes(picture),
-        mask=np.where(alpha >= 0.5, 255, 0).astype(np.uint8),
-        caption=caption(scene, words),
-    )
-
-
-def _covered(outlines: list[NDArray[np.float32]], placement: Placement) -> Image.Image:
-    pixels = (placement.to_pixels(outline) for outline in outlines)
-    return coverage(pixels, placement.width, placement.height)
+    levels = (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
+    image = np.ascontiguousarray(levels.transpose(1, 2, 0))
+    mask = np.where(alpha >= 0.5, 255, 0).astype(np.uint8)
+    return Rendered(scene, image, mask, caption(scene, words))
 
 
 def _painted(
@@ -66,7 +162,7 @@ def _painted(
     """All layers over each other without light: [3, height, width] of the window."""
     paint = np.zeros((3, placement.height, placement.width), dtype=np.float32)
     for layer in layers:
-        shape = _covered(list(layer.outlines), placement)
+        shape = placement.covered(layer.outlines)
         color = toned(jittered(layer.color, rng), layer.tone)
         # A dark edge shows white on snow; black gets a light one.
         edge = np.full(3, 0.42, np.float32) if luminance(color) < 0.2 else 0.3 * color
@@ -112,9 +208,3 @@ def _shadow(silhouette: Image.Image, light: float) -> Field:
         silhouette.size, Image.Transform.AFFINE, (1, 0, dx, 0, 1, dy), Image.Resampling.NEAREST
     )
     return np.float32(0.5) * blurred(shifted, 3.5)
-
-
-def _to_bytes(picture: Painting) -> NDArray[np.uint8]:
-    """[3, SIZE, SIZE] in about [0, 1] to uint8 [SIZE, SIZE, 3]."""
-    levels = (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
-    return np.ascontiguousarray(levels.transpose(1, 2, 0))
