@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +30,7 @@ from hostile import (
     good_place,
     write_adapter,
 )
-from safezone.cli import COMMANDS, main
+from safezone.cli import COMMANDS, main, module_of
 from safezone.lab.config import read_settings
 from safezone.personalize import load_embedding, save_embedding
 
@@ -351,7 +350,7 @@ def test_nothing_is_drawn_of_failed_runs_only(
 def test_documents_name_options_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     known = {"--help", "--version"}
     for name in COMMANDS:
-        verbs = getattr(import_module(f"safezone.commands.{name}"), "VERBS", {"": None})
+        verbs = getattr(module_of(name), "VERBS", {"": None})
         for verb in verbs:
             assert main([*f"{name} {verb}".split(), "--help"]) == 0
             known |= set(re.findall(r"--[a-z][a-z.-]*[a-z]", capsys.readouterr().out))

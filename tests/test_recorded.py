@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from safezone.commands import report, score
 from safezone.commands.parsing import parse
+from safezone.commands.report import ReportCommand, ScoreCommand
 from safezone.lab.store import IMAGES_RECORD
 
 
@@ -32,12 +32,12 @@ def test_the_encoders_are_those_of_the_model_that_made_the_images(
     made: Path, more: list[str], encoders: tuple[str, str]
 ) -> None:
     for options in (
-        parse(report.COMMAND, [str(made), *more]),
-        parse(score.COMMAND, [str(made), "--clean", str(made.parent), *more]),
+        parse(ReportCommand, [str(made), *more]),
+        parse(ScoreCommand, [str(made), "--clean", str(made.parent), *more]),
     ):
         scoring = options.scoring
         assert (scoring.instance_encoder, scoring.text_image_encoder) == encoders
 
 
 def test_what_nobody_recorded_is_scored_as_the_built_in_model_is(tmp_path: Path) -> None:
-    assert parse(report.COMMAND, [str(tmp_path)]).scoring.instance_encoder == "mini-instance"
+    assert parse(ReportCommand, [str(tmp_path)]).scoring.instance_encoder == "mini-instance"

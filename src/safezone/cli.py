@@ -8,8 +8,9 @@ import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import asdict
 from importlib import import_module
+from types import ModuleType
 from typing import Any, Final
 
 from safezone import __version__
@@ -39,6 +40,17 @@ COMMANDS: Final[Mapping[str, str]] = {
     "models": "the built-in models and encoders: list, path",
     "prompts": "the prompt lists",
 }
+
+_MODULES: Final = {
+    "demo": "claim",
+    "export": "generate",
+    "score": "report",
+    "grid run": "grid_run",
+    **dict.fromkeys(("analyze timesteps", "analyze sensitivity"), "analyze_model"),
+    **dict.fromkeys(("evaluate", "verify", "leaderboard"), "entries"),
+    **dict.fromkeys(("list", "concepts", "models", "prompts"), "lists"),
+}
+"""In ``safezone.commands``, of the commands whose module is not called as their first word is."""
 
 INTRODUCTION: Final = """\
 Does an image protection (a poison) still hold when someone personalizes a diffusion model on the
@@ -71,24 +83,30 @@ def _near(kind: str, name: str, known: Sequence[str]) -> UserError:
     return UserError(f"there is no {kind} {name!r}; {hint}")
 
 
-def _find(arguments: Sequence[str]) -> tuple[Any, str, Sequence[str]]:
-    """The command, its words and the rest of the arguments; None for an overview of verbs."""
-    name, *rest = arguments
-    if name not in COMMANDS:
-        raise _near("command", name, tuple(COMMANDS))
-    module = import_module(f"safezone.commands.{name}")
-    if hasattr(module, "COMMAND"):
-        return module.COMMAND, name, rest
-    if not rest or rest[0] in ("-h", "--help", "help"):
-        summaries = {verb: summary for verb, (_, summary) in module.VERBS.items()}
-        print(f"{module.__doc__}{_lines(summaries)}", end="")
-        raise SystemExit(0)
-    verb, *rest = rest
-    if verb not in module.VERBS:
-        raise _near("verb", verb, tuple(module.VERBS))
-    place, _, attribute = module.VERBS[verb][0].partition(".")
-    value = getattr(import_module(f"safezone.commands.{place}"), attribute)
-    return value, f"{name} {verb}", rest
+def module_of(words: str) -> ModuleType:
+    """The module of a command; where it takes a verb, a table ``VERBS`` there has them."""
+    return import_module(f"safezone.commands.{_MODULES.get(words, words.split()[0])}")
+
+
+def _find(arguments: Sequence[str]) -> tuple[type[Any], str, Sequence[str]]:
+    """The command, its words and the rest of the arguments; SystemExit after a list of verbs.
+
+    The class is called after the words: GridRunCommand.
+    """
+    words, *rest = arguments
+    if words not in COMMANDS:
+        raise _near("command", words, tuple(COMMANDS))
+    module = module_of(words)
+    verbs: Mapping[str, str] | None = getattr(module, "VERBS", None)
+    if verbs is not None:
+        if not rest or rest[0] in ("-h", "--help", "help"):
+            print(f"{module.__doc__}{_lines(verbs)}", end="")
+            raise SystemExit(0)
+        verb, *rest = rest
+        if verb not in verbs:
+            raise _near("verb", verb, tuple(verbs))
+        words = f"{words} {verb}"
+    return getattr(module_of(words), f"{words.title().replace(' ', '')}Command"), words, rest
 
 
 def _lines(texts: Mapping[str, str]) -> str:
@@ -125,22 +143,14 @@ _SPARING = (
 """What takes less memory, where a command has that option."""
 
 
-def _names(options: Any) -> set[str]:
-    """Of the options, those in groups included."""
-    names: set[str] = set()
-    for each in fields(options):
-        value = getattr(options, each.name)
-        names |= _names(value) if is_dataclass(value) else {each.name}
-    return names
-
-
 def _out_of_memory(error: Exception, options: Any) -> str | None:
     """What to lower where memory ran out, of the device or the computer; None for other errors."""
+    from safezone.lab.config import flat
     from safezone.lab.memory import OutOfMemory, is_out_of_memory
 
     if not isinstance(error, OutOfMemory) and not is_out_of_memory(error):
         return None
-    names = _names(options)
+    names = {name.rpartition(".")[2] for name in flat(asdict(options))}
     hints = [hint for name, hint in _SPARING if name in names]
     return (
         f"memory ran out; give {', '.join(hints) or 'smaller images'}, a smaller model, or end "
@@ -149,12 +159,12 @@ def _out_of_memory(error: Exception, options: Any) -> str | None:
 
 
 def _run(arguments: Sequence[str]) -> int:
-    command, name, rest = _find(arguments)
+    command, words, rest = _find(arguments)
     from safezone.commands.parsing import parse
 
-    options = parse(command, rest, name)
+    options = parse(command, rest, words)
     try:
-        answer = command.run(options)
+        answer = options.run()
     except (MemoryError, RuntimeError) as error:
         sentence = _out_of_memory(error, options)
         if sentence is None:

@@ -244,7 +244,7 @@ def test_a_process_that_helps_opens_the_lab_of_the_same_grid(
     protected, clean = _folders(tmp_path, made=MADE)
     words = (protected, "--clean", clean, "--model", tiny_model_folder, "--out", tmp_path / "out")
     scoring = ("--instance-encoder", "mini-instance", "--text-image-encoder", "mini-clip")
-    options = parse(command.COMMAND, [*map(str, words), *scoring])
+    options = parse(command.AuditCommand, [*map(str, words), *scoring])
     opened = pickle.loads(pickle.dumps(partial(command.open_audit, options, 2)))()
     lab, plan = command.plan_of(options)
     expected = plan.lab(lab)

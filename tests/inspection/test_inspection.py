@@ -181,7 +181,7 @@ def test_the_advice_is_a_command_that_can_be_given(tmp_path: Path, kind: Any, ma
     folder = tmp_path / "a toy"
     save_concept(own if masks else replace(own, masks=None), folder)
     words = personalize_command(folder, kind, "mini").split("personalize ")[1]
-    options = parse(personalize.COMMAND, shlex.split(words), "personalize")
+    options = parse(personalize.PersonalizeCommand, shlex.split(words), "personalize")
     assert options.folders == (folder,)
     (name,) = options.defense
     assert name == ADVICE[kind][0 if masks else 1]

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from safezone.cli import main
-from safezone.commands.grid_run import COMMAND
+from safezone.commands.grid_run import GridRunCommand
 from safezone.commands.parsing import parse
 from safezone.errors import UserError
 from safezone.lab import trainings
@@ -72,12 +72,14 @@ def test_a_figures_trainings_are_those_of_a_table() -> None:
 
 
 def test_a_figure_of_images_has_its_own_prompt_unless_told() -> None:
-    own = parse(COMMAND, ["figure18"]).sampling
+    own = parse(GridRunCommand, ["figure18"]).sampling
     assert own.prompts == ("a {} in the snow",)
     assert own.images_per_prompt == 4
     assert replace(own, prompts=("mini",), images_per_prompt=1) == preset("mini").sampling
-    assert parse(COMMAND, ["figure18", "--sampling.prompts", "a {}"]).sampling.prompts == ("a {}",)
-    assert parse(COMMAND, ["figure6"]).sampling == preset("mini").sampling
+    assert parse(GridRunCommand, ["figure18", "--sampling.prompts", "a {}"]).sampling.prompts == (
+        "a {}",
+    )
+    assert parse(GridRunCommand, ["figure6"]).sampling == preset("mini").sampling
 
 
 @pytest.mark.parametrize(("wrong", "right"), [(12, 17), (13, 18), (14, 19)])
@@ -142,13 +144,13 @@ def test_a_family_stands_for_the_tables_own_model() -> None:
 
 
 def test_the_preset_is_that_of_the_tables_own_model() -> None:
-    options = parse(COMMAND, ["table30", "--model", "sd15", "--seeds", "1"])
+    options = parse(GridRunCommand, ["table30", "--model", "sd15", "--seeds", "1"])
     assert options.training == preset(KNOWN["sdxl"].hub).training
     assert options.training != preset("sd15").training
-    given = parse(COMMAND, ["table30", "--model", "sd15", "--steps", "7"]).training
+    given = parse(GridRunCommand, ["table30", "--model", "sd15", "--steps", "7"]).training
     assert given == replace(options.training, steps=7)
-    assert parse(COMMAND, ["table17"]).training == preset("mini").training
-    lora = parse(COMMAND, ["table32", "--steps", "7"]).training
+    assert parse(GridRunCommand, ["table17"]).training == preset("mini").training
+    lora = parse(GridRunCommand, ["table32", "--steps", "7"]).training
     assert lora == replace(preset("mini", "lora").training, steps=7)
 
 

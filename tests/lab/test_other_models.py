@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from safezone.commands.console import Machine
-from safezone.commands.grid_run import COMMAND, open_lab
+from safezone.commands.grid_run import GridRunCommand, open_lab
 from safezone.commands.opening import with_models
 from safezone.commands.parsing import parse
 from safezone.concepts import Concept
@@ -113,11 +113,11 @@ def test_a_poison_is_made_at_the_size_of_its_model(lab: Lab, tmp_path: Path) -> 
 def test_the_tables_of_other_models_carry_their_poisons_over(name: str) -> None:
     """Appendix O: made on SD 1.5; the model itself makes them where it is named."""
     if PAPER[name].model != "sdxl":
-        twin = parse(COMMAND, [name, "--model", "mini"])
+        twin = parse(GridRunCommand, [name, "--model", "mini"])
         assert (twin.poison_model, twin.purify_model) == (("mini",), "mini")
-        white = parse(COMMAND, [name, "--model", "mini", "--poison-model", "mini-rf"])
+        white = parse(GridRunCommand, [name, "--model", "mini", "--poison-model", "mini-rf"])
         assert white.poison_model == ("mini-rf",)
-    real = parse(COMMAND, [name, "--model", "sd15"])
+    real = parse(GridRunCommand, [name, "--model", "sd15"])
     assert (real.poison_model, real.purify_model) == ((hub_name("sd15"),), hub_name("sd15"))
 
 
@@ -126,23 +126,23 @@ def test_steps_belong_to_the_data_set_too() -> None:
     long = {name for name, row in PAPER.items() if row.dataset == "CustomConcept101"}
     assert long == {"table1", "table15", "table16", "figure17", "figure18", "figure19"}
     for name in ("table17", *long):
-        options = parse(COMMAND, [name, "--model", "sd15"])
+        options = parse(GridRunCommand, [name, "--model", "sd15"])
         assert options.training.steps == (2500 if name in long else 5000)
-        assert parse(COMMAND, [name, "--model", "mini"]).training == preset("mini").training
-    assert parse(COMMAND, ["table1", "--model", "sd15", "--steps", "7"]).training.steps == 7
+        assert parse(GridRunCommand, [name, "--model", "mini"]).training == preset("mini").training
+    assert parse(GridRunCommand, ["table1", "--model", "sd15", "--steps", "7"]).training.steps == 7
 
 
 def test_a_real_model_draws_five_images_for_each_of_24_prompts() -> None:
-    sampling = parse(COMMAND, ["table17", "--model", "sd15"]).sampling
+    sampling = parse(GridRunCommand, ["table17", "--model", "sd15"]).sampling
     assert (len(sampling.texts()), sampling.images_per_prompt) == (24, 5)
     fewer = ["--sampling.prompts", "all25", "--sampling.images-per-prompt", "1"]
-    sampling = parse(COMMAND, ["table17", "--model", "sd15", *fewer]).sampling
+    sampling = parse(GridRunCommand, ["table17", "--model", "sd15", *fewer]).sampling
     assert (len(sampling.texts()), sampling.images_per_prompt) == (25, 1)
 
 
 def test_other_tables_are_white_box() -> None:
     for name in ("table17", "table32", "figure8"):
-        options = parse(COMMAND, [name, "--model", "sd15"])
+        options = parse(GridRunCommand, [name, "--model", "sd15"])
         assert (options.poison_model, options.purify_model) == ((), None)
 
 

@@ -88,13 +88,13 @@ def test_headlines_name_method_model_and_data() -> None:
 def test_the_command_that_is_shown_is_one_that_starts(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from safezone.commands.grid_run import COMMAND
+    from safezone.commands.grid_run import GridRunCommand
     from safezone.commands.parsing import parse
     from safezone.paper.named import model_for
 
     assert main(["grid", "show", name]) == 0
     line = command(PAPER[name])
     assert f"    {line}\n" in capsys.readouterr().out
-    options = parse(COMMAND, line.split()[3:])
+    options = parse(GridRunCommand, line.split()[3:])
     assert options.grid == name
     assert model_for(name, options.model)  # raises UserError where there is none

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from safezone.cli import main
-from safezone.commands.figure import COMMAND as FIGURE
-from safezone.commands.grid_run import COMMAND as RUN
+from safezone.commands.figure import FigureCommand
+from safezone.commands.grid_run import GridRunCommand
 from safezone.commands.parsing import parse
 from safezone.lab.settings import preset
 from safezone.models.known import KNOWN
@@ -101,7 +101,7 @@ def test_what_grid_show_prints_agrees_with_the_paper(
 @pytest.mark.parametrize("table", [1, 17, 30, 34, 38])
 def test_what_is_shown_is_what_is_run(table: int) -> None:
     name = f"table{table}"
-    options = parse(RUN, [name, "--model", "sd15"], "grid run")
+    options = parse(GridRunCommand, [name, "--model", "sd15"], "grid run")
     shown = paper_settings(PAPER[name])
     for each in ("method", "steps", "batch_size", "accumulation", "learning_rate"):
         assert getattr(options.training, each) == shown[each]
@@ -112,7 +112,7 @@ def test_what_is_shown_is_what_is_run(table: int) -> None:
 def test_steps_belong_to_the_data_set_of_a_figure_too() -> None:
     def steps(number: int, model: str) -> int:
         out = ["--out", "x"]
-        return parse(FIGURE, [str(number), "--model", model, *out], "figure").training.steps
+        return parse(FigureCommand, [str(number), "--model", model, *out], "figure").training.steps
 
     assert [steps(n, "sd15") for n in (17, 18, 19, 20, 21)] == [2500, 2500, 2500, 5000, 5000]
     assert {steps(n, "mini") for n in (17, 20)} == {preset("mini").training.steps}
@@ -132,10 +132,12 @@ def test_steps_belong_to_the_data_set_of_a_figure_too() -> None:
 )
 def test_prompts_are_those_of_the_captions_unless_told(number: int, prompt: str) -> None:
     words = ["--model", "sd15", "--out", "x"]
-    assert parse(FIGURE, [str(number), *words], "figure").sampling.prompts == (prompt,)
-    assert parse(RUN, [f"figure{number}", *words], "grid run").sampling.prompts == (prompt,)
+    assert parse(FigureCommand, [str(number), *words], "figure").sampling.prompts == (prompt,)
+    assert parse(GridRunCommand, [f"figure{number}", *words], "grid run").sampling.prompts == (
+        prompt,
+    )
     own = ["--sampling.prompts", "a {} at night"]
-    assert parse(FIGURE, [str(number), *words, *own], "figure").sampling.prompts == (
+    assert parse(FigureCommand, [str(number), *words, *own], "figure").sampling.prompts == (
         "a {} at night",
     )
 

@@ -1,30 +1,14 @@
-"""Does a protection hold? From a folder of protected images to one page and one audit.json.
+"""``safezone audit``: a folder of protected images, one page, one verdict."""
 
-A fixed ensemble of what a careful trainer would do is run on the protected images, and with the
-originals also on those: as posted, compressed, purified, at high timesteps, with masks. The score
-is the owner's worst case. Images of any tool can be given. Kill it and start it again, and it goes
-on.
-
-Example:
-    safezone audit my-toy-protected --clean my-toy --model /models/sd15 --masks
-    safezone audit my-toy-protected --clean my-toy --method ti --method lora --dry-run
-    safezone audit mug-poisoned --clean mug --budgets 4 --budgets 16
-
-Next:
-    open runs/audit/report.html
-"""
-
-import shlex
-import sys
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import tyro
+from pydantic import Field
 
-from safezone.commands.console import Answer, Command, Flat, Folder, OnModel, note, progress
-from safezone.errors import UserError
+from safezone.commands.console import Answer, Flat, Folder, OnModel, command_line, note, progress
 from safezone.fields import Count
 from safezone.lab.settings import Names, Poisoning, Sampling, Scoring
 
@@ -32,10 +16,27 @@ if TYPE_CHECKING:
     from safezone.audit.cases import Plan
     from safezone.lab.lab import Lab
 
+Percent: TypeAlias = Annotated[int, Field(gt=0, lt=100, strict=True)]
+Level: TypeAlias = Annotated[int, Field(gt=0, lt=256, strict=True)]
+
 
 @dataclass(frozen=True, kw_only=True)
-class Options(OnModel):
-    """The options."""
+class AuditCommand(OnModel):
+    """Does a protection hold? From a folder of protected images to one page and one audit.json.
+
+    A fixed ensemble of what a careful trainer would do is run on the protected images, and with the
+    originals also on those: as posted, compressed, purified, at high timesteps, with masks. The
+    score is the owner's worst case. Images of any tool can be given. Kill it and start it again,
+    and it goes on.
+
+    Example:
+        safezone audit my-toy-protected --clean my-toy --model /models/sd15 --masks
+        safezone audit my-toy-protected --clean my-toy --method ti --method lora --dry-run
+        safezone audit mug-poisoned --clean mug --budgets 4 --budgets 16
+
+    Next:
+        open runs/audit/report.html
+    """
 
     protected: Folder
     """Protected images of one object, or a folder of such folders."""
@@ -49,10 +50,10 @@ class Options(OnModel):
     """Seeds 0, 1, ... of training and generation."""
     masks: bool = False
     """Draw masks with GrabCut where there are none; the page says so."""
-    partial: Annotated[tuple[int, ...], tyro.conf.UseAppendAction] = (25, 50, 75)
+    partial: Annotated[tuple[Percent, ...], tyro.conf.UseAppendAction] = (25, 50, 75)
     """Percent of the images that are protected, beside 0 and 100; may be given repeatedly."""
     budgets: Annotated[
-        tuple[int, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="LEVEL")
+        tuple[Level, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="LEVEL")
     ] = ()
     """Make the protection again with so many levels of 255; may be given repeatedly."""
     out: Path = Path("runs/audit")
@@ -63,8 +64,47 @@ class Options(OnModel):
     sampling: Sampling = field(default_factory=Sampling)
     scoring: Flat[Scoring] = field(default_factory=Scoring)
 
+    def run(self) -> Answer:
+        from safezone.audit.audit import audit
+        from safezone.commands.grid_run import dry
+        from safezone.commands.opening import (
+            helped,
+            machine_and_sharers,
+            require_out_folder,
+            tell_limits,
+        )
 
-def plan_of(options: Options) -> "tuple[Lab, Plan]":
+        require_out_folder(self.out)
+        machine, sharers = machine_and_sharers(self.model, self.machine, alone=self.dry_run)
+        options = replace(self, machine=machine)
+        lab, plan = plan_of(options)
+        lab = replace(lab, sharers=sharers)
+        folders = [case.folder for case in plan.cases]
+        if self.clean is not None:
+            folders = [self.clean] if len(folders) == 1 else sorted(self.clean.iterdir())
+        photographs = tell_limits(self.model, [path for path in folders if path.is_dir()])
+        for name, reason in plan.left_out.items():
+            note(f"not run: {name}: {reason}")
+        if self.dry_run:
+            return dry(plan.lab(lab), plan.grid(lab.model.name))
+        done = audit(
+            lab,
+            plan,
+            self.out.absolute(),
+            title=f"Does the protection of {', '.join(case.name for case in plan.cases[:3])} hold?",
+            command=command_line(),
+            executor=helped(plan.lab(lab), partial(open_audit, options, sharers)),
+            progress=progress(),
+            note=note,
+        )
+        lines = [*done.data["verdicts"], *(f"- {text}" for text in done.data["flags"].values())]
+        lines += [f"failed: {name}: {reason}" for name, reason in done.failed.items()]
+        lines.append(f"\npage: {done.page}")
+        data = {**done.data, "photographs_on_built_in_model": photographs, "page": str(done.page)}
+        return Answer(data, "\n".join(lines), status=1 if done.failed else 0)
+
+
+def plan_of(options: AuditCommand) -> "tuple[Lab, Plan]":
     """The lab and what is to run; UserError for options that do not fit the images."""
     from safezone.audit.audit import plan_audit
     from safezone.audit.cases import read_cases
@@ -77,18 +117,10 @@ def plan_of(options: Options) -> "tuple[Lab, Plan]":
 
     ensemble = suite(options.attacker)
     methods = tuple(method_named(name).name for name in dict.fromkeys(options.methods))
-    if wrong := [n for n in options.partial if not 0 < n < 100]:
-        raise UserError(f"--partial {wrong[0]} is no percent between 0 and 100; give one like 50")
-    if wrong := [n for n in options.budgets if not 0 < n < 256]:
-        raise UserError(f"--budgets {wrong[0]} is no level of 255; give one like 4")
-    first = read_settings(options.machine.config, options.model, method=options.methods[0])
+    names = ("precision", "long_prompts", "poisoning", "sampling", "scoring")
     settings = replace(
-        first,
-        precision=options.precision,
-        long_prompts=options.long_prompts,
-        poisoning=options.poisoning,
-        sampling=options.sampling,
-        scoring=options.scoring,
+        read_settings(options.machine.config, options.model, method=options.methods[0]),
+        **{name: getattr(options, name) for name in names},
     )
     model = open_model(options.model, options.machine, options)
     cases = read_cases(options.protected, options.clean, model.image_size, masks=options.masks)
@@ -107,53 +139,7 @@ def plan_of(options: Options) -> "tuple[Lab, Plan]":
     return lab, plan
 
 
-def open_audit(options: Options, sharers: int) -> "Lab":
+def open_audit(options: AuditCommand, sharers: int) -> "Lab":
     """The lab of the audit; processes that help call it. ``sharers``: they and the first one."""
     lab, plan = plan_of(options)
     return replace(plan.lab(lab), sharers=sharers)
-
-
-def run(options: Options) -> Answer:
-    """Audits, or tells what there is to do."""
-    from safezone.audit.audit import audit
-    from safezone.commands.grid_run import dry
-    from safezone.commands.opening import helpers, require_out_folder, tell_limits
-    from safezone.lab.executors import Helped
-
-    require_out_folder(options.out)
-    if not options.methods:
-        raise UserError("no --method is given; give ti, lora or custom-diffusion")
-    helping = 0 if options.dry_run else helpers(options.model, options.machine)
-    if helping:
-        options = replace(options, machine=replace(options.machine, threads=1))
-    lab, plan = plan_of(options)
-    lab = replace(lab, sharers=helping + 1)
-    folders = [case.folder for case in plan.cases]
-    if options.clean is not None:
-        folders = [options.clean] if len(folders) == 1 else sorted(options.clean.iterdir())
-    photographs = tell_limits(options.model, [path for path in folders if path.is_dir()])
-    for name, reason in plan.left_out.items():
-        note(f"not run: {name}: {reason}")
-    if options.dry_run:
-        return dry(plan.lab(lab), plan.grid(lab.model.name))
-    command = shlex.join(["safezone", *sys.argv[1:]]) if len(sys.argv) > 1 else ""
-    opened = partial(open_audit, options, helping + 1)
-    executor = Helped(plan.lab(lab), opened, helping, progress()) if helping else None
-    done = audit(
-        lab,
-        plan,
-        options.out.absolute(),
-        title=f"Does the protection of {', '.join(case.name for case in plan.cases[:3])} hold?",
-        command=command,
-        executor=executor,
-        progress=progress(),
-        note=note,
-    )
-    lines = [*done.data["verdicts"], *(f"- {text}" for text in done.data["flags"].values())]
-    lines += [f"failed: {name}: {reason}" for name, reason in done.failed.items()]
-    lines.append(f"\npage: {done.page}")
-    data = {**done.data, "photographs_on_built_in_model": photographs, "page": str(done.page)}
-    return Answer(data, "\n".join(lines), status=1 if done.failed else 0)
-
-
-COMMAND = Command(__doc__, Options, run)

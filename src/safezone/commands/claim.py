@@ -1,33 +1,34 @@
-"""Measures the paper's claim on the built-in concepts.
-
-Every concept, clean and poisoned, is learned with every defense and seed, drawn and scored. Writes
-OUT/report.html, table.md, table.csv, rows.csv and summary.json; everything made on the way is in
-OUT/work. Kill it and start it again, and it goes on.
-
-Example:
-    safezone claim --concepts 10 --seeds 3 --out runs/claim
-    safezone claim --concepts 10 --seeds 3 --out runs/claim --dry-run
-
-Next:
-    open runs/claim/report.html
-"""
+"""``safezone claim``, and ``safezone demo``, the same with fewer cells."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from safezone.commands.console import Answer, Command, Experiment, Flat, Machine, note, progress
-from safezone.lab.settings import Cells, Settings, settings_told
+from safezone.commands.console import Answer, Experiment, Flat, Machine, note, progress
+from safezone.lab.settings import DEMO, Cells, Settings, settings_told
 
 if TYPE_CHECKING:
     from safezone.lab.lab import Lab
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Experiment):
-    """The options."""
+class ClaimCommand(Experiment):
+    """Measures the paper's claim on the built-in concepts.
+
+    Every concept, clean and poisoned, is learned with every defense and seed, drawn and scored.
+    Writes OUT/report.html, table.md, table.csv, rows.csv and summary.json; everything made on the
+    way is in OUT/work. Kill it and start it again, and it goes on.
+
+    Example:
+        safezone claim --concepts 10 --seeds 3 --out runs/claim
+        safezone claim --concepts 10 --seeds 3 --out runs/claim --dry-run
+
+    Next:
+        open runs/claim/report.html
+    """
 
     out: Path
     """Folder for the results."""
@@ -35,26 +36,39 @@ class Options(Experiment):
     """Say what is done and what is to do, and write nothing."""
     cells: Flat[Cells] = field(default_factory=Cells)
 
-
-def run(options: Options) -> Answer:
-    """Measures, or tells what there is to do."""
-    settings = settings_told(options, options.cells)
-    title = "Do the protections hold on the built-in model?"
-    if options.model != "mini":
-        title = f"Do the protections hold on {options.model}?"
-    return measure_claim(
-        settings,
-        options.out,
-        options.machine,
-        title=title,
-        dry_run=options.dry_run,
-    )
+    def run(self) -> Answer:
+        where = "the built-in model" if self.model == "mini" else self.model
+        return _measure(self, f"Do the protections hold on {where}?", dry_run=self.dry_run)
 
 
-COMMAND = Command(__doc__, Options, run)
+@dataclass(frozen=True, kw_only=True)
+class DemoCommand(Experiment):
+    """Six built-in concepts, clean and poisoned with ADM+: one page in minutes.
+
+    They are learned plainly and with Safe-Zone Training, drawn with six prompts and scored: about
+    five minutes of two cores.
+
+    Example:
+        safezone demo --out demo-output
+
+    Next:
+        open demo-output/report.html
+        safezone claim --concepts 10 --seeds 3 --out runs/claim
+    """
+
+    out: Path = Path("demo-output")
+    """Folder for the results."""
+    cells: Flat[Cells] = field(default_factory=Cells)
+
+    def run(self) -> Answer:
+        return _measure(self, "Does the protection of six objects hold?")
+
+    @classmethod
+    def own_preset(cls, arguments: Sequence[str]) -> Settings:
+        return DEMO
 
 
-def open_claim(out: Path, settings: Settings, machine: Machine, sharers: int) -> "Lab":
+def _open_claim(out: Path, settings: Settings, machine: Machine, sharers: int) -> "Lab":
     """The lab of the claim; processes that help call it as well. ``sharers``: they and this one."""
     from safezone.commands.opening import open_encoders, open_model, with_models
     from safezone.concepts.datasets import miniworld_concepts
@@ -65,36 +79,32 @@ def open_claim(out: Path, settings: Settings, machine: Machine, sharers: int) ->
     return replace(with_models(lab, machine, miniworld_concepts), sharers=sharers)
 
 
-def measure_claim(
-    settings: Settings,
-    out: Path,
-    machine: Machine,
-    *,
-    title: str,
-    dry_run: bool = False,
-) -> Answer:
-    """Runs the claim with these settings; the demo is the same with fewer cells."""
-    from safezone.commands.opening import helpers, require_out_folder
-    from safezone.lab.executors import Helped
+def _measure(command: ClaimCommand | DemoCommand, title: str, *, dry_run: bool = False) -> Answer:
+    from safezone.commands.opening import helped, machine_and_sharers, require_out_folder
     from safezone.paper.claim import claim, claim_plan
     from safezone.results.meaning import meaning_sentences
     from safezone.results.summary import summary_json, summary_markdown
 
     started = time.monotonic()
-    require_out_folder(out)
-    helping = 0 if dry_run else helpers(settings.model, machine)
-    if helping:
-        machine = replace(machine, threads=1)
-    opened = partial(open_claim, out, settings, machine, helping + 1)
-    lab = opened()
+    require_out_folder(command.out)
+    machine, sharers = machine_and_sharers(command.model, command.machine, alone=dry_run)
+    settings = settings_told(command, command.cells)
+    open_lab = partial(_open_claim, command.out, settings, machine, sharers)
+    lab = open_lab()
     stages = claim_plan(lab)
     lines = [f"{name}: {made} of {total} done" for name, (made, total) in stages.items()]
     if dry_run:
         counts = {name: {"done": made, "all": total} for name, (made, total) in stages.items()}
         return Answer({"dry_run": True, "stages": counts}, "\n".join(lines))
     note("; ".join(lines))
-    executor = Helped(lab, opened, helping, progress()) if helping else None
-    made = claim(lab, out, title=title, executor=executor, progress=progress(), note=note)
+    made = claim(
+        lab,
+        command.out,
+        title=title,
+        executor=helped(lab, open_lab),
+        progress=progress(),
+        note=note,
+    )
     minutes = (time.monotonic() - started) / 60
     parts = [summary_markdown(made.scored) if made.scored else "no run went well"]
     parts += meaning_sentences(made.scored) if made.scored else []

@@ -1,10 +1,12 @@
 """What all commands share: what a command is, its common options, its answer."""
 
+import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeAlias, TypeVar
+from typing import Annotated, Any, TypeAlias, TypeVar
 
 import tyro
 
@@ -30,27 +32,51 @@ Entries: TypeAlias = Annotated[
 
 
 @dataclass(frozen=True)
-class Machine(Checked):
-    """Where and how it runs."""
+class Answer:
+    """What a command has to say: as one JSON object, as text, and by its exit status."""
+
+    data: Mapping[str, Any] = field(default_factory=dict)
+    text: str = ""
+    status: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command(ABC):
+    """A command: its docstring is the text of ``--help``, its fields are the options."""
+
+    json: bool = False
+    """Print one JSON object on standard output."""
+
+    @abstractmethod
+    def run(self) -> Answer:
+        """Does it; raises UserError for options that are wrong together."""
+
+    @classmethod
+    def own_preset(cls, arguments: Sequence[str]) -> Settings | None:
+        """Settings that take the place of the preset of the model that the options name, if any."""
+        return None
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What it runs on."""
 
     device: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """cpu, cuda, ...; by default CUDA where there is one."""
     threads: Annotated[Count | None, tyro.conf.arg(metavar="N")] = None
     """CPU threads; by default as many as there are idle cores, or OMP_NUM_THREADS."""
+
+
+@dataclass(frozen=True)
+class Machine(Processor, Checked):
+    """Where and how it runs."""
+
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE.yaml")] = None
     """YAML file with settings; options on the command line win over it."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Common:
-    """The option of every command."""
-
-    json: bool = False
-    """Print one JSON object on standard output."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OnModel(Common):
+class OnModel(Command):
     """The options of every command that opens a model."""
 
     model: str = "mini"
@@ -78,36 +104,6 @@ class Experiment(OnModel):
     scoring: Flat[Scoring] = field(default_factory=Scoring)
 
 
-Options = TypeVar("Options", bound=Common)
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a command has to say: as one JSON object, as text, and by its exit status."""
-
-    data: Mapping[str, Any] = field(default_factory=dict)
-    text: str = ""
-    status: int = 0
-
-
-def no_settings(_: Sequence[str]) -> Settings | None:
-    """The preset of the model that the options name."""
-    return None
-
-
-@dataclass(frozen=True)
-class Command(Generic[Options]):
-    """A command: the text of its ``--help``, its options, and what it does with them.
-
-    ``base``: from the arguments to settings that take the place of the model's preset, if any.
-    """
-
-    help: str | None
-    options: type[Options]
-    run: Callable[[Options], Answer]
-    base: Callable[[Sequence[str]], Settings | None] = no_settings
-
-
 def note(text: str) -> None:
     """One line for the person who waits, on standard error."""
     print(text, file=sys.stderr, flush=True)
@@ -116,6 +112,11 @@ def note(text: str) -> None:
 def progress() -> bool:
     """Whether progress bars are of use: somebody looks at standard error."""
     return sys.stderr.isatty()
+
+
+def command_line() -> str:
+    """The words that started this process, for a page; nothing where a program did."""
+    return shlex.join(["safezone", *sys.argv[1:]]) if len(sys.argv) > 1 else ""
 
 
 def plural(count: int, noun: str) -> str:

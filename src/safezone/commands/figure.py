@@ -1,17 +1,4 @@
-"""Draws a figure of the paper (1 to 21) on a model: makes the poisons, trains and generates what it
-needs, measures, and writes OUT/figure-NN.svg, .png and .json (its numbers). What each figure shows
-and how to read it is in docs/analyses.md.
-
-What is measured stays in OUT/work and is used again; a killed command given again goes on. With
---work runs/claim/work the poisons and trainings of `safezone claim --out runs/claim` are used, with
---work runs/grids/work those of `safezone grid run`; `safezone grid run figure8` makes all that
-figure 8 shows.
-
-Example:
-    safezone figure 7 --out figures
-    safezone figure 4 --images 100 --out figures
-    safezone figure 3 --concepts 1 --poisoning.steps 25 --steps 100 --out figures-small
-"""
+"""``safezone figure``: one figure of the paper, on a model."""
 
 import difflib
 from collections.abc import Sequence
@@ -22,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from safezone.commands.console import Answer, Command, Experiment, Flat, note, progress
+from safezone.commands.console import Answer, Experiment, Flat, note, progress
 from safezone.commands.parsing import early
 from safezone.errors import UserError
 from safezone.fields import Count
@@ -36,8 +23,21 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Experiment):
-    """The options."""
+class FigureCommand(Experiment):
+    """Draws a figure of the paper (1 to 21) on a model: makes the poisons, trains and generates
+    what it needs, measures, and writes OUT/figure-NN.svg, .png and .json (its numbers). What each
+    figure shows and how to read it is in docs/analyses.md.
+
+    What is measured stays in OUT/work and is used again; a killed command given again goes on. With
+    --work runs/claim/work the poisons and trainings of `safezone claim --out runs/claim` are used,
+    with --work runs/grids/work those of `safezone grid run`; `safezone grid run figure8` makes all
+    that figure 8 shows.
+
+    Example:
+        safezone figure 7 --out figures
+        safezone figure 4 --images 100 --out figures
+        safezone figure 3 --concepts 1 --poisoning.steps 25 --steps 100 --out figures-small
+    """
 
     number: tyro.conf.Positional[Annotated[int, tyro.conf.arg(metavar="NUMBER")]]
     """Of the paper's figure, 1 to 21."""
@@ -53,42 +53,37 @@ class Options(Experiment):
     """Concept that is shown, by its name; may be given repeatedly. By default by --concepts."""
     scope: Flat[BenchScope] = field(default_factory=BenchScope)
 
+    def run(self) -> Answer:
+        from safezone.commands.opening import require_out_folder
+        from safezone.files import locked
+        from safezone.paper.measured.table import figure
+        from safezone.results.drawings.style import save
 
-def _own_settings(arguments: Sequence[str]) -> Settings | None:
-    """The model's preset with the figure's own prompt and its data set's steps, if it has any."""
-    from safezone.paper.named import PAPER
+        row = figure(self.number)
+        require_out_folder(self.out)
+        bench = _bench(self, row)
+        with ExitStack() as stack:
+            # Grids and claims may work in the second at the same time: artifacts appear whole.
+            for folder in {self.out.absolute(), bench.lab.folder.absolute().parent}:
+                stack.enter_context(locked(folder, shared=True))
+            drawing = row.draw(bench, row)
+            paths = save(drawing, self.out, f"figure-{row.number:02d}")
+        text = f"figure {row.number}, {row.title}: {', '.join(map(str, paths))}"
+        return Answer({"figure": row.number, "title": row.title, **drawing.numbers}, text)
 
-    options = early(arguments, "config", "model", "method")
-    row = next((PAPER[name] for each in arguments if (name := f"figure{each}") in PAPER), None)
-    if options is None or options.config or row is None:
-        return None
-    return row.settings(preset(options.model or "mini", options.method or "ti"))
+    @classmethod
+    def own_preset(cls, arguments: Sequence[str]) -> Settings | None:
+        """The model's preset with the figure's own prompt and its data set's steps, if any."""
+        from safezone.paper.named import PAPER
 
-
-def run(options: Options) -> Answer:
-    """Measures what is missing and draws."""
-    from safezone.commands.opening import require_out_folder
-    from safezone.files import locked
-    from safezone.paper.measured.table import figure
-    from safezone.results.drawings.style import save
-
-    row = figure(options.number)
-    require_out_folder(options.out)
-    bench = _bench(options, row)
-    with ExitStack() as stack:
-        # Grids and claims may work in the second at the same time: their artifacts appear whole.
-        for folder in {options.out.absolute(), bench.lab.folder.absolute().parent}:
-            stack.enter_context(locked(folder, shared=True))
-        drawing = row.draw(bench, row)
-        paths = save(drawing, options.out, f"figure-{row.number:02d}")
-    text = f"figure {row.number}, {row.title}: {', '.join(map(str, paths))}"
-    return Answer({"figure": row.number, "title": row.title, **drawing.numbers}, text)
+        options = early(arguments, "config", "model", "method")
+        row = next((PAPER[name] for each in arguments if (name := f"figure{each}") in PAPER), None)
+        if options is None or options.config or row is None:
+            return None
+        return row.settings(preset(options.model or "mini", options.method or "ti"))
 
 
-COMMAND = Command(__doc__, Options, run, _own_settings)
-
-
-def _concepts(options: Options, row: "Figure", size: int) -> "dict[str, Concept]":
+def _concepts(options: FigureCommand, row: "Figure", size: int) -> "dict[str, Concept]":
     """Those named, the first ones, or all where the figure chooses among them."""
     from safezone.concepts.datasets import load_dataset, miniworld_concepts
     from safezone.paper.named import PAPER
@@ -109,7 +104,7 @@ def _concepts(options: Options, row: "Figure", size: int) -> "dict[str, Concept]
     return dict(list(named.items())[:most])
 
 
-def _bench(options: Options, row: "Figure") -> "Bench":
+def _bench(options: FigureCommand, row: "Figure") -> "Bench":
     from safezone.analysis.timesteps import timestep_grid
     from safezone.commands.opening import open_encoders, open_model, with_models
     from safezone.defenses import defense

@@ -1,45 +1,49 @@
-"""Makes images of learned objects: for every embedding the same prompts from the same noise.
-
-Give embeddings or folders that hold some. Images are written beside each embedding, in images/,
-or below --out. Prompts: mini, all25, paper24, a text file with one a line, or the text of a prompt;
-{} stands for the learned word.
-
-Example:
-    safezone generate runs/my-toy --prompts all25 --prompts "a {} on the moon"
-
-Next:
-    safezone report runs/my-toy
-"""
+"""``safezone generate`` and ``export``: what is done with what was learned."""
 
 import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from safezone.commands.console import (
     Answer,
     Command,
     Flat,
     Folders,
+    Machine,
     OnModel,
     note,
     progress,
 )
 from safezone.errors import UserError
-from safezone.fields import Natural
+from safezone.fields import Count, Natural
 from safezone.lab.run import TEXTUAL_INVERSION
-from safezone.lab.settings import Sampling
+from safezone.lab.settings import Sampling, Settings
 
 if TYPE_CHECKING:
     from safezone.lab.makers import DrawingJob
     from safezone.models import Model
+    from safezone.personalize import Adapter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(OnModel):
-    """The options."""
+class GenerateCommand(OnModel):
+    """Makes images of learned objects: for every embedding the same prompts from the same noise.
+
+    Give embeddings or folders that hold some. Images are written beside each embedding, in images/,
+    or below --out. Prompts: mini, all25, paper24, a text file with one a line, or the text of a
+    prompt; {} stands for the learned word.
+
+    Example:
+        safezone generate runs/my-toy --prompts all25 --prompts "a {} on the moon"
+
+    Next:
+        safezone report runs/my-toy
+    """
 
     embeddings: Folders
     """Embedding files, or folders with embeddings below them."""
@@ -51,57 +55,121 @@ class Options(OnModel):
     """Each prediction as one CUDA graph (GPU), far less work for the processor."""
     sampling: Flat[Sampling] = field(default_factory=Sampling)
 
+    def run(self) -> Answer:
+        from safezone.commands.opening import open_model, require_out_folder
+        from safezone.generate import with_words
+        from safezone.lab.makers import generate_all
+        from safezone.results.notes import MINI_LIMITS
 
-def run(options: Options) -> Answer:
-    """Makes the images that are missing."""
-    from safezone.commands.opening import open_model, require_out_folder
-    from safezone.generate import with_words
-    from safezone.lab.makers import generate_all
-    from safezone.results.notes import MINI_LIMITS
+        files = _adapter_files(self.embeddings)
+        prompts = self.sampling.texts()
+        if self.out is not None:
+            require_out_folder(self.out)
+        model = open_model(self.model, self.machine, self)
+        model.scheduler(self.sampling.scheduler)  # refused before anything is made
+        jobs = _jobs(self, files, model)
+        if not jobs:
+            raise UserError(f"{self.embeddings[0]} holds failed runs only; train again")
+        for job in jobs:  # refused before anything is made
+            for prompt in prompts:
+                filled, word = with_words(prompt, job.adapter), job.adapter.placeholder
+                if not job.adapter.deltas and word not in filled:
+                    raise UserError(
+                        f"the prompt {prompt!r} does not name the learned word; put {{}} or {word} "
+                        "where it belongs"
+                    )
+        new = self.out is not None and not self.out.exists()
+        if any(job.record["photographs"] for job in jobs):
+            note(f"note: {MINI_LIMITS}.")
+        try:
+            reasons = generate_all(
+                model, jobs, self.sampling, captured=self.captured, progress=progress()
+            )
+        finally:
+            if new and self.out is not None and not any(map(Path.is_file, self.out.rglob("*"))):
+                shutil.rmtree(self.out, ignore_errors=True)  # locks have made folders in it
+        failed = {str(place): reason for place, reason in reasons.items()}
+        made = [job for job in jobs if job.artifact.place not in reasons]
+        count = len(prompts) * self.sampling.images_per_prompt
+        lines = [f"generated: {count} images for each of {len(made)} embeddings"]
+        lines += [f"  {job.artifact.place}" for job in made]
+        lines += [f"  failed: {place}: {reason}" for place, reason in failed.items()]
+        if made:
+            lines.append(f"next: safezone report {self.out or self.embeddings[0]}")
+        data = {"images": [str(job.artifact.place) for job in made], "failed": failed}
+        return Answer(data, "\n".join(lines), status=1 if failed else 0)
 
-    files = adapter_files(options.embeddings)
-    prompts = options.sampling.texts()
-    if options.out is not None:
-        require_out_folder(options.out)
-    model = open_model(options.model, options.machine, options)
-    model.scheduler(options.sampling.scheduler)  # refused before anything is made
-    jobs = _jobs(options, files, model)
-    if not jobs:
-        raise UserError(f"{options.embeddings[0]} holds failed runs only; train again")
-    for job in jobs:  # refused before anything is made
-        for prompt in prompts:
-            filled, word = with_words(prompt, job.adapter), job.adapter.placeholder
-            if not job.adapter.deltas and word not in filled:
+
+@dataclass(frozen=True, kw_only=True)
+class ExportCommand(Command):
+    """Writes what was learned as files for other programs.
+
+    kohya: for AUTOMATIC1111, ComfyUI and kohya's scripts; there an embedding's word is its file's
+    name. diffusers: for load_textual_inversion and load_lora_weights. Custom Diffusion becomes a
+    LoRA of the given rank, and its error is printed; without a rank the whole change is written
+    (kohya only).
+
+    Example:
+        safezone export runs/my-toy --out for-comfyui
+        safezone export runs/my-toy --form diffusers --rank 64 --out for-diffusers
+    """
+
+    adapters: Folders
+    """Files of adapters, or folders with such files below them."""
+    out: Path
+    """Folder for the files."""
+    form: Literal["kohya", "diffusers"] = "kohya"
+    """Whose names the file has."""
+    rank: Annotated[Count | None, tyro.conf.arg(metavar="N")] = None
+    """Write changes in full as the nearest ones of this rank."""
+    base: Annotated[str | None, tyro.conf.arg(name="model", metavar="MODEL")] = None
+    """Model that the adapters are for, as in generate; LoRAs in others' names than diffusers' need
+    it."""
+
+    def run(self) -> Answer:
+        from safezone.commands.opening import open_model, require_out_folder
+        from safezone.personalize import export_adapter, load_adapter
+        from safezone.personalize.exports import prompt_name, require_form
+
+        require_out_folder(self.out)
+        model = None if self.base is None else open_model(self.base, Machine(), Settings())
+        adapters: dict[str, Adapter] = {}
+        for file, below in _adapter_files(self.adapters).items():
+            adapter = load_adapter(file, model)
+            if adapter.failed:
+                continue
+            name = prompt_name("-".join(below.parts) or file.stem)
+            if name in adapters:
                 raise UserError(
-                    f"the prompt {prompt!r} does not name the learned word; put {{}} or {word} "
-                    "where it belongs"
+                    f"two adapters would both be written as {name}; export one at a time"
                 )
-    new = options.out is not None and not options.out.exists()
-    if any(job.record["photographs"] for job in jobs):
-        note(f"note: {MINI_LIMITS}.")
-    try:
-        reasons = generate_all(
-            model, jobs, options.sampling, captured=options.captured, progress=progress()
-        )
-    finally:
-        if new and options.out is not None and not any(map(Path.is_file, options.out.rglob("*"))):
-            shutil.rmtree(options.out, ignore_errors=True)  # locks have made folders in it
-    failed = {str(place): reason for place, reason in reasons.items()}
-    made = [job for job in jobs if job.artifact.place not in reasons]
-    count = len(prompts) * options.sampling.images_per_prompt
-    lines = [f"generated: {count} images for each of {len(made)} embeddings"]
-    lines += [f"  {job.artifact.place}" for job in made]
-    lines += [f"  failed: {place}: {reason}" for place, reason in failed.items()]
-    if made:
-        lines.append(f"next: safezone report {options.out or options.embeddings[0]}")
-    data = {"images": [str(job.artifact.place) for job in made], "failed": failed}
-    return Answer(data, "\n".join(lines), status=1 if failed else 0)
+            require_form(adapter, self.form, self.rank)
+            adapters[name] = adapter
+        if not adapters:
+            raise UserError(f"{self.adapters[0]} holds failed runs only; train again")
+        before = set(self.out.rglob("*.safetensors"))
+        lines, written = [], []
+        for name, adapter in adapters.items():
+            folder = self.out / name if self.form == "diffusers" else self.out
+            exported = export_adapter(adapter, folder, name, self.form, rank=self.rank)
+            replaced = [path for path in exported.files if path in before]
+            lines += [f"{'replaced' if p in replaced else 'wrote'} {p}" for p in exported.files]
+            if exported.error is not None:
+                lines.append(f"  relative error of rank {self.rank}: {exported.error:.2%}")
+            if exported.words:
+                lines.append(f"  in prompts: {exported.words}")
+            lines += [f"  note: {limit}" for limit in exported.limits]
+            written.append(
+                {
+                    "files": [str(path) for path in exported.files],
+                    "replaced": [str(path) for path in replaced],
+                    "error": exported.error,
+                }
+            )
+        return Answer({"exported": written}, "\n".join(lines))
 
 
-COMMAND = Command(__doc__, Options, run)
-
-
-def adapter_files(paths: Sequence[Path]) -> dict[Path, Path]:
+def _adapter_files(paths: Sequence[Path]) -> dict[Path, Path]:
     """Every file of an adapter, with its place below what was given."""
     from safezone.personalize import ADAPTER_FILES
 
@@ -122,7 +190,7 @@ def adapter_files(paths: Sequence[Path]) -> dict[Path, Path]:
     return files
 
 
-def _jobs(options: Options, files: dict[Path, Path], model: "Model") -> "list[DrawingJob]":
+def _jobs(options: GenerateCommand, files: dict[Path, Path], model: "Model") -> "list[DrawingJob]":
     from safezone.lab.makers import DrawingJob
     from safezone.lab.stage import drawn, named
     from safezone.lab.store import RUN_RECORD, made_key

@@ -1,32 +1,24 @@
-"""Runs a table or figure of the paper, or a grid of your own (a YAML file), and writes
-OUT/NAME/report.html with the paper's numbers beside ours, table.csv, .md and .tex, and rows.csv.
-What grids have in common is in OUT/work and is made once. Stopped or killed and started again, it
-goes on.
-
-Example:
-    safezone grid run table17 --model mini --concepts 10 --seeds 3 --dry-run
-    safezone grid run table17 --model mini --concepts 10 --seeds 3
-    safezone grid run table17 --without regen --without pdmpure
-    safezone grid run table17 --only adm+ --only szt --name adm-szt
-    safezone grid run table1 --model sd15 --data CustomConcept101 --executor ray --address auto
-
-Next:
-    open runs/grids/table17/report.html
-"""
+"""``safezone grid run``."""
 
 import os
 import re
-import shlex
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import tyro
 
-from safezone.commands.console import Answer, Command, Experiment, Flat, Machine, note, progress
+from safezone.commands.console import (
+    Answer,
+    Experiment,
+    Flat,
+    Machine,
+    command_line,
+    note,
+    progress,
+)
 from safezone.commands.parsing import early
 from safezone.errors import UserError
 from safezone.fields import Checked, Count, FileName, Weight
@@ -38,6 +30,8 @@ if TYPE_CHECKING:
     from safezone.lab.executors import Executor
     from safezone.lab.lab import Lab
     from safezone.lab.run import Grid
+
+_YAML: Final = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
@@ -59,8 +53,22 @@ class Workers(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Experiment):
-    """The options."""
+class GridRunCommand(Experiment):
+    """Runs a table or figure of the paper, or a grid of your own (a YAML file), and writes
+    OUT/NAME/report.html with the paper's numbers beside ours, table.csv, .md and .tex, and
+    rows.csv. What grids have in common is in OUT/work and is made once. Stopped or killed and
+    started again, it goes on.
+
+    Example:
+        safezone grid run table17 --model mini --concepts 10 --seeds 3 --dry-run
+        safezone grid run table17 --model mini --concepts 10 --seeds 3
+        safezone grid run table17 --without regen --without pdmpure
+        safezone grid run table17 --only adm+ --only szt --name adm-szt
+        safezone grid run table1 --model sd15 --data CustomConcept101 --executor ray --address auto
+
+    Next:
+        open runs/grids/table17/report.html
+    """
 
     grid: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="GRID")]]
     """A table or figure, as table17 or figure8, or a YAML file."""
@@ -86,24 +94,69 @@ class Options(Experiment):
     """Say what is done and to do, how long and how much disk; write nothing."""
     workers: Flat[Workers] = field(default_factory=Workers)
 
+    def run(self) -> Answer:
+        from safezone.commands.opening import helped, machine_and_sharers, require_out_folder
+        from safezone.lab.store import WORK, artifacts_in
+        from safezone.results.measurement import measure
 
-def _table_preset(arguments: Sequence[str]) -> Settings | None:
-    """The preset of the table's own model and method, which its name tells; None without one.
+        require_out_folder(self.out)
+        settings = _settings(self)
+        work = self.out.absolute() / WORK
+        data = None if self.data is None else self.data.absolute()
+        here = self.workers.executor == "here"
+        alone = self.dry_run or not here
+        machine, sharers = machine_and_sharers(settings.model, self.machine, alone=alone)
+        open_here = partial(open_lab, work, settings, data, machine, sharers)
+        lab = open_here()
+        if self.reuse is not None:
+            lab = replace(lab, reuse=artifacts_in(self.reuse))
+        grid = _grid(self, lab)
+        name = self.name or grid.name
+        if name == WORK:
+            which = "--name is" if self.name else "the grid's name is"
+            raise UserError(f"{which} {WORK}, which holds the artifacts; give another --name")
+        if self.dry_run:
+            return dry(lab, grid, 1 if here else self.workers.workers)
+        open_there = partial(open_lab, work, settings, data)
+        command = command_line()
+        try:
+            made = measure(
+                lab,
+                grid,
+                self.out.absolute(),
+                self.out.absolute() / name,
+                title=_title(grid, settings),
+                command=command,
+                executor=helped(lab, open_here) if here else _executor(self, open_there),
+                progress=progress(),
+                note=note,
+            )
+        except KeyboardInterrupt:
+            note(f"\nstopped; what is finished is in {work}. Go on with:\n    {command}")
+            raise
+        lines = _failures(made.failed)
+        lines += [f"{len(grid) - len(made.failed)} of {len(grid)} runs went well"]
+        lines += [f"report: {made.page}"]
+        answer = {"page": str(made.page), "runs": len(grid), "failed": made.failed}
+        return Answer(answer, "\n".join(lines), status=1 if made.failed else 0)
 
-    With --model sd15 table 26 trains as on SD 2.1, and table 32 as LoRAs are; a figure of
-    generated images has its own prompt.
-    """
-    from safezone.paper.named import PAPER, model_for
-    from safezone.paper.settings import settings_for
+    @classmethod
+    def own_preset(cls, arguments: Sequence[str]) -> Settings | None:
+        """The preset of the table's own model and method, which its name tells; None without one.
 
-    options = early(arguments, "config", "model")
-    table = next((each for each in arguments if each in PAPER), None)
-    if options is None or table is None or {"-h", "--help"} & {*arguments}:
-        return None
-    if options.config and not options.model:
-        return None
-    model = model_for(table, options.model or "mini")
-    return settings_for(PAPER[table], model)
+        With --model sd15 table 26 trains as on SD 2.1, and table 32 as LoRAs are; a figure of
+        generated images has its own prompt.
+        """
+        from safezone.paper.named import PAPER, model_for
+        from safezone.paper.settings import settings_for
+
+        options = early(arguments, "config", "model")
+        table = next((each for each in arguments if each in PAPER), None)
+        if options is None or table is None or {"-h", "--help"} & {*arguments}:
+            return None
+        if options.config and not options.model:
+            return None
+        return settings_for(PAPER[table], model_for(table, options.model or "mini"))
 
 
 def open_lab(
@@ -130,7 +183,26 @@ def open_lab(
     return with_models(lab, machine, lambda size: readable(size)[0])
 
 
-def make_grid(options: Options, lab: "Lab") -> "Grid":
+def _settings(options: GridRunCommand) -> Settings:
+    """The settings on the grid's model; UserError, before one is opened, where a table needs names
+    that this version does not have."""
+    from safezone.lab.requirements import require_names
+    from safezone.lab.run import Scope
+    from safezone.lab.selection import names_in, only, without
+    from safezone.models.known import hub_name
+    from safezone.paper.named import model_for, paper_grid
+
+    cells = read_settings(options.machine.config, options.model).cells
+    if options.grid.endswith(_YAML):
+        return settings_told(options, cells, hub_name(options.model))
+    settings = settings_told(options, cells, model_for(options.grid, options.model))
+    grid = paper_grid(options.grid).build(Scope(settings.model, ("any",), (0,)))
+    known = tuple(name for name in options.only if names_in(grid, name))
+    require_names(only(without(grid, options.without), known), settings)
+    return settings
+
+
+def _grid(options: GridRunCommand, lab: "Lab") -> "Grid":
     """The grid at the options' scope, without what --without names; UserError for what is wrong."""
     from safezone.lab.grid_file import file_grid, read_grid_file
     from safezone.lab.run import Scope
@@ -142,114 +214,31 @@ def make_grid(options: Options, lab: "Lab") -> "Grid":
     if not 1 <= most <= len(names):
         raise UserError(f"There are {len(names)} concepts; give --concepts 1 to {len(names)}.")
     scope = Scope(lab.model.name, tuple(names[:most]), tuple(range(options.seeds)))
-    if options.grid.endswith((".yaml", ".yml")):
+    if options.grid.endswith(_YAML):
         grid = file_grid(read_grid_file(Path(options.grid)), scope, lab.settings)
     else:
         grid = paper_grid(options.grid).build(scope)
     return only(without(grid, options.without), options.only)
 
 
-def _require_known(options: Options, settings: Settings) -> None:
-    """Says what is missing for a table of the paper before a model is opened."""
-    from safezone.lab.requirements import require_names
-    from safezone.lab.run import Scope
-    from safezone.lab.selection import names_in, only, without
-    from safezone.paper.named import paper_grid
+def _executor(options: GridRunCommand, open_there: "Callable[[Machine, int], Lab]") -> "Executor":
+    """The workers that are elsewhere, each of which opens the lab with its machine."""
+    from safezone.lab.executors import Processes, Ray, Slurm
 
-    if not options.grid.endswith((".yaml", ".yml")):
-        grid = paper_grid(options.grid).build(Scope(settings.model, ("any",), (0,)))
-        known = tuple(name for name in options.only if names_in(grid, name))
-        require_names(only(without(grid, options.without), known), settings)
-
-
-def _worker_machine(options: Options, helping: int) -> Machine:
-    """Processes of one machine share its cores; more threads than cores make all of them slow."""
-    machine, told = options.machine, options.workers
-    if helping:
-        return replace(machine, threads=1)
-    if told.executor != "processes" or machine.threads is not None:
-        return machine
-    return replace(machine, threads=max(1, (os.cpu_count() or 1) // told.workers))
-
-
-def _executor(options: Options, lab: "Lab", helping: int, open_again: Any) -> "Executor | None":
-    from safezone.lab.executors import Helped, Processes, Ray, Slurm
-
-    told = options.workers
-    if helping:
-        return Helped(lab, open_again, helping, progress())
-    if told.executor == "processes":
-        return Processes(open_again, told.workers)
-    if told.executor == "ray":
-        return Ray(open_again, told.workers, told.address, told.gpus)
-    if told.executor == "slurm":
-        pairs = [item.partition("=") for item in told.slurm]
-        parameters = {k: int(v) if v.isdecimal() else v for k, _, v in pairs}
-        folder = options.out / "jobs"
-        return Slurm(open_again, folder, told.workers, told.cluster, parameters)
-    return None
-
-
-def _settings(options: Options) -> Settings:
-    from safezone.models.known import hub_name
-    from safezone.paper.named import model_for
-
-    yours = options.grid.endswith((".yaml", ".yml"))
-    model = hub_name(options.model) if yours else model_for(options.grid, options.model)
-    cells = read_settings(options.machine.config, options.model).cells
-    return settings_told(options, cells, model)
-
-
-def run(options: Options) -> Answer:
-    """Measures the grid, or tells what there is to do."""
-    from safezone.commands.opening import helpers, require_out_folder
-    from safezone.lab.store import WORK, artifacts_in
-    from safezone.results.measurement import measure
-
-    require_out_folder(options.out)
-    settings = _settings(options)
-    _require_known(options, settings)
-    work = options.out.absolute() / WORK
-    data = None if options.data is None else options.data.absolute()
-    told = options.workers
-    alone = told.executor != "here" or options.dry_run
-    helping = 0 if alone else helpers(settings.model, options.machine)
-    sharers = {"here": 1 + helping, "ray": 1 if told.address else told.workers}
-    machine = _worker_machine(options, helping)
-    again = partial(
-        open_lab, work, settings, data, machine, sharers.get(told.executor, told.workers)
-    )
-    lab = again() if helping else open_lab(work, settings, data, options.machine)
-    if options.reuse is not None:
-        lab = replace(lab, reuse=artifacts_in(options.reuse))
-    grid = make_grid(options, lab)
-    name = options.name or grid.name
-    if name == WORK:
-        which = "--name is" if options.name else "the grid's name is"
-        raise UserError(f"{which} {WORK}, which holds the artifacts; give another --name")
-    if options.dry_run:
-        return dry(lab, grid, 1 if told.executor == "here" else told.workers)
-    command = shlex.join(["safezone", *sys.argv[1:]]) if len(sys.argv) > 1 else ""
-    try:
-        made = measure(
-            lab,
-            grid,
-            options.out.absolute(),
-            options.out.absolute() / name,
-            title=_title(grid, settings),
-            command=command,
-            executor=_executor(options, lab, helping, again),
-            progress=progress(),
-            note=note,
-        )
-    except KeyboardInterrupt:
-        note(f"\nstopped; what is finished is in {work}. Go on with:\n    {command}")
-        raise
-    lines = _failures(made.failed)
-    lines += [f"{len(grid) - len(made.failed)} of {len(grid)} runs went well"]
-    lines += [f"report: {made.page}"]
-    data_out = {"page": str(made.page), "runs": len(grid), "failed": made.failed}
-    return Answer(data_out, "\n".join(lines), status=1 if made.failed else 0)
+    chosen, machine = options.workers, options.machine
+    if chosen.executor == "processes" and machine.threads is None:
+        # They share the cores of this machine; more threads than cores make all of them slow.
+        machine = replace(machine, threads=max(1, (os.cpu_count() or 1) // chosen.workers))
+    sharers = 1 if chosen.executor == "ray" and chosen.address else chosen.workers
+    open_again = partial(open_there, machine, sharers)
+    if chosen.executor == "processes":
+        return Processes(open_again, chosen.workers)
+    if chosen.executor == "ray":
+        return Ray(open_again, chosen.workers, chosen.address, chosen.gpus)
+    pairs = [item.partition("=") for item in chosen.slurm]
+    parameters = {k: int(v) if v.isdecimal() else v for k, _, v in pairs}
+    folder = options.out / "jobs"
+    return Slurm(open_again, folder, chosen.workers, chosen.cluster, parameters)
 
 
 def _failures(failed: Mapping[str, str]) -> list[str]:
@@ -264,10 +253,10 @@ def _failures(failed: Mapping[str, str]) -> list[str]:
 
 
 def _title(grid: "Grid", settings: Settings) -> str:
-    found = re.fullmatch(r"(table|figure)(\d+)", grid.name)
-    if found is None:
+    match = re.fullmatch(r"(table|figure)(\d+)", grid.name)
+    if match is None:
         return grid.name
-    title = f"{found[1].title()} {found[2]} of the paper, on {settings.model}"
+    title = f"{match[1].title()} {match[2]} of the paper, on {settings.model}"
     if settings.poison_model and settings.poison_model != (settings.model,):
         return f"{title}, poisons made on {' + '.join(settings.poison_model)}"
     return f"{title}, poisons made on it (white box)" if settings.poison_model else title
@@ -297,6 +286,3 @@ def dry(lab: "Lab", grid: "Grid", workers: int = 1) -> Answer:
         for name, c in costs.items()
     }
     return Answer({"dry_run": True, "runs": len(grid), "stages": stages}, "\n".join(lines))
-
-
-COMMAND = Command(__doc__, Options, run, _table_preset)

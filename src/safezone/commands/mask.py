@@ -1,21 +1,4 @@
-"""Checks the masks of a folder's images, or makes them where there are none.
-
-Masks lie in FOLDER/masks, one PNG for each image with the image's name and size, white on the
-object. Defenses with a loss mask (lm, szt) need them. GrabCut finds things in the middle that
-differ from what is behind them, and says how sure it is: look at the previews, and give it a box
-or a point where it is wrong. SAM and SAM 2 work where you have their weights. --compare makes masks
-beside the given ones, writes nothing and tells their intersection over union; of a folder of
-folders it tells that of each and their mean.
-
-Examples:
-    safezone mask my-toy --preview
-    safezone mask my-toy --point 210 180 --overwrite --preview
-    safezone mask my-toy --source sam --sam facebook/sam-vit-base
-    safezone concepts export concepts && safezone mask concepts --compare
-
-Next:
-    safezone personalize my-toy --defense szt --out runs/my-toy
-"""
+"""``safezone mask``: checks masks, makes them, or compares what makes them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 import numpy as np
 import tyro
 
-from safezone.commands.console import Answer, Command, Common, Folder
+from safezone.commands.console import Answer, Command, Folder
 from safezone.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,8 +23,25 @@ PREVIEW_SIDE: Final = 512
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(Common):
-    """The options."""
+class MaskCommand(Command):
+    """Checks the masks of a folder's images, or makes them where there are none.
+
+    Masks lie in FOLDER/masks, one PNG for each image with the image's name and size, white on the
+    object. Defenses with a loss mask (lm, szt) need them. GrabCut finds things in the middle that
+    differ from what is behind them, and says how sure it is: look at the previews, and give it a
+    box or a point where it is wrong. SAM and SAM 2 work where you have their weights. --compare
+    makes masks beside the given ones, writes nothing and tells their intersection over union; of a
+    folder of folders it tells that of each and their mean.
+
+    Examples:
+        safezone mask my-toy --preview
+        safezone mask my-toy --point 210 180 --overwrite --preview
+        safezone mask my-toy --source sam --sam facebook/sam-vit-base
+        safezone concepts export concepts && safezone mask concepts --compare
+
+    Next:
+        safezone personalize my-toy --defense szt --out runs/my-toy
+    """
 
     folder: Folder
     """Folder with the images of one object."""
@@ -65,46 +65,46 @@ class Options(Common):
     """Boxes and points by image, as {"00.jpg": {"box": [0, 0, 90, 90], "point": [40, 50]}}; masks
     of other images stay."""
 
+    def run(self) -> Answer:
+        from safezone.concepts import MASK_FOLDER, image_files, load_concept, mask_files
+        from safezone.concepts.concept import square_mask
+        from safezone.images import read_image, read_mask
 
-def run(options: Options) -> Answer:
-    """Makes all masks or none; tells the share of each image that its object covers."""
-    from safezone.concepts import MASK_FOLDER, image_files, load_concept, mask_files
-    from safezone.concepts.concept import square_mask
-    from safezone.images import read_image, read_mask
-
-    if options.size < 64 or options.size % 64:
-        raise UserError(f"--size is {options.size}; give a multiple of 64, such as 128 or 512")
-    if (options.source == "sam") != (options.sam is not None):
-        raise UserError("--source sam and --sam FOLDER need each other; give both or neither")
-    if options.compare:
-        return _compare(options)
-    folder = options.folder
-    files = image_files(folder)
-    hints = _hints(options, files)
-    before = mask_files(folder, () if hints else files)
-    make = options.source in MAKERS or (options.source is None and (not before or bool(hints)))
-    if options.source == "given" and not before:
-        raise UserError(f"{folder} has no masks; leave --source out to make them with GrabCut")
-    if make and before and not options.overwrite:
-        raise UserError(f"{folder} has masks already; give --overwrite to replace them")
-    load_concept(folder, options.size)  # tells what else is wrong before anything is written
-    wanted = [path for path in files if options.hints is None or path.name in hints] if make else []
-    cutouts = _made(wanted, _maker(options), hints)
-    masks = {p.stem: cutouts[p.stem].mask for p in files if p.stem in cutouts}
-    masks |= {p.stem: read_mask(before[p.stem]) for p in files if p.stem not in cutouts}
-    squares = {
-        path: square_mask(masks[path.stem], path, read_image(path), options.size) for path in files
-    }
-    place = folder / MASK_FOLDER if make else next(iter(before.values())).parent
-    if make:
-        _write_masks(place, masks)
-    if options.preview:
-        _previews(options, squares)
-    return _answer(options, place, make, masks, cutouts)
+        if self.size < 64 or self.size % 64:
+            raise UserError(f"--size is {self.size}; give a multiple of 64, such as 128 or 512")
+        if (self.source == "sam") != (self.sam is not None):
+            raise UserError("--source sam and --sam FOLDER need each other; give both or neither")
+        if self.compare:
+            return _compare(self)
+        folder = self.folder
+        files = image_files(folder)
+        hints = _hints(self, files)
+        before = mask_files(folder, () if hints else files)
+        make = self.source in MAKERS or (self.source is None and (not before or bool(hints)))
+        if self.source == "given" and not before:
+            raise UserError(f"{folder} has no masks; leave --source out to make them with GrabCut")
+        if make and before and not self.overwrite:
+            raise UserError(f"{folder} has masks already; give --overwrite to replace them")
+        load_concept(folder, self.size)  # tells what else is wrong before anything is written
+        wanted = (
+            [path for path in files if self.hints is None or path.name in hints] if make else []
+        )
+        cutouts = _made(wanted, _maker(self), hints)
+        masks = {p.stem: cutouts[p.stem].mask for p in files if p.stem in cutouts}
+        masks |= {p.stem: read_mask(before[p.stem]) for p in files if p.stem not in cutouts}
+        squares = {
+            path: square_mask(masks[path.stem], path, read_image(path), self.size) for path in files
+        }
+        place = folder / MASK_FOLDER if make else next(iter(before.values())).parent
+        if make:
+            _write_masks(place, masks)
+        if self.preview:
+            _previews(self, squares)
+        return _answer(self, place, make, masks, cutouts)
 
 
 def _answer(
-    options: Options,
+    options: MaskCommand,
     place: Path,
     make: bool,
     masks: "Mapping[str, NDArray[np.bool_]]",
@@ -156,7 +156,7 @@ def _write_masks(place: Path, masks: "Mapping[str, NDArray[np.bool_]]") -> None:
             write_png(temporary / f"{stem}.png", mask)
 
 
-def _hints(options: Options, files: Sequence[Path]) -> "dict[str, Hint]":
+def _hints(options: MaskCommand, files: Sequence[Path]) -> "dict[str, Hint]":
     """Box and point by the image's file name, from --hints, --box and --point."""
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -185,10 +185,7 @@ def _hints(options: Options, files: Sequence[Path]) -> "dict[str, Hint]":
     return {names[name]: hint for name, hint in hints.items()}
 
 
-COMMAND = Command(__doc__, Options, run)
-
-
-def _maker(options: Options) -> "Maker":
+def _maker(options: MaskCommand) -> "Maker":
     """What makes one image's mask."""
     from safezone.concepts.masks import Cutout, cut_out, one_object
 
@@ -222,7 +219,7 @@ def _made(
     return made
 
 
-def _compare(options: Options) -> Answer:
+def _compare(options: MaskCommand) -> Answer:
     """Intersection over union with the given masks, of a folder or of each folder in it."""
     from safezone.concepts import folder_name, image_files, mask_files
     from safezone.concepts.folder import is_image
@@ -263,7 +260,7 @@ def _compare(options: Options) -> Answer:
     return Answer({"mean_iou": mean, "folders": values, "refused": refused}, "\n".join(lines))
 
 
-def _previews(options: Options, masks: "Mapping[Path, NDArray[np.bool_]]") -> None:
+def _previews(options: MaskCommand, masks: "Mapping[Path, NDArray[np.bool_]]") -> None:
     from safezone.concepts.folder import PREVIEW_FOLDER
     from safezone.concepts.masks import draw_preview
     from safezone.files import whole_folder

@@ -4,28 +4,27 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
 import psutil
 import torch
 
-from safezone.commands.console import Machine, note
+from safezone.commands.console import Machine, OnModel, Processor, note, progress
 from safezone.concepts import CONCEPT_FILE, Concept
 from safezone.errors import UserError
+from safezone.lab.executors import Helped, OpenLab
+from safezone.lab.lab import Lab
 from safezone.lab.memory import keep_freed_memory, memory_left
 from safezone.lab.run import content_key
-from safezone.lab.settings import Scoring
+from safezone.lab.settings import Scoring, Settings
 from safezone.lab.store import MANIFEST, require_finite
 from safezone.models import BUILTIN, Model, load_model
 from safezone.models.parts import pick_device
-from safezone.models.precision import LongPrompts, Precision, dtype_of, set_precision
+from safezone.models.precision import dtype_of, set_precision
 from safezone.reading import read_json
 from safezone.results.notes import MINI_LIMITS
 from safezone.scores import CLEAN, SLOTS, CachedEncoder, Encoders
 from safezone.scores.slot import NONE
-
-if TYPE_CHECKING:
-    from safezone.lab.lab import Lab
 
 
 def idle_cores(seconds: float = 0.3) -> float:
@@ -53,7 +52,7 @@ _HELPER_BYTES = 2 * 2**30
 """What a helping process takes, with room."""
 
 
-def helpers(model: str, machine: Machine) -> int:
+def helpers(model: str, machine: Processor) -> int:
     """How many processes of one thread shall help this one with a grid, 0 for none.
 
     The built-in model's layers are too small for two threads: two processes are faster. None where
@@ -65,17 +64,25 @@ def helpers(model: str, machine: Machine) -> int:
     return max(0, min(round(idle_cores()) - 1, memory_left() // _HELPER_BYTES))
 
 
-class Opening(Protocol):
-    """How models are opened: a command's options, or the settings of an experiment."""
+def machine_and_sharers(model: str, machine: Machine, *, alone: bool) -> tuple[Machine, int]:
+    """How many processes share a grid, this one and those that help, and each one's machine.
 
-    @property
-    def precision(self) -> Precision: ...
-    @property
-    def long_prompts(self) -> LongPrompts: ...
+    More threads than cores make all of them slow. ``alone``: none shall help.
+    """
+    helping = 0 if alone else helpers(model, machine)
+    return replace(machine, threads=1) if helping else machine, helping + 1
 
 
-def open_model(name: str, machine: Machine, how: Opening) -> Model:
-    """The model with finite weights, and as many threads as make sense; UserError otherwise."""
+def helped(lab: Lab, open_lab: OpenLab) -> Helped | None:
+    """This process with those that share its lab; None where it is alone."""
+    return Helped(lab, open_lab, lab.sharers - 1, progress()) if lab.sharers > 1 else None
+
+
+def open_model(name: str, machine: Processor, how: OnModel | Settings) -> Model:
+    """The model with finite weights, and as many threads as make sense; UserError otherwise.
+
+    ``how``: its precision and what becomes of long prompts.
+    """
     set_threads(machine.threads)
     keep_freed_memory()
     dtype = dtype_of(how.precision)
@@ -87,7 +94,7 @@ def open_model(name: str, machine: Machine, how: Opening) -> Model:
     return model
 
 
-def open_encoders(scoring: Scoring, machine: Machine) -> Encoders:
+def open_encoders(scoring: Scoring, machine: Processor) -> Encoders:
     """The encoders of the settings; ``none`` leaves a slot that is optional empty."""
     from transformers.utils import logging as untyped
 
@@ -107,9 +114,7 @@ def open_encoders(scoring: Scoring, machine: Machine) -> Encoders:
     return Encoders(opened, content_key(keys))
 
 
-def with_models(
-    lab: "Lab", machine: Machine, concepts: Callable[[int], Iterable[Concept]]
-) -> "Lab":
+def with_models(lab: Lab, machine: Processor, concepts: Callable[[int], Iterable[Concept]]) -> Lab:
     """The lab with the models of its settings that poison and purify, where they are others.
 
     ``concepts``: all clean ones, in squares of so many pixels.

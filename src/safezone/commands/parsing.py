@@ -2,43 +2,46 @@
 
 import argparse
 import contextlib
+import inspect
 import io
 import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import tyro
 
-from safezone.commands.console import Command, Entries, Folders, Options
+from safezone.commands.console import Command, Entries, Folders
 from safezone.errors import UserError
 from safezone.fields import FieldError, require_fields
 from safezone.lab.config import read_settings
 from safezone.lab.settings import Settings
 
+AnyCommand = TypeVar("AnyCommand", bound=Command)
 
-def parse(command: Command[Options], arguments: Sequence[str], name: str = "") -> Options:
-    """The options of a command; ``name``: its words on the command line.
+
+def parse(command: type[AnyCommand], arguments: Sequence[str], name: str = "") -> AnyCommand:
+    """A command with its options; ``name``: its words on the command line.
 
     Lists that options make replace the file's. Raises UserError for what cannot be read;
     SystemExit(0) after ``--help``.
     """
-    defaults = _defaults(command.options, _settings(arguments, command.base(arguments)))
+    defaults = _defaults(command, _settings(arguments, command.own_preset(arguments)))
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
             read = tyro.cli(
-                tyro.conf.FlagCreatePairsOff[command.options],  # type: ignore[misc, name-defined]
+                tyro.conf.FlagCreatePairsOff[command],  # type: ignore[misc, valid-type]
                 args=list(arguments),
                 prog=f"safezone {name}",
-                description=command.help,
+                description=inspect.getdoc(command),
                 default=_without_lists(defaults),
             )
-        options: Options = _with_lists(read, defaults)
+        options: AnyCommand = _with_lists(read, defaults)
         require_fields(options)
     except FieldError as error:
-        what = _places(command.options).get(error.field)
+        what = _places(command).get(error.field)
         if error.value == () and what is not None:
             raise UserError(f"give at least one {what}; see `safezone {name} --help`") from error
         raise UserError(f"{_option(error, arguments)} {error.reason}") from error

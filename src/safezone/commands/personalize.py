@@ -1,22 +1,4 @@
-"""Learns the objects of folders: all folders, defenses and seeds in one pass through the model. By
-textual inversion (ti), lora or custom-diffusion, each with its own preset.
-
-Defenses: nominal (none), jpeg, t600 (train at timesteps from 600), lm (loss mask), szt (Safe-Zone
-Training: JPEG, timesteps from 500, a dilated loss mask), or parts joined by +, as in jpeg+t600.
-Further ones: advclean, regen, pdmpure, tanh5, power2, im, lim, zm and more (docs/defenses.md).
-lm, im, lim, zm and szt need masks: `safezone mask FOLDER`.
-
-Writes OUT/<folder>/<defense>/seed<k>/learned_embeds.safetensors, which diffusers, AUTOMATIC1111,
-ComfyUI and kohya's scripts read, with its log beside it; of the other methods
-pytorch_lora_weights.safetensors or custom_diffusion.safetensors (`safezone export` writes both for
-other programs). Killed and started again, it goes on.
-
-Example:
-    safezone personalize my-toy my-toy-poisoned --defense nominal --defense szt --out runs/my-toy
-
-Next:
-    safezone generate runs/my-toy
-"""
+"""``safezone personalize``: what is learned from folders of images."""
 
 import os
 from collections.abc import Mapping
@@ -29,7 +11,6 @@ import tyro
 
 from safezone.commands.console import (
     Answer,
-    Command,
     Flat,
     Folders,
     OnModel,
@@ -50,8 +31,27 @@ FEWEST_IMAGES: Final = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(OnModel):
-    """The options."""
+class PersonalizeCommand(OnModel):
+    """Learns the objects of folders: all folders, defenses and seeds in one pass through the model.
+    By textual inversion (ti), lora or custom-diffusion, each with its own preset.
+
+    Defenses: nominal (none), jpeg, t600 (train at timesteps from 600), lm (loss mask), szt
+    (Safe-Zone Training: JPEG, timesteps from 500, a dilated loss mask), or parts joined by +, as in
+    jpeg+t600. Further ones: advclean, regen, pdmpure, tanh5, power2, im, lim, zm and more
+    (docs/defenses.md). lm, im, lim, zm and szt need masks: `safezone mask FOLDER`.
+
+    Writes OUT/<folder>/<defense>/seed<k>/learned_embeds.safetensors, which diffusers,
+    AUTOMATIC1111, ComfyUI and kohya's scripts read, with its log beside it; of the other methods
+    pytorch_lora_weights.safetensors or custom_diffusion.safetensors (`safezone export` writes both
+    for other programs). Killed and started again, it goes on.
+
+    Example:
+        safezone personalize my-toy my-toy-poisoned --defense nominal --defense szt \\
+            --out runs/my-toy
+
+    Next:
+        safezone generate runs/my-toy
+    """
 
     folders: Folders
     """Folders, each with 3 to 15 images of one object, clean or poisoned."""
@@ -71,73 +71,74 @@ class Options(OnModel):
     """Copy what is wanted and lies below this folder, such as the --out of a grid."""
     training: Flat[Training] = field(default_factory=Training)
 
+    def run(self) -> Answer:
+        from safezone.commands.opening import open_model, require_out_folder, tell_limits
+        from safezone.concepts import image_files
+        from safezone.defenses import defense, resolve
+        from safezone.files import locked
+        from safezone.lab.store import artifacts_in
+        from safezone.lab.trainings import train_all
+        from safezone.personalize import PreparedRun, check_placeholder, ready
+        from safezone.personalize.trackers import require_tracker
 
-def run(options: Options) -> Answer:
-    """Trains what is missing in ``options.out``."""
-    from safezone.commands.opening import open_model, require_out_folder, tell_limits
-    from safezone.concepts import image_files
-    from safezone.defenses import defense, resolve
-    from safezone.files import locked
-    from safezone.lab.store import artifacts_in
-    from safezone.lab.trainings import train_all
-    from safezone.personalize import PreparedRun, check_placeholder, ready
-    from safezone.personalize.trackers import require_tracker
-
-    for name in options.defense:
-        defense(name)
-    method = options.training.personalization()
-    if options.training.tracker is not None:
-        require_tracker(options.training.tracker)
-    require_out_folder(options.out)
-    for folder in options.folders:
-        if (count := len(image_files(folder))) < FEWEST_IMAGES:
-            raise UserError(
-                f"{folder} holds {count} image{'s' * (count != 1)} and {FEWEST_IMAGES} "
-                f"are needed; give {FEWEST_IMAGES} to 15 images of one object"
+        for name in self.defense:
+            defense(name)
+        method = self.training.personalization()
+        if self.training.tracker is not None:
+            require_tracker(self.training.tracker)
+        require_out_folder(self.out)
+        for folder in self.folders:
+            if (count := len(image_files(folder))) < FEWEST_IMAGES:
+                raise UserError(
+                    f"{folder} holds {count} image{'s' * (count != 1)} and {FEWEST_IMAGES} "
+                    f"are needed; give {FEWEST_IMAGES} to 15 images of one object"
+                )
+        model = open_model(self.model, self.machine, self)
+        concepts = _concepts(self, model.image_size)
+        for name in self.defense:
+            resolve(defense(name).preprocess, model)
+        for concept, _ in concepts.values():
+            check_placeholder(model, concept.placeholder)
+            rows = [defense(name) for name in self.defense]
+            for row in rows:
+                row.loss_mask(concept.images, concept.masks, model.factor, concept=concept.name)
+            # What the method does not fit, such as targets or a start, before anything is written.
+            for row in {row.words: row for row in rows}.values():
+                parts = (concept, row.timesteps, row.loss_mask, self.seed)
+                ready(
+                    model,
+                    [PreparedRun(concept.name, *parts, words=row.words)],
+                    method,
+                    compile=self.training.compile,
+                    captured=self.training.captured,
+                    checkpointing=self.training.checkpointing,
+                )
+        clean = {label: _clean(folder, concept) for label, (concept, folder) in concepts.items()}
+        photographs = tell_limits(self.model, self.folders)
+        again = {} if self.reuse is None else artifacts_in(self.reuse)
+        with locked(self.out):
+            jobs = _jobs(self, model, concepts, clean, again, photographs)
+            train_all(
+                model, jobs, self.training, self.out / ".training", progress=progress(), note=note
             )
-    model = open_model(options.model, options.machine, options)
-    concepts = _concepts(options, model.image_size)
-    for name in options.defense:
-        resolve(defense(name).preprocess, model)
-    for concept, _ in concepts.values():
-        check_placeholder(model, concept.placeholder)
-        rows = [defense(name) for name in options.defense]
-        for row in rows:
-            row.loss_mask(concept.images, concept.masks, model.factor, concept=concept.name)
-        # What the method does not fit, such as targets or a start, before anything is written.
-        for row in {row.words: row for row in rows}.values():
-            parts = (concept, row.timesteps, row.loss_mask, options.seed)
-            ready(
-                model,
-                [PreparedRun(concept.name, *parts, words=row.words)],
-                method,
-                compile=options.training.compile,
-                captured=options.training.captured,
-                checkpointing=options.training.checkpointing,
-            )
-    clean = {label: _clean(folder, concept) for label, (concept, folder) in concepts.items()}
-    photographs = tell_limits(options.model, options.folders)
-    again = {} if options.reuse is None else artifacts_in(options.reuse)
-    with locked(options.out):
-        jobs = _jobs(options, model, concepts, clean, again, photographs)
-        train_all(
-            model, jobs, options.training, options.out / ".training", progress=progress(), note=note
-        )
-    failed = {str(job.artifact.place): job.failed_at for job in jobs if job.failed_at is not None}
-    lines = [f"learned: {len(jobs) - len(failed)} of {len(jobs)} runs, {method.steps} steps each"]
-    lines += [f"  {job.artifact.place}" for job in jobs if str(job.artifact.place) not in failed]
-    lines += [f"  failed: {place} became NaN at step {step}" for place, step in failed.items()]
-    if len(failed) < len(jobs):
-        lines.append(f"next: safezone generate {options.out} --model {options.model}")
-    places = [place for job in jobs if (place := str(job.artifact.place)) not in failed]
-    data = {"out": str(options.out), "runs": places, "failed": failed}
-    return Answer(data, "\n".join(lines), status=1 if failed else 0)
+        failed = {
+            str(job.artifact.place): job.failed_at for job in jobs if job.failed_at is not None
+        }
+        lines = [
+            f"learned: {len(jobs) - len(failed)} of {len(jobs)} runs, {method.steps} steps each"
+        ]
+        lines += [
+            f"  {job.artifact.place}" for job in jobs if str(job.artifact.place) not in failed
+        ]
+        lines += [f"  failed: {place} became NaN at step {step}" for place, step in failed.items()]
+        if len(failed) < len(jobs):
+            lines.append(f"next: safezone generate {self.out} --model {self.model}")
+        places = [place for job in jobs if (place := str(job.artifact.place)) not in failed]
+        data = {"out": str(self.out), "runs": places, "failed": failed}
+        return Answer(data, "\n".join(lines), status=1 if failed else 0)
 
 
-COMMAND = Command(__doc__, Options, run)
-
-
-def _concepts(options: Options, size: int) -> "dict[str, tuple[Concept, Path]]":
+def _concepts(options: PersonalizeCommand, size: int) -> "dict[str, tuple[Concept, Path]]":
     """Each folder's concept under a label of its own: the concept's name, else the folder's."""
     from safezone.concepts import folder_name, load_concept
 
@@ -183,7 +184,7 @@ def _clean(folder: Path, concept: "Concept") -> "Concept | None":
 
 
 def _jobs(
-    options: Options,
+    options: PersonalizeCommand,
     model: "Model",
     concepts: "dict[str, tuple[Concept, Path]]",
     clean_concepts: "dict[str, Concept | None]",

@@ -1,15 +1,4 @@
-"""Writes DIR/report.html: pictures side by side, scores with intervals, and what they mean.
-
-DIR is what `safezone generate`, `safezone claim` or `safezone demo` wrote, or the --out of
-`safezone grid run`: then all its tables stand on one page. The page needs no network and no other
-file. The numbers of one result are also written as rows.csv, table.csv, table.md and summary.json.
-
-Example:
-    safezone report runs/my-toy
-
-Next:
-    open runs/my-toy/report.html
-"""
+"""``safezone report`` and ``score``: what generated images show."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,19 +7,56 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from safezone.commands.console import Answer, Command, Flat, Folder, OnModel, note
-from safezone.commands.recorded import learned_tokens, preset_of_images
+from safezone.commands.console import Answer, Flat, Folder, OnModel, note
 from safezone.errors import UserError
 from safezone.fields import Natural
-from safezone.lab.settings import Scoring
+from safezone.lab.settings import Scoring, Settings, preset
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from safezone.models import Model
+    from safezone.results.artifacts import RunImages
     from safezone.scores import Row
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(OnModel):
-    """The options."""
+class OnImages(OnModel):
+    """The options of what looks at generated images."""
+
+    model: str = "mini"
+    """Whose preset of encoders is used, and what --token-encoder compares with; by default the
+    model that made the images."""
+    scoring: Flat[Scoring] = field(default_factory=Scoring)
+
+    @classmethod
+    def own_preset(cls, arguments: Sequence[str]) -> Settings | None:
+        """The preset of the model that made the images in the arguments' first folder.
+
+        None where the options choose a model, or where nothing is recorded.
+        """
+        if any(argument.split("=")[0] in ("--model", "--config") for argument in arguments):
+            return None
+        names = (_maker(Path(each)) for each in arguments)
+        model = next((name for name in names if name is not None), None)
+        return None if model is None else preset(model)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportCommand(OnImages):
+    """Writes DIR/report.html: pictures side by side, scores with intervals, and what they mean.
+
+    DIR is what `safezone generate`, `safezone claim` or `safezone demo` wrote, or the --out of
+    `safezone grid run`: then all its tables stand on one page. The page needs no network and no
+    other file. The numbers of one result are also written as rows.csv, table.csv, table.md and
+    summary.json.
+
+    Example:
+        safezone report runs/my-toy
+
+    Next:
+        open runs/my-toy/report.html
+    """
 
     folder: Folder
     """Folder of results."""
@@ -38,45 +64,138 @@ class Options(OnModel):
     """The page's heading."""
     pictures: Annotated[Natural | None, tyro.conf.arg(metavar="N")] = None
     """About how many generated images the page holds, 2 kB each in grids; by default 4000."""
-    model: str = "mini"
-    """Whose preset of encoders is used, and what --token-encoder compares with; by default the
-    model that made the images."""
-    scoring: Flat[Scoring] = field(default_factory=Scoring)
+
+    def run(self) -> Answer:
+        from safezone.lab.store import ROWS_FILE
+        from safezone.results.artifacts import INDEX, PICTURES, image_folders
+        from safezone.results.folder import (
+            grids_in,
+            rewrite_results,
+            write_results,
+            write_workspace_page,
+        )
+        from safezone.scores import read_rows
+
+        folder = self.folder
+        pictures = PICTURES if self.pictures is None else self.pictures
+        if not folder.is_dir():
+            raise UserError(f"{folder} is not a folder; give the folder of `safezone generate`")
+        if (folder / INDEX).is_file():
+            page = rewrite_results(folder, self.title, pictures)
+            return _answer(page, rows=len(read_rows(folder / ROWS_FILE)))
+        if grids := grids_in(folder):
+            title = self.title or "The paper's tables, measured"
+            page = write_workspace_page(folder, title, pictures)
+            return _answer(page, grids=[grid.name for grid in grids])
+        folders = image_folders(folder)
+        if not folders:
+            raise UserError(
+                f"{folder} holds no generated images; make them with `safezone generate`"
+            )
+        rows = _rows(self, folders)
+        index = {
+            "title": self.title or f"What was learned in {folder.resolve().name}",
+            **_recorded(folders),
+            "images": [str(place.relative_to(folder)) for place in folders],
+        }
+        return _answer(write_results(folder, index, rows, pictures), rows=len(rows))
 
 
-def run(options: Options) -> Answer:
-    """Writes the page from what is there; scores what has not been scored."""
-    from safezone.lab.store import ROWS_FILE
-    from safezone.results.artifacts import INDEX, PICTURES, image_folders
-    from safezone.results.folder import (
-        grids_in,
-        rewrite_results,
-        write_results,
-        write_workspace_page,
-    )
-    from safezone.scores import read_rows
+@dataclass(frozen=True, kw_only=True)
+class ScoreCommand(OnImages):
+    """Compares generated images with the clean images of the object.
 
-    folder = options.folder
-    pictures = PICTURES if options.pictures is None else options.pictures
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; give the folder of `safezone generate`")
-    if (folder / INDEX).is_file():
-        page = rewrite_results(folder, options.title, pictures)
-        return _answer(page, rows=len(read_rows(folder / ROWS_FILE)))
-    if grids := grids_in(folder):
-        title = options.title or "The paper's tables, measured"
-        page = write_workspace_page(folder, title, pictures)
-        return _answer(page, grids=[grid.name for grid in grids])
-    folders = image_folders(folder)
-    if not folders:
-        raise UserError(f"{folder} holds no generated images; make them with `safezone generate`")
-    rows = _rows(options, folders)
-    index = {
-        "title": options.title or f"What was learned in {folder.resolve().name}",
-        **_recorded(folders),
-        "images": [str(place.relative_to(folder)) for place in folders],
-    }
-    return _answer(write_results(folder, index, rows, pictures), rows=len(rows))
+    Instance similarity: mean cosine of features of all pairs of a generated and a clean image. CLIP
+    scores need to know the prompts, as in a folder that `safezone generate` wrote. The option
+    --token-encoder needs the adapter as well, in the folder above or where it was, and the model.
+
+    Example:
+        safezone score runs/my-toy/my-toy/szt/seed0/images --clean my-toy
+
+    Next:
+        safezone report runs/my-toy
+    """
+
+    images: Folder
+    """Folder with generated images."""
+    clean: Path
+    """Folder with the clean images of the object."""
+
+    def run(self) -> Answer:
+        import torch
+
+        from safezone.commands.opening import open_encoders, open_model, set_threads
+        from safezone.concepts import image_files, load_concept
+        from safezone.images import read_image
+        from safezone.lab.store import IMAGES_RECORD
+        from safezone.results.artifacts import read_run_images
+        from safezone.scores import Pictures, metric_of, score_images
+
+        set_threads(self.machine.threads)
+        made = None
+        if (self.images / IMAGES_RECORD).is_file():
+            made = read_run_images(self.images)
+            images, prompts, words = made.images, made.prompts, (made.class_word, made.placeholder)
+        else:
+            files = image_files(self.images)
+            side = min(read_image(files[0]).shape[:2])
+            images, prompts, words = load_concept(self.images, side).images, [], ("", "")
+        clean = load_concept(self.clean, images.shape[-1])
+        encoders = open_encoders(self.scoring, self.machine)
+        class_word, tokens = words[0] or clean.class_word, {}
+        if "token" in encoders:
+            if made is None:
+                raise UserError(
+                    f"{self.images} has no {IMAGES_RECORD}, which --token-encoder needs; give a "
+                    "folder that `safezone generate` wrote, or --token-encoder none"
+                )
+            model = open_model(self.model, self.machine, self)
+            tokens = _learned_tokens(made, model, class_word)
+        with torch.no_grad():
+            placeholder = words[1] or clean.placeholder
+            pictures = Pictures(images, prompts, clean.images, class_word, placeholder, **tokens)
+            scores = score_images(pictures, encoders.by_slot)
+        lines = [
+            f"{metric_of(s.metric).label}: {s.value:.{metric_of(s.metric).decimals + 1}f} "
+            f"({s.n_generated} generated, {s.n_reference or 'no'} reference images)"
+            for s in scores
+        ]
+        data = {
+            "scores": [score._asdict() for score in scores],
+            "encoder": encoders["instance"].name,
+        }
+        return Answer(data, "\n".join(lines))
+
+
+def _maker(folder: Path) -> str | None:
+    if not folder.is_dir():  # an option; what follows takes seconds to import
+        return None
+    from safezone.lab.store import IMAGES_RECORD
+    from safezone.reading import read_json
+
+    record = next(folder.rglob(IMAGES_RECORD), None)
+    model = None if record is None else read_json(record).get("model")
+    return model if isinstance(model, str) else None
+
+
+def _learned_tokens(drawn: "RunImages", model: "Model", class_word: str) -> "dict[str, Tensor]":
+    """The fields of ``Pictures`` that keep the learned token: of the adapter that drew the images.
+
+    ``model``: what the adapter is for. Raises UserError where the adapter is gone or of another
+    model.
+    """
+    adapter = drawn.adapter()
+    if adapter is None:
+        raise UserError(
+            f"{drawn.place} has no adapter beside it, which --token-encoder needs; generate the "
+            "images again, or give --token-encoder none"
+        )
+    if drawn.run.model != model.name:
+        raise UserError(
+            f"{drawn.place} was drawn by {drawn.run.model} and --model is {model.name}; "
+            "--token-encoder needs the model that drew the images"
+        )
+    return {"vectors": adapter.vectors, "word_vectors": model.word_vectors(class_word)}
 
 
 def _answer(page: Path, **more: object) -> Answer:
@@ -97,7 +216,7 @@ def _recorded(folders: Sequence[Path]) -> dict[str, object]:
     return {"settings": settings, "photographs": photographs}
 
 
-def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
+def _rows(options: ReportCommand, folders: Sequence[Path]) -> "list[Row]":
     """Scores of the folders whose clean images are known; none where no encoder can be opened."""
     from safezone.commands.opening import open_encoders, open_model, set_threads
     from safezone.lab.makers import score_rows
@@ -121,12 +240,9 @@ def _rows(options: Options, folders: Sequence[Path]) -> "list[Row]":
             note(f"note: {folder} is not scored, since its clean images are not known")
             continue
         word = clean.class_word
-        tokens = {} if model is None else learned_tokens(drawn, model, word)
+        tokens = {} if model is None else _learned_tokens(drawn, model, word)
         pictures = Pictures(
             drawn.images, drawn.prompts, clean.images, word, drawn.placeholder, **tokens
         )
         rows += score_rows(encoders, pictures, drawn.run, drawn.poison_model())
     return rows
-
-
-COMMAND = Command(__doc__, Options, run, preset_of_images)
