@@ -58,38 +58,24 @@ __all__ = [
 ]
 
 _HOMES: Final = {
-    "Adapter": "personalize",
-    "Concept": "concepts",
-    "CustomDiffusion": "personalize",
-    "LoRA": "personalize",
-    "Pictures": "scores",
-    "Row": "scores",
-    "TextualInversion": "personalize",
-    "TrainingRun": "personalize",
+    **dict.fromkeys(("Concept", "load_concept", "save_concept"), "concepts"),
+    **dict.fromkeys(("defend", "defense"), "defenses"),
     "UserError": "errors",
-    "defend": "defenses",
-    "defense": "defenses",
-    # The module of the same name is safezone.generate, so the verb has another.
-    "generate_images": "generate",
-    "load_adapter": "personalize",
-    "load_concept": "concepts",
-    "load_embedding": "personalize",
-    "load_encoder": "scores",
+    "generate_images": "generate",  # where its name is that of the module
     "load_model": "models",
-    "poison": "poisons",
-    "poison_concept": "poisons",
-    "save_concept": "concepts",
-    "save_embedding": "personalize",
-    "score_images": "scores",
-    "train": "personalize",
+    **dict.fromkeys(("Adapter", "CustomDiffusion", "LoRA", "TextualInversion"), "personalize"),
+    **dict.fromkeys(("TrainingRun", "load_adapter", "load_embedding"), "personalize"),
+    **dict.fromkeys(("save_embedding", "train"), "personalize"),
+    **dict.fromkeys(("poison", "poison_concept"), "poisons"),
+    **dict.fromkeys(("Pictures", "Row", "load_encoder", "score_images"), "scores"),
 }
-_RENAMED: Final = {"generate_images": "generate"}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'safezone' has no attribute {name!r}")
-    value = getattr(import_module(f"safezone.{_HOMES[name]}"), _RENAMED.get(name, name))
+    home = _HOMES[name]
+    value = getattr(import_module(f"safezone.{home}"), home if home == "generate" else name)
     globals()[name] = value
     return value
 

@@ -42,7 +42,9 @@ COMMANDS: Final[Mapping[str, str]] = {
 }
 
 _MODULES: Final = {
-    "demo": "claim",
+    "serve": "audit",
+    "inspect": "poison",
+    **dict.fromkeys(("claim", "demo", "figure"), "paper"),
     "export": "generate",
     "score": "report",
     "grid run": "grid_run",

@@ -5,6 +5,7 @@ import struct
 import warnings
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,10 +35,6 @@ _Pixels = TypeVar("_Pixels", NDArray[np.uint8], NDArray[np.bool_])
 
 def _decode(path: Path, max_pixels: int) -> Image.Image:
     """The first frame, decoded whole and turned as its EXIF orientation says."""
-    if not path.exists():
-        raise UserError(f"{path} does not exist; check the spelling of the file's name")
-    if path.is_dir():
-        raise UserError(f"{path} is a folder; give an image file inside it")
     require_file(path, "an image file")
     try:
         with warnings.catch_warnings():
@@ -85,17 +82,12 @@ def _eight_bit_grey(image: Image.Image) -> Image.Image:
 
 
 def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
-    profile = image.info.get("icc_profile")
-    if profile:
-        try:
-            converted = ImageCms.profileToProfile(
-                image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
-            )
-            if converted is not None:
-                return converted
-        except (ImageCms.PyCMSError, OSError):
-            pass  # a broken or foreign profile: the plain conversion is the best guess left
-    return image.convert("RGB")
+    profile, srgb = io.BytesIO(image.info.get("icc_profile") or b""), ImageCms.createProfile("sRGB")
+    with suppress(ImageCms.PyCMSError, OSError):  # none, or one that is broken or foreign
+        converted = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
+        if converted is not None:
+            return converted
+    return image.convert("RGB")  # the best guess left
 
 
 def _has_alpha(image: Image.Image) -> bool:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from safezone.cli import main
-from safezone.commands.figure import FigureCommand
 from safezone.commands.grid_run import GridRunCommand
+from safezone.commands.paper import FigureCommand
 from safezone.commands.parsing import parse
 from safezone.lab.settings import preset
 from safezone.models.known import KNOWN

@@ -1,6 +1,6 @@
-"""``safezone audit``: a folder of protected images, one page, one verdict."""
+"""``safezone audit``: does a protection hold? And ``serve``, to ask so with the mouse."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeAlias
@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import tyro
 from pydantic import Field
 
-from safezone.commands.console import Answer, Flat, Folder, OnModel, command_line, note, progress
+from safezone.commands.console import (
+    Answer,
+    Command,
+    Flat,
+    Folder,
+    Machine,
+    OnModel,
+    command_line,
+    note,
+    progress,
+)
+from safezone.errors import UserError
 from safezone.fields import Count
 from safezone.lab.settings import Names, Poisoning, Sampling, Scoring
 
@@ -143,3 +154,56 @@ def open_audit(options: AuditCommand, sharers: int) -> "Lab":
     """The lab of the audit; processes that help call it. ``sharers``: they and the first one."""
     lab, plan = plan_of(options)
     return replace(plan.lab(lab), sharers=sharers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeCommand(Command):
+    """A page to use the audit with the mouse: give pictures, correct masks, start, read the
+    verdict.
+
+    It answers this machine only, asks nobody for anything, and keeps what it is given in one
+    folder. What it does is `safezone audit`, and for pictures that are not protected yet `safezone
+    poison` before; stop it, or kill it, and it goes on when it is started again. Open the address
+    that it prints.
+
+    Examples:
+        safezone serve
+        safezone serve --folder my-audits --model /models/sd15 --model mini
+
+    Next:
+        open http://127.0.0.1:8017
+    """
+
+    folder: Path = Path("runs/serve")
+    """Where pictures and audits are kept."""
+    models: Annotated[Names, tyro.conf.arg(name="model", metavar="NAME")] = ("mini",)
+    """Built-in model, diffusers folder or hub name that the page offers; may be given
+    repeatedly."""
+    port: Annotated[int, Field(ge=0, le=65535, strict=True)] = 8017
+    """Of 127.0.0.1, where it answers; 0 is any that is free."""
+    machine: Flat[Machine] = field(default_factory=Machine)
+
+    def run(self) -> Answer:
+        try:
+            from safezone.serve.app import ADDRESS, listen, serve
+        except ModuleNotFoundError as error:
+            name = (error.name or "").partition(".")[0]
+            raise UserError(
+                f"the page needs {name}; install it with `pip install safezone[ui]`"
+            ) from error
+        from safezone.commands.opening import require_out_folder
+        from safezone.files import locked
+        from safezone.lab.kinds import require_spelling
+        from safezone.serve.runner import Runner
+
+        require_out_folder(self.folder)
+        for name in self.models:
+            require_spelling(name)
+        options = {f"--{each.name}": getattr(self.machine, each.name) for each in fields(Machine)}
+        more = [(name, str(value)) for name, value in options.items() if value is not None]
+        runner = Runner(self.models, [word for option in more for word in option])
+        with listen(self.port) as listening, locked(self.folder):
+            address = f"http://{ADDRESS}:{listening.getsockname()[1]}"
+            note(f"open {address} (Ctrl-C ends it)")
+            serve(self.folder.absolute(), runner, listening)
+        return Answer({"address": address, "folder": str(self.folder)})

@@ -89,14 +89,14 @@ class GenerateCommand(OnModel):
             if new and self.out is not None and not any(map(Path.is_file, self.out.rglob("*"))):
                 shutil.rmtree(self.out, ignore_errors=True)  # locks have made folders in it
         failed = {str(place): reason for place, reason in reasons.items()}
-        made = [job for job in jobs if job.artifact.place not in reasons]
+        places = [place for job in jobs if (place := str(job.artifact.place)) not in failed]
         count = len(prompts) * self.sampling.images_per_prompt
-        lines = [f"generated: {count} images for each of {len(made)} embeddings"]
-        lines += [f"  {job.artifact.place}" for job in made]
+        lines = [f"generated: {count} images for each of {len(places)} embeddings"]
+        lines += [f"  {place}" for place in places]
         lines += [f"  failed: {place}: {reason}" for place, reason in failed.items()]
-        if made:
+        if places:
             lines.append(f"next: safezone report {self.out or self.embeddings[0]}")
-        data = {"images": [str(job.artifact.place) for job in made], "failed": failed}
+        data = {"images": places, "failed": failed}
         return Answer(data, "\n".join(lines), status=1 if failed else 0)
 
 
@@ -159,18 +159,15 @@ class ExportCommand(Command):
             if exported.words:
                 lines.append(f"  in prompts: {exported.words}")
             lines += [f"  note: {limit}" for limit in exported.limits]
-            written.append(
-                {
-                    "files": [str(path) for path in exported.files],
-                    "replaced": [str(path) for path in replaced],
-                    "error": exported.error,
-                }
-            )
+            paths = {"files": exported.files, "replaced": replaced}
+            texts = {name: list(map(str, each)) for name, each in paths.items()}
+            written.append({**texts, "error": exported.error})
         return Answer({"exported": written}, "\n".join(lines))
 
 
 def _adapter_files(paths: Sequence[Path]) -> dict[Path, Path]:
     """Every file of an adapter, with its place below what was given."""
+    from safezone.files import PARTIAL
     from safezone.personalize import ADAPTER_FILES
 
     files: dict[Path, Path] = {}
@@ -178,11 +175,8 @@ def _adapter_files(paths: Sequence[Path]) -> dict[Path, Path]:
         if not path.is_dir():
             files[path] = Path(path.stem)
             continue
-        inside = sorted(
-            p
-            for p in path.rglob("*.safetensors")
-            if p.name in ADAPTER_FILES and ".partial-" not in str(p)
-        )
+        every = sorted(path.rglob("*.safetensors"))
+        inside = [p for p in every if p.name in ADAPTER_FILES and PARTIAL not in str(p)]
         if not inside:
             names = ", ".join(ADAPTER_FILES)
             raise UserError(f"{path} holds none of {names}; train with `safezone personalize`")
@@ -217,11 +211,10 @@ def _jobs(options: GenerateCommand, files: dict[Path, Path], model: "Model") -> 
         places[place] = file
         concept = str(origin.get("concept", adapter.placeholder.strip("<>")))
         seed = options.seed if options.seed is not None else int(origin.get("seed", 0))
+        usual = {"poison": CLEAN, "defense": NOMINAL, "method": TEXTUAL_INVERSION}
         record = {
             "concept": concept,
-            "poison": origin.get("poison", CLEAN),
-            "defense": origin.get("defense", NOMINAL),
-            "method": origin.get("method", TEXTUAL_INVERSION),
+            **{name: origin.get(name, value) for name, value in usual.items()},
             "model": model.name,
             "photographs": origin.get("photographs", False),
             "embedding": os.path.abspath(file),

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
 import tyro
@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from safezone.concepts.masks import Cutout, Hint
-
-Maker: TypeAlias = "Callable[[NDArray[np.uint8], Hint], Cutout]"
 
 MAKERS: Final = {"grabcut": "GrabCut", "sam": "SAM"}
 PREVIEW_SIDE: Final = 512
@@ -86,15 +84,13 @@ class MaskCommand(Command):
         if make and before and not self.overwrite:
             raise UserError(f"{folder} has masks already; give --overwrite to replace them")
         load_concept(folder, self.size)  # tells what else is wrong before anything is written
-        wanted = (
-            [path for path in files if self.hints is None or path.name in hints] if make else []
-        )
-        cutouts = _made(wanted, _maker(self), hints)
-        masks = {p.stem: cutouts[p.stem].mask for p in files if p.stem in cutouts}
-        masks |= {p.stem: read_mask(before[p.stem]) for p in files if p.stem not in cutouts}
-        squares = {
-            path: square_mask(masks[path.stem], path, read_image(path), self.size) for path in files
+        wanted = [path for path in files if self.hints is None or path.name in hints]
+        cutouts = _cutouts(self, wanted if make else [], hints)
+        masks = {
+            p.stem: cutouts[p.stem].mask if p.stem in cutouts else read_mask(before[p.stem])
+            for p in files
         }
+        squares = {p: square_mask(masks[p.stem], p, read_image(p), self.size) for p in files}
         place = folder / MASK_FOLDER if make else next(iter(before.values())).parent
         if make:
             _write_masks(place, masks)
@@ -145,15 +141,20 @@ def _answer(
 def _write_masks(place: Path, masks: "Mapping[str, NDArray[np.bool_]]") -> None:
     """All of them at once; other files than masks are not thrown away."""
     from safezone.concepts.folder import is_image
-    from safezone.files import whole_folder
-    from safezone.images import write_png
 
     for path in place.iterdir() if place.is_dir() else ():
         if not is_image(path) and not path.name.startswith("."):
             raise UserError(f"{path} is no mask; move it out of {place}, which will be replaced")
+    _write_folder(place, masks)
+
+
+def _write_folder(place: Path, pictures: "Mapping[str, NDArray[Any]]") -> None:
+    from safezone.files import whole_folder
+    from safezone.images import write_png
+
     with whole_folder(place, replace=True) as temporary:
-        for stem, mask in masks.items():
-            write_png(temporary / f"{stem}.png", mask)
+        for stem, picture in pictures.items():
+            write_png(temporary / f"{stem}.png", picture)
 
 
 def _hints(options: MaskCommand, files: Sequence[Path]) -> "dict[str, Hint]":
@@ -185,38 +186,36 @@ def _hints(options: MaskCommand, files: Sequence[Path]) -> "dict[str, Hint]":
     return {names[name]: hint for name, hint in hints.items()}
 
 
-def _maker(options: MaskCommand) -> "Maker":
-    """What makes one image's mask."""
+def _maker(options: MaskCommand) -> "Callable[[Path, Hint], Cutout]":
+    """What makes one image's mask; UserError, naming the file, where it cannot."""
     from safezone.concepts.masks import Cutout, cut_out, one_object
-
-    if options.sam is None:
-        return cut_out
+    from safezone.images import read_image
     from safezone.models.segment import load_segmenter
 
-    segmenter = load_segmenter(options.sam)
+    segmenter = None if options.sam is None else load_segmenter(options.sam)
 
-    def segment(image: "NDArray[np.uint8]", hint: "Hint") -> Cutout:
-        hint.require_inside(*image.shape[:2])
-        mask, sureness = segmenter(image, hint.point, hint.box)
-        return Cutout(one_object(mask, "SAM", hint.point), sureness)
-
-    return segment
-
-
-def _made(
-    files: Sequence[Path], maker: "Maker", hints: "Mapping[str, Hint]"
-) -> "dict[str, Cutout]":
-    """Each image's mask by its stem; UserError, naming the file, when one cannot be made."""
-    from safezone.concepts.masks import Hint
-    from safezone.images import read_image
-
-    made = {}
-    for path in files:
+    def make(path: Path, hint: "Hint") -> Cutout:
+        image = read_image(path)
         try:
-            made[path.stem] = maker(read_image(path), hints.get(path.name, Hint()))
+            if segmenter is None:
+                return cut_out(image, hint)
+            hint.require_inside(*image.shape[:2])
+            mask, sureness = segmenter(image, hint.point, hint.box)
+            return Cutout(one_object(mask, "SAM", hint.point), sureness)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-    return made
+
+    return make
+
+
+def _cutouts(
+    options: MaskCommand, files: Sequence[Path], hints: "Mapping[str, Hint]"
+) -> "dict[str, Cutout]":
+    """Each image's mask by its stem."""
+    from safezone.concepts.masks import Hint
+
+    make = _maker(options)
+    return {path.stem: make(path, hints.get(path.name, Hint())) for path in files}
 
 
 def _compare(options: MaskCommand) -> Answer:
@@ -224,12 +223,12 @@ def _compare(options: MaskCommand) -> Answer:
     from safezone.concepts import folder_name, image_files, mask_files
     from safezone.concepts.folder import is_image
     from safezone.concepts.masks import Hint, iou
-    from safezone.images import read_image, read_mask
+    from safezone.images import read_mask
 
     inner = [path for path in sorted(options.folder.glob("*/")) if not path.name.startswith(".")]
     if any(map(is_image, options.folder.iterdir() if options.folder.is_dir() else ())):
         inner = []
-    maker, maker_name = _maker(options), MAKERS[options.source or "grabcut"]
+    make = _maker(options)
     values: dict[str, list[float]] = {}
     refused = []
     for folder in inner or [options.folder]:
@@ -239,19 +238,20 @@ def _compare(options: MaskCommand) -> Answer:
             raise UserError(f"{folder} has no masks to compare with; put them into its masks/")
         values[folder_name(folder)] = []
         for path in files:
-            given = read_mask(masks[path.stem])
+            there = read_mask(masks[path.stem])
             try:
-                mask = maker(read_image(path), Hint()).mask
+                mask = make(path, Hint()).mask
             except UserError as error:
-                refused.append(f"{path}: {error}")
-                mask = np.zeros_like(given)
-            if mask.shape != given.shape:
+                refused.append(str(error))
+                mask = np.zeros_like(there)
+            if mask.shape != there.shape:
                 raise UserError(f"the mask of {path} has another size than it; make it anew")
-            values[folder_name(folder)].append(iou(mask, given))
+            values[folder_name(folder)].append(iou(mask, there))
     means = {name: sum(each) / len(each) for name, each in values.items()}
     mean = sum(means.values()) / len(means)
     count = sum(map(len, values.values()))
-    lines = [f"{maker_name} beside the given masks: mean IoU {mean:.3f} ({count} images)"]
+    name = MAKERS[options.source or "grabcut"]
+    lines = [f"{name} beside the given masks: mean IoU {mean:.3f} ({count} images)"]
     lines += [
         f"  {name}: {mean:.3f} ({min(values[name]):.3f} to {max(values[name]):.3f})"
         for name, mean in means.items()
@@ -263,12 +263,11 @@ def _compare(options: MaskCommand) -> Answer:
 def _previews(options: MaskCommand, masks: "Mapping[Path, NDArray[np.bool_]]") -> None:
     from safezone.concepts.folder import PREVIEW_FOLDER
     from safezone.concepts.masks import draw_preview
-    from safezone.files import whole_folder
-    from safezone.images import read_image, to_square, write_png
+    from safezone.images import read_image, to_square
 
-    zoom = max(1, PREVIEW_SIDE // options.size)
-    with whole_folder(options.folder / PREVIEW_FOLDER, replace=True) as temporary:
-        for path, mask in masks.items():
-            image = to_square(read_image(path), options.size)
-            picture = draw_preview(image, mask, factor=8)
-            write_png(temporary / f"{path.stem}.png", picture.repeat(zoom, 0).repeat(zoom, 1))
+    zoom, pictures = max(1, PREVIEW_SIDE // options.size), {}
+    for path, mask in masks.items():
+        image = to_square(read_image(path), options.size)
+        picture = draw_preview(image, mask, factor=8)
+        pictures[path.stem] = picture.repeat(zoom, 0).repeat(zoom, 1)
+    _write_folder(options.folder / PREVIEW_FOLDER, pictures)

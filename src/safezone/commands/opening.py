@@ -1,7 +1,7 @@
 """Opening models, encoders and folders for the commands."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -58,8 +58,9 @@ def helpers(model: str, machine: Processor) -> int:
     The built-in model's layers are too small for two threads: two processes are faster. None where
     threads were asked for, on a GPU, or without idle cores and memory for them.
     """
-    told = machine.threads is not None or "OMP_NUM_THREADS" in os.environ
-    if told or model not in BUILTIN or pick_device(machine.device).type != "cpu":
+    if machine.threads is not None or "OMP_NUM_THREADS" in os.environ:
+        return 0
+    if model not in BUILTIN or pick_device(machine.device).type != "cpu":
         return 0
     return max(0, min(round(idle_cores()) - 1, memory_left() // _HELPER_BYTES))
 
@@ -137,9 +138,14 @@ def with_models(lab: Lab, machine: Processor, concepts: Callable[[int], Iterable
     return replace(lab, poisoners=poisoners, originals=originals, purifier=purifier)
 
 
+def _manifest(folder: Path) -> Mapping[str, Any]:
+    """What ``safezone poison`` wrote of a folder; nothing of others."""
+    return read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+
+
 def is_procedural(folder: Path) -> bool:
     """Whether a folder holds pictures of the built-in world (exported or poisoned from such)."""
-    if (folder / MANIFEST).is_file() and read_json(folder / MANIFEST).get("procedural"):
+    if _manifest(folder).get("procedural"):
         return True
     return (folder / CONCEPT_FILE).is_file() and "scenes" in read_json(folder / CONCEPT_FILE)
 
@@ -154,16 +160,14 @@ def tell_limits(model: str, folders: Sequence[Path]) -> bool:
 
 def poison_of(folder: Path) -> str:
     """The poison's name in a folder that ``safezone poison`` wrote, else ``clean``."""
-    if not (folder / MANIFEST).is_file():
-        return CLEAN
-    return str(read_json(folder / MANIFEST).get("poison", CLEAN))
+    return str(_manifest(folder).get("poison", CLEAN))
 
 
 def clean_source(folder: Path) -> Path | None:
     """The folder of the clean images: the folder itself, or that which it was poisoned from."""
     if poison_of(folder) == CLEAN:
         return folder
-    source = read_json(folder / MANIFEST).get("source")
+    source = _manifest(folder).get("source")
     path = Path(source) if isinstance(source, str) else None
     return path if path is not None and path.is_dir() else None
 

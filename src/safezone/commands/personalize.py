@@ -9,14 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 
-from safezone.commands.console import (
-    Answer,
-    Flat,
-    Folders,
-    OnModel,
-    note,
-    progress,
-)
+from safezone.commands.console import Answer, Flat, Folders, OnModel, note, plural, progress
 from safezone.errors import UserError
 from safezone.fields import Count, Natural
 from safezone.lab.settings import Names
@@ -81,8 +74,7 @@ class PersonalizeCommand(OnModel):
         from safezone.personalize import PreparedRun, check_placeholder, ready
         from safezone.personalize.trackers import require_tracker
 
-        for name in self.defense:
-            defense(name)
+        rows = [defense(name) for name in self.defense]
         method = self.training.personalization()
         if self.training.tracker is not None:
             require_tracker(self.training.tracker)
@@ -90,16 +82,15 @@ class PersonalizeCommand(OnModel):
         for folder in self.folders:
             if (count := len(image_files(folder))) < FEWEST_IMAGES:
                 raise UserError(
-                    f"{folder} holds {count} image{'s' * (count != 1)} and {FEWEST_IMAGES} "
-                    f"are needed; give {FEWEST_IMAGES} to 15 images of one object"
+                    f"{folder} holds {plural(count, 'image')} and {FEWEST_IMAGES} are needed; give "
+                    f"{FEWEST_IMAGES} to 15 images of one object"
                 )
         model = open_model(self.model, self.machine, self)
         concepts = _concepts(self, model.image_size)
-        for name in self.defense:
-            resolve(defense(name).preprocess, model)
+        for row in rows:
+            resolve(row.preprocess, model)
         for concept, _ in concepts.values():
             check_placeholder(model, concept.placeholder)
-            rows = [defense(name) for name in self.defense]
             for row in rows:
                 row.loss_mask(concept.images, concept.masks, model.factor, concept=concept.name)
             # What the method does not fit, such as targets or a start, before anything is written.
@@ -121,19 +112,14 @@ class PersonalizeCommand(OnModel):
             train_all(
                 model, jobs, self.training, self.out / ".training", progress=progress(), note=note
             )
-        failed = {
-            str(job.artifact.place): job.failed_at for job in jobs if job.failed_at is not None
-        }
-        lines = [
-            f"learned: {len(jobs) - len(failed)} of {len(jobs)} runs, {method.steps} steps each"
-        ]
-        lines += [
-            f"  {job.artifact.place}" for job in jobs if str(job.artifact.place) not in failed
-        ]
+        places = [str(job.artifact.place) for job in jobs if job.failed_at is None]
+        lost = [job for job in jobs if job.failed_at is not None]
+        failed = {str(job.artifact.place): job.failed_at for job in lost}
+        lines = [f"learned: {len(places)} of {len(jobs)} runs, {method.steps} steps each"]
+        lines += [f"  {place}" for place in places]
         lines += [f"  failed: {place} became NaN at step {step}" for place, step in failed.items()]
-        if len(failed) < len(jobs):
+        if places:
             lines.append(f"next: safezone generate {self.out} --model {self.model}")
-        places = [place for job in jobs if (place := str(job.artifact.place)) not in failed]
         data = {"out": str(self.out), "runs": places, "failed": failed}
         return Answer(data, "\n".join(lines), status=1 if failed else 0)
 
@@ -143,21 +129,18 @@ def _concepts(options: PersonalizeCommand, size: int) -> "dict[str, tuple[Concep
     from safezone.concepts import folder_name, load_concept
 
     loaded = [
-        (
-            load_concept(
-                folder,
-                size,
-                class_word=options.class_word,
-                placeholder=options.placeholder,
-                require_captions=options.training.templates == "captions",
-            ),
+        load_concept(
             folder,
+            size,
+            class_word=options.class_word,
+            placeholder=options.placeholder,
+            require_captions=options.training.templates == "captions",
         )
         for folder in options.folders
     ]
-    names = [concept.name for concept, _ in loaded]
+    names = [concept.name for concept in loaded]
     labels: dict[str, tuple[Concept, Path]] = {}
-    for concept, folder in loaded:
+    for concept, folder in zip(loaded, options.folders, strict=True):
         label = concept.name if names.count(concept.name) == 1 else folder_name(folder)
         if label in labels:
             raise UserError(
@@ -175,12 +158,8 @@ def _clean(folder: Path, concept: "Concept") -> "Concept | None":
     source = clean_source(folder)
     if source is None or source == folder:
         return None if source is None else concept
-    return load_concept(
-        source,
-        concept.images.shape[-1],
-        class_word=concept.class_word,
-        placeholder=concept.placeholder,
-    )
+    words = {"class_word": concept.class_word, "placeholder": concept.placeholder}
+    return load_concept(source, concept.images.shape[-1], **words)
 
 
 def _jobs(

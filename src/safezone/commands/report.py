@@ -67,13 +67,8 @@ class ReportCommand(OnImages):
 
     def run(self) -> Answer:
         from safezone.lab.store import ROWS_FILE
+        from safezone.results import folder as results
         from safezone.results.artifacts import INDEX, PICTURES, image_folders
-        from safezone.results.folder import (
-            grids_in,
-            rewrite_results,
-            write_results,
-            write_workspace_page,
-        )
         from safezone.scores import read_rows
 
         folder = self.folder
@@ -81,11 +76,11 @@ class ReportCommand(OnImages):
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; give the folder of `safezone generate`")
         if (folder / INDEX).is_file():
-            page = rewrite_results(folder, self.title, pictures)
+            page = results.rewrite_results(folder, self.title, pictures)
             return _answer(page, rows=len(read_rows(folder / ROWS_FILE)))
-        if grids := grids_in(folder):
+        if grids := results.grids_in(folder):
             title = self.title or "The paper's tables, measured"
-            page = write_workspace_page(folder, title, pictures)
+            page = results.write_workspace_page(folder, title, pictures)
             return _answer(page, grids=[grid.name for grid in grids])
         folders = image_folders(folder)
         if not folders:
@@ -98,7 +93,7 @@ class ReportCommand(OnImages):
             **_recorded(folders),
             "images": [str(place.relative_to(folder)) for place in folders],
         }
-        return _answer(write_results(folder, index, rows, pictures), rows=len(rows))
+        return _answer(results.write_results(folder, index, rows, pictures), rows=len(rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,28 +127,27 @@ class ScoreCommand(OnImages):
         from safezone.scores import Pictures, metric_of, score_images
 
         set_threads(self.machine.threads)
-        made = None
+        drawn, prompts, word, placeholder = None, [], "", ""
         if (self.images / IMAGES_RECORD).is_file():
-            made = read_run_images(self.images)
-            images, prompts, words = made.images, made.prompts, (made.class_word, made.placeholder)
+            drawn = read_run_images(self.images)
+            images, prompts = drawn.images, drawn.prompts
+            word, placeholder = drawn.class_word, drawn.placeholder
         else:
-            files = image_files(self.images)
-            side = min(read_image(files[0]).shape[:2])
-            images, prompts, words = load_concept(self.images, side).images, [], ("", "")
+            side = min(read_image(image_files(self.images)[0]).shape[:2])
+            images = load_concept(self.images, side).images
         clean = load_concept(self.clean, images.shape[-1])
-        encoders = open_encoders(self.scoring, self.machine)
-        class_word, tokens = words[0] or clean.class_word, {}
+        word, placeholder = word or clean.class_word, placeholder or clean.placeholder
+        encoders, tokens = open_encoders(self.scoring, self.machine), {}
         if "token" in encoders:
-            if made is None:
+            if drawn is None:
                 raise UserError(
                     f"{self.images} has no {IMAGES_RECORD}, which --token-encoder needs; give a "
                     "folder that `safezone generate` wrote, or --token-encoder none"
                 )
             model = open_model(self.model, self.machine, self)
-            tokens = _learned_tokens(made, model, class_word)
+            tokens = _learned_tokens(drawn, model, word)
         with torch.no_grad():
-            placeholder = words[1] or clean.placeholder
-            pictures = Pictures(images, prompts, clean.images, class_word, placeholder, **tokens)
+            pictures = Pictures(images, prompts, clean.images, word, placeholder, **tokens)
             scores = score_images(pictures, encoders.by_slot)
         lines = [
             f"{metric_of(s.metric).label}: {s.value:.{metric_of(s.metric).decimals + 1}f} "
@@ -212,8 +206,8 @@ def _recorded(folders: Sequence[Path]) -> dict[str, object]:
     photographs = any(record.get("photographs") for record in records)
     if photographs:
         note(f"note: {MINI_LIMITS}.")
-    settings = {"sampling": records[0].get("settings", {})}
-    return {"settings": settings, "photographs": photographs}
+    sampling = records[0].get("settings", {})
+    return {"settings": {"sampling": sampling}, "photographs": photographs}
 
 
 def _rows(options: ReportCommand, folders: Sequence[Path]) -> "list[Row]":
@@ -241,8 +235,7 @@ def _rows(options: ReportCommand, folders: Sequence[Path]) -> "list[Row]":
             continue
         word = clean.class_word
         tokens = {} if model is None else _learned_tokens(drawn, model, word)
-        pictures = Pictures(
-            drawn.images, drawn.prompts, clean.images, word, drawn.placeholder, **tokens
-        )
+        images, prompts = drawn.images, drawn.prompts
+        pictures = Pictures(images, prompts, clean.images, word, drawn.placeholder, **tokens)
         rows += score_rows(encoders, pictures, drawn.run, drawn.poison_model())
     return rows

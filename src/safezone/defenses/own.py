@@ -5,9 +5,9 @@ from pathlib import Path
 
 from safezone.defenses.defense import Defense
 from safezone.defenses.table import DEFENSES
-from safezone.own_code import own_rows
+from safezone.reading import own_rows
 
 
 def own_defenses(files: Iterable[Path]) -> Mapping[str, Defense]:
-    """The rows of all files, by name; see ``own_code.own_rows``."""
+    """The rows of all files, by name; see ``reading.own_rows``."""
     return own_rows(files, Defense, DEFENSES)

@@ -9,7 +9,7 @@ from typing import Any
 
 from safezone.errors import UserError
 from safezone.files import digest
-from safezone.own_code import OWN_MODULE
+from safezone.reading import OWN_MODULE
 
 TEXTUAL_INVERSION = "textual inversion"
 """The name of the method in rows and provenance."""

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from safezone.own_code import own_rows
 from safezone.poisons.row import Poison
 from safezone.poisons.table import POISONS
+from safezone.reading import own_rows
 
 
 def own_poisons(files: Iterable[Path]) -> Mapping[str, Poison]:
-    """The rows of all files, by name; see ``own_code.own_rows``."""
+    """The rows of all files, by name; see ``reading.own_rows``."""
     return own_rows(files, Poison, POISONS)

@@ -1,25 +1,124 @@
-"""``safezone figure``: one figure of the paper, on a model."""
+"""``safezone claim``, ``demo`` and ``figure``: what the paper shows, on a model."""
 
 import difflib
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from safezone.commands.console import Answer, Experiment, Flat, note, progress
+from safezone.commands.console import Answer, Experiment, Flat, Machine, note, progress
 from safezone.commands.parsing import early
 from safezone.errors import UserError
 from safezone.fields import Count
 from safezone.lab.bench_scope import BenchScope
-from safezone.lab.settings import Names, Settings, preset, settings_told
+from safezone.lab.settings import DEMO, Cells, Names, Settings, preset, settings_told
 
 if TYPE_CHECKING:
     from safezone.concepts import Concept
     from safezone.lab.bench import Bench
+    from safezone.lab.lab import Lab
     from safezone.paper.figure import Figure
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClaimCommand(Experiment):
+    """Measures the paper's claim on the built-in concepts.
+
+    Every concept, clean and poisoned, is learned with every defense and seed, drawn and scored.
+    Writes OUT/report.html, table.md, table.csv, rows.csv and summary.json; everything made on the
+    way is in OUT/work. Kill it and start it again, and it goes on.
+
+    Example:
+        safezone claim --concepts 10 --seeds 3 --out runs/claim
+        safezone claim --concepts 10 --seeds 3 --out runs/claim --dry-run
+
+    Next:
+        open runs/claim/report.html
+    """
+
+    out: Path
+    """Folder for the results."""
+    dry_run: bool = False
+    """Say what is done and what is to do, and write nothing."""
+    cells: Flat[Cells] = field(default_factory=Cells)
+
+    def run(self) -> Answer:
+        where = "the built-in model" if self.model == "mini" else self.model
+        return _measure(self, f"Do the protections hold on {where}?", dry_run=self.dry_run)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoCommand(Experiment):
+    """Six built-in concepts, clean and poisoned with ADM+: one page in minutes.
+
+    They are learned plainly and with Safe-Zone Training, drawn with six prompts and scored: about
+    five minutes of two cores.
+
+    Example:
+        safezone demo --out demo-output
+
+    Next:
+        open demo-output/report.html
+        safezone claim --concepts 10 --seeds 3 --out runs/claim
+    """
+
+    out: Path = Path("demo-output")
+    """Folder for the results."""
+    cells: Flat[Cells] = field(default_factory=Cells)
+
+    def run(self) -> Answer:
+        return _measure(self, "Does the protection of six objects hold?")
+
+    @classmethod
+    def own_preset(cls, arguments: Sequence[str]) -> Settings:
+        return DEMO
+
+
+def _open_claim(out: Path, settings: Settings, machine: Machine, sharers: int) -> "Lab":
+    """The lab of the claim; processes that help call it as well. ``sharers``: they and this one."""
+    from safezone.commands.opening import open_encoders, open_model, with_models
+    from safezone.concepts.datasets import miniworld_concepts
+    from safezone.paper.claim import claim_lab
+
+    model = open_model(settings.model, machine, settings)
+    lab = claim_lab(out, model, open_encoders(settings.scoring, machine), settings)
+    return replace(with_models(lab, machine, miniworld_concepts), sharers=sharers)
+
+
+def _measure(command: ClaimCommand | DemoCommand, title: str, *, dry_run: bool = False) -> Answer:
+    from safezone.commands.opening import helped, machine_and_sharers, require_out_folder
+    from safezone.paper.claim import claim, claim_plan
+    from safezone.results.meaning import meaning_sentences
+    from safezone.results.summary import summary_json, summary_markdown
+
+    started = time.monotonic()
+    require_out_folder(command.out)
+    machine, sharers = machine_and_sharers(command.model, command.machine, alone=dry_run)
+    settings = settings_told(command, command.cells)
+    open_lab = partial(_open_claim, command.out, settings, machine, sharers)
+    lab = open_lab()
+    stages = claim_plan(lab)
+    lines = [f"{name}: {done} of {total} done" for name, (done, total) in stages.items()]
+    if dry_run:
+        counts = {name: {"done": done, "all": total} for name, (done, total) in stages.items()}
+        return Answer({"dry_run": True, "stages": counts}, "\n".join(lines))
+    note("; ".join(lines))
+    executor = helped(lab, open_lab)
+    done = claim(lab, command.out, title=title, executor=executor, progress=progress(), note=note)
+    minutes = (time.monotonic() - started) / 60
+    results, parts = [], ["no run went well"]
+    if done.scored:
+        results = summary_json(done.scored)
+        parts = [summary_markdown(done.scored), *meaning_sentences(done.scored)]
+    parts += [f"failed: {name}: {reason}" for name, reason in done.failed.items()]
+    parts.append(f"\nreport: {done.page} (after {minutes:.1f} min)")
+    data = {"page": str(done.page), "results": results, "failed": done.failed}
+    return Answer(data, "\n".join(parts), status=1 if done.failed else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
