@@ -33,8 +33,8 @@ class EvaluateCommand(Processor, Command):
 
     Two numbers with intervals over concepts: the similarity that plain training still learns from
     protected images, and the worst case over the suite's attackers. The entry holds numbers and
-    hashes only; others verify it, and the leaderboard shows it. POISON and --attack are names of
-    `safezone list`, or Python files, which are run. Kill it and start it again, and it goes on.
+    hashes only; others verify it, and the leaderboard shows it. POISON and --attack are names
+    of `safezone list`, or Python files, which are run. Kill it and start it again, and it goes on.
 
     Example:
         safezone evaluate adm+ --out adm.json
@@ -81,8 +81,8 @@ class EvaluateCommand(Processor, Command):
         attack = None if self.attack is None else _name_or_file(self.attack)
         subject = read_subject(suite, _name_or_file(self.poison), attack)
         trial = _open_trial(self, suite, self.model, 0, {subject: suite.concepts})
-        found = evaluate(trial, progress=progress(), note=note)[subject]
-        entry = entry_of(trial, subject, found, claimed)
+        outcome = evaluate(trial, progress=progress(), note=note)[subject]
+        entry = entry_of(trial, subject, outcome, claimed)
         write_entry(self.out, entry)
         lines = [f"{entry.subject} on {entry.model}, {entry.suite}:"]
         lines += [
@@ -147,11 +147,11 @@ class VerifyCommand(Processor, Command):
             groups.setdefault((entry.suite, entry.model, noise), []).append(path)
         for (_, model, noise), paths in groups.items():
             suite = entries[paths[0]].of
-            drawn = drawn_concepts(suite, self.concepts, seed)
-            note(f"{suite.name} on {model}: {', '.join(drawn)} (--seed {seed})")
+            names = drawn_concepts(suite, self.concepts, seed)
+            note(f"{suite.name} on {model}: {', '.join(names)} (--seed {seed})")
             trial = _open_trial(self, suite, model, noise, {})
             of_paths = {path: (subjects[path], entries[path]) for path in paths}
-            verdicts |= verify(trial, of_paths, drawn, progress=progress(), note=note)
+            verdicts |= verify(trial, of_paths, names, progress=progress(), note=note)
         lines = [
             f"{path}: {sentence}"
             for path, each in verdicts.items()

@@ -106,8 +106,8 @@ class ExportCommand(Command):
 
     kohya: for AUTOMATIC1111, ComfyUI and kohya's scripts; there an embedding's word is its file's
     name. diffusers: for load_textual_inversion and load_lora_weights. Custom Diffusion becomes a
-    LoRA of the given rank, and its error is printed; without a rank the whole change is written
-    (kohya only).
+    LoRA of the given rank, and its error is printed; without a rank the whole change is
+    written (kohya only).
 
     Example:
         safezone export runs/my-toy --out for-comfyui
@@ -148,21 +148,21 @@ class ExportCommand(Command):
         if not adapters:
             raise UserError(f"{self.adapters[0]} holds failed runs only; train again")
         before = set(self.out.rglob("*.safetensors"))
-        lines, written = [], []
+        lines, records = [], []
         for name, adapter in adapters.items():
             folder = self.out / name if self.form == "diffusers" else self.out
-            exported = export_adapter(adapter, folder, name, self.form, rank=self.rank)
-            replaced = [path for path in exported.files if path in before]
-            lines += [f"{'replaced' if p in replaced else 'wrote'} {p}" for p in exported.files]
-            if exported.error is not None:
-                lines.append(f"  relative error of rank {self.rank}: {exported.error:.2%}")
-            if exported.words:
-                lines.append(f"  in prompts: {exported.words}")
-            lines += [f"  note: {limit}" for limit in exported.limits]
-            paths = {"files": exported.files, "replaced": replaced}
+            export = export_adapter(adapter, folder, name, self.form, rank=self.rank)
+            replaced = [path for path in export.files if path in before]
+            lines += [f"{'replaced' if p in replaced else 'wrote'} {p}" for p in export.files]
+            if export.error is not None:
+                lines.append(f"  relative error of rank {self.rank}: {export.error:.2%}")
+            if export.words:
+                lines.append(f"  in prompts: {export.words}")
+            lines += [f"  note: {limit}" for limit in export.limits]
+            paths = {"files": export.files, "replaced": replaced}
             texts = {name: list(map(str, each)) for name, each in paths.items()}
-            written.append({**texts, "error": exported.error})
-        return Answer({"exported": written}, "\n".join(lines))
+            records.append({**texts, "error": export.error})
+        return Answer({"exported": records}, "\n".join(lines))
 
 
 def _adapter_files(paths: Sequence[Path]) -> dict[Path, Path]:

@@ -120,7 +120,7 @@ class GridRunCommand(Experiment):
         open_there = partial(open_lab, work, settings, data)
         command = command_line()
         try:
-            made = measure(
+            results = measure(
                 lab,
                 grid,
                 self.out.absolute(),
@@ -134,11 +134,11 @@ class GridRunCommand(Experiment):
         except KeyboardInterrupt:
             note(f"\nstopped; what is finished is in {work}. Go on with:\n    {command}")
             raise
-        lines = _failures(made.failed)
-        lines += [f"{len(grid) - len(made.failed)} of {len(grid)} runs went well"]
-        lines += [f"report: {made.page}"]
-        answer = {"page": str(made.page), "runs": len(grid), "failed": made.failed}
-        return Answer(answer, "\n".join(lines), status=1 if made.failed else 0)
+        lines = _failures(results.failed)
+        lines += [f"{len(grid) - len(results.failed)} of {len(grid)} runs went well"]
+        lines += [f"report: {results.page}"]
+        answer = {"page": str(results.page), "runs": len(grid), "failed": results.failed}
+        return Answer(answer, "\n".join(lines), status=1 if results.failed else 0)
 
     @classmethod
     def own_preset(cls, arguments: Sequence[str]) -> Settings | None:
@@ -150,9 +150,9 @@ class GridRunCommand(Experiment):
         from safezone.paper.named import PAPER, model_for
         from safezone.paper.settings import settings_for
 
-        options = early(arguments, "config", "model")
+        options = early(arguments)
         table = next((each for each in arguments if each in PAPER), None)
-        if options is None or table is None or {"-h", "--help"} & {*arguments}:
+        if table is None or {"-h", "--help"} & {*arguments}:
             return None
         if options.config and not options.model:
             return None
@@ -178,8 +178,8 @@ def open_lab(
 
     concepts, unreadable = readable(model.image_size)
     encoders = open_encoders(settings.scoring, machine)
-    named = {concept.name: concept for concept in concepts}
-    lab = Lab(work, model, encoders, settings, named, unreadable, sharers=sharers)
+    by_name = {concept.name: concept for concept in concepts}
+    lab = Lab(work, model, encoders, settings, by_name, unreadable, sharers=sharers)
     return with_models(lab, machine, lambda size: readable(size)[0])
 
 

@@ -102,7 +102,7 @@ def open_encoders(scoring: Scoring, machine: Processor) -> Encoders:
     libraries: Any = untyped
     libraries.disable_progress_bar()
     device = machine.device or "cpu"
-    opened: dict[str, Any] = {}
+    encoders: dict[str, Any] = {}
     keys: dict[str, str] = {}
     for slot in SLOTS.values():
         name = getattr(scoring, slot.setting)
@@ -111,8 +111,8 @@ def open_encoders(scoring: Scoring, machine: Processor) -> Encoders:
         encoder = slot.load(name, device)
         require_finite(encoder, name)
         keys[slot.name] = encoder.fingerprint()
-        opened[slot.name] = CachedEncoder(encoder) if slot.cached else encoder
-    return Encoders(opened, content_key(keys))
+        encoders[slot.name] = CachedEncoder(encoder) if slot.cached else encoder
+    return Encoders(encoders, content_key(keys))
 
 
 def with_models(lab: Lab, machine: Processor, concepts: Callable[[int], Iterable[Concept]]) -> Lab:
@@ -120,12 +120,12 @@ def with_models(lab: Lab, machine: Processor, concepts: Callable[[int], Iterable
 
     ``concepts``: all clean ones, in squares of so many pixels.
     """
-    opened = {lab.settings.model: lab.model}
+    models = {lab.settings.model: lab.model}
 
     def model(name: str) -> Model:
-        if name not in opened:
-            opened[name] = open_model(name, machine, lab.settings)
-        return opened[name]
+        if name not in models:
+            models[name] = open_model(name, machine, lab.settings)
+        return models[name]
 
     poisoners = tuple(model(name) for name in lab.settings.poison_model)
     sizes = {each.image_size for each in poisoners}

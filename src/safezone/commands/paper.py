@@ -175,9 +175,9 @@ class FigureCommand(Experiment):
         """The model's preset with the figure's own prompt and its data set's steps, if any."""
         from safezone.paper.named import PAPER
 
-        options = early(arguments, "config", "model", "method")
+        options = early(arguments)
         row = next((PAPER[name] for each in arguments if (name := f"figure{each}") in PAPER), None)
-        if options is None or options.config or row is None:
+        if options.config or row is None:
             return None
         return row.settings(preset(options.model or "mini", options.method or "ti"))
 
@@ -188,19 +188,19 @@ def _concepts(options: FigureCommand, row: "Figure", size: int) -> "dict[str, Co
     from safezone.paper.named import PAPER
 
     every = miniworld_concepts(size) if options.data is None else load_dataset(options.data, size)
-    named = {concept.name: concept for concept in every}
+    by_name = {concept.name: concept for concept in every}
     for name in options.concept:
-        if name not in named:
-            near = difflib.get_close_matches(name, named, n=3) or list(named)
+        if name not in by_name:
+            near = difflib.get_close_matches(name, by_name, n=3) or list(by_name)
             raise UserError(f"--concept: there is no concept {name}; give {', '.join(near)}")
     if options.concept:
-        return {name: named[name] for name in options.concept}
+        return {name: by_name[name] for name in options.concept}
     paper = PAPER.get(row.name)
     shows_a_part = paper is not None and paper.part is not None
     most = options.concepts
     if most is None and not shows_a_part:
         most = 10 if paper is None else paper.concepts
-    return dict(list(named.items())[:most])
+    return dict(list(by_name.items())[:most])
 
 
 def _bench(options: FigureCommand, row: "Figure") -> "Bench":

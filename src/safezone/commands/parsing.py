@@ -76,24 +76,26 @@ def _option(error: FieldError, arguments: Sequence[str]) -> str:
     return fitting.get(str(error.value), next(iter(fitting.values()), error.field))
 
 
-def early(arguments: Sequence[str], *names: str) -> argparse.Namespace | None:
-    """Some options, before all can be read; None where the real parser will say what is wrong."""
+def early(arguments: Sequence[str]) -> argparse.Namespace:
+    """--config, --model and --method, before all can be read: the defaults of others rest on them.
+
+    None where they are not given, or where the real parser will say what is wrong.
+    """
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in names:
-        parser.add_argument(f"--{name}")
-    try:
+    parser.add_argument("--config", type=Path)
+    parser.add_argument("--model")
+    parser.add_argument("--method")
+    with contextlib.suppress(argparse.ArgumentError, SystemExit):
         return parser.parse_known_args(list(arguments))[0]
-    except (argparse.ArgumentError, SystemExit):
-        return None
+    return parser.parse_args([])
 
 
 def _settings(arguments: Sequence[str], base: Settings | None) -> Settings:
     """What stands before the options, whose defaults depend on the model and the method."""
-    options = early(arguments, "config", "model", "method")
-    if options is None or {"-h", "--help"} & {*arguments}:
+    if {"-h", "--help"} & {*arguments}:
         return read_settings(None, None, base)
-    config = None if options.config is None else Path(options.config)
-    return read_settings(config, options.model, base, options.method)
+    options = early(arguments)
+    return read_settings(options.config, options.model, base, options.method)
 
 
 def _defaults(kind: type[Any], settings: Settings) -> Any:

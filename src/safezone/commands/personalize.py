@@ -28,10 +28,10 @@ class PersonalizeCommand(OnModel):
     """Learns the objects of folders: all folders, defenses and seeds in one pass through the model.
     By textual inversion (ti), lora or custom-diffusion, each with its own preset.
 
-    Defenses: nominal (none), jpeg, t600 (train at timesteps from 600), lm (loss mask), szt
-    (Safe-Zone Training: JPEG, timesteps from 500, a dilated loss mask), or parts joined by +, as in
-    jpeg+t600. Further ones: advclean, regen, pdmpure, tanh5, power2, im, lim, zm and more
-    (docs/defenses.md). lm, im, lim, zm and szt need masks: `safezone mask FOLDER`.
+    Defenses: nominal (none), jpeg, t600 (train at timesteps from 600), lm (loss mask),
+    szt (Safe-Zone Training: JPEG, timesteps from 500, a dilated loss mask), or parts joined by +,
+    as in jpeg+t600. Further ones: advclean, regen, pdmpure, tanh5, power2, im, lim, zm and
+    more (docs/defenses.md). lm, im, lim, zm and szt need masks: `safezone mask FOLDER`.
 
     Writes OUT/<folder>/<defense>/seed<k>/learned_embeds.safetensors, which diffusers,
     AUTOMATIC1111, ComfyUI and kohya's scripts read, with its log beside it; of the other methods
@@ -128,7 +128,7 @@ def _concepts(options: PersonalizeCommand, size: int) -> "dict[str, tuple[Concep
     """Each folder's concept under a label of its own: the concept's name, else the folder's."""
     from safezone.concepts import folder_name, load_concept
 
-    loaded = [
+    every = [
         load_concept(
             folder,
             size,
@@ -138,9 +138,9 @@ def _concepts(options: PersonalizeCommand, size: int) -> "dict[str, tuple[Concep
         )
         for folder in options.folders
     ]
-    names = [concept.name for concept in loaded]
+    names = [concept.name for concept in every]
     labels: dict[str, tuple[Concept, Path]] = {}
-    for concept, folder in zip(loaded, options.folders, strict=True):
+    for concept, folder in zip(every, options.folders, strict=True):
         label = concept.name if names.count(concept.name) == 1 else folder_name(folder)
         if label in labels:
             raise UserError(
@@ -184,9 +184,9 @@ def _jobs(
 
     method = options.training.personalization()
     settings = Settings(options.model, training=options.training)
-    loaded = {label: concept for label, (concept, _) in concepts.items()}
+    by_label = {label: concept for label, (concept, _) in concepts.items()}
     sources = {label: source_key(folder, concept) for label, (concept, folder) in concepts.items()}
-    lab = Lab(options.out, model, UNSCORED, settings, loaded, sources=sources)
+    lab = Lab(options.out, model, UNSCORED, settings, by_label, sources=sources)
     jobs = []
     for label, (concept, folder) in concepts.items():
         training = _copy(concept, options.out / label / "training")
@@ -214,8 +214,8 @@ def _jobs(
                     "photographs": photographs,
                 }
                 name_of_run = f"{label},{row.name},{seed}"
-                opened = partial(TrainingRun, name_of_run, concept, row, seed)
-                jobs.append(TrainingJob(opened, artifact, record))
+                open_run = partial(TrainingRun, name_of_run, concept, row, seed)
+                jobs.append(TrainingJob(open_run, artifact, record))
                 if artifact.key in again and not artifact.done:
                     take(again[artifact.key], artifact, record)
     return jobs

@@ -22,9 +22,9 @@ class PoisonCommand(OnModel):
     """Protects the images of a folder: adds a change too small to see that misleads diffusion
     models.
 
-    Images are cut square and brought to the model's size (128 for mini, 512 for Stable Diffusion
-    1.5). Names and masks are kept; the images are written as PNG, since JPEG would take the poison
-    away.
+    Images are cut square and brought to the model's size (128 for mini, 512 for Stable
+    Diffusion 1.5). Names and masks are kept; the images are written as PNG, since JPEG would take
+    the poison away.
 
     Example:
         safezone poison my-toy --poison adm+ --kappa 16/255 --out my-toy-poisoned

@@ -127,11 +127,11 @@ class ScoreCommand(OnImages):
         from safezone.scores import Pictures, metric_of, score_images
 
         set_threads(self.machine.threads)
-        drawn, prompts, word, placeholder = None, [], "", ""
+        output, prompts, word, placeholder = None, [], "", ""
         if (self.images / IMAGES_RECORD).is_file():
-            drawn = read_run_images(self.images)
-            images, prompts = drawn.images, drawn.prompts
-            word, placeholder = drawn.class_word, drawn.placeholder
+            output = read_run_images(self.images)
+            images, prompts = output.images, output.prompts
+            word, placeholder = output.class_word, output.placeholder
         else:
             side = min(read_image(image_files(self.images)[0]).shape[:2])
             images = load_concept(self.images, side).images
@@ -139,13 +139,13 @@ class ScoreCommand(OnImages):
         word, placeholder = word or clean.class_word, placeholder or clean.placeholder
         encoders, tokens = open_encoders(self.scoring, self.machine), {}
         if "token" in encoders:
-            if drawn is None:
+            if output is None:
                 raise UserError(
                     f"{self.images} has no {IMAGES_RECORD}, which --token-encoder needs; give a "
                     "folder that `safezone generate` wrote, or --token-encoder none"
                 )
             model = open_model(self.model, self.machine, self)
-            tokens = _learned_tokens(drawn, model, word)
+            tokens = _learned_tokens(output, model, word)
         with torch.no_grad():
             pictures = Pictures(images, prompts, clean.images, word, placeholder, **tokens)
             scores = score_images(pictures, encoders.by_slot)
@@ -172,21 +172,21 @@ def _maker(folder: Path) -> str | None:
     return model if isinstance(model, str) else None
 
 
-def _learned_tokens(drawn: "RunImages", model: "Model", class_word: str) -> "dict[str, Tensor]":
+def _learned_tokens(output: "RunImages", model: "Model", class_word: str) -> "dict[str, Tensor]":
     """The fields of ``Pictures`` that keep the learned token: of the adapter that drew the images.
 
     ``model``: what the adapter is for. Raises UserError where the adapter is gone or of another
     model.
     """
-    adapter = drawn.adapter()
+    adapter = output.adapter()
     if adapter is None:
         raise UserError(
-            f"{drawn.place} has no adapter beside it, which --token-encoder needs; generate the "
+            f"{output.place} has no adapter beside it, which --token-encoder needs; generate the "
             "images again, or give --token-encoder none"
         )
-    if drawn.run.model != model.name:
+    if output.run.model != model.name:
         raise UserError(
-            f"{drawn.place} was drawn by {drawn.run.model} and --model is {model.name}; "
+            f"{output.place} was drawn by {output.run.model} and --model is {model.name}; "
             "--token-encoder needs the model that drew the images"
         )
     return {"vectors": adapter.vectors, "word_vectors": model.word_vectors(class_word)}
@@ -228,14 +228,14 @@ def _rows(options: ReportCommand, folders: Sequence[Path]) -> "list[Row]":
         model = open_model(options.model, options.machine, options)
     rows: list[Row] = []
     for folder in folders:
-        drawn = read_run_images(folder)
-        clean = drawn.clean_concept()
+        output = read_run_images(folder)
+        clean = output.clean_concept()
         if clean is None:
             note(f"note: {folder} is not scored, since its clean images are not known")
             continue
         word = clean.class_word
-        tokens = {} if model is None else _learned_tokens(drawn, model, word)
-        images, prompts = drawn.images, drawn.prompts
-        pictures = Pictures(images, prompts, clean.images, word, drawn.placeholder, **tokens)
-        rows += score_rows(encoders, pictures, drawn.run, drawn.poison_model())
+        tokens = {} if model is None else _learned_tokens(output, model, word)
+        images, prompts = output.images, output.prompts
+        pictures = Pictures(images, prompts, clean.images, word, output.placeholder, **tokens)
+        rows += score_rows(encoders, pictures, output.run, output.poison_model())
     return rows
