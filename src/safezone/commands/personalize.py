@@ -158,8 +158,8 @@ def _clean(folder: Path, concept: "Concept") -> "Concept | None":
     source = clean_source(folder)
     if source is None or source == folder:
         return None if source is None else concept
-    words = {"class_word": concept.class_word, "placeholder": concept.placeholder}
-    return load_concept(source, concept.images.shape[-1], **words)
+    size, word, placeholder = concept.images.shape[-1], concept.class_word, concept.placeholder
+    return load_concept(source, size, class_word=word, placeholder=placeholder)
 
 
 def _jobs(
