@@ -1,0 +1,64 @@
+"""scripts/gather.py: rows measured in parts become one result, or a sentence says why not."""
+
+import runpy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from safezone.files import write_text
+from safezone.lab.config import settings_yaml
+from safezone.lab.settings import PRESETS, Settings
+from safezone.scores import Row, read_rows, write_rows
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "gather.py"
+
+
+def row(poison: str, value: float, concept: str = "Mug", defense: str = "nominal") -> Row:
+    cell = (concept, poison, defense, "textual inversion", "mini", 0)
+    return Row(*cell, "instance_similarity", value, 12, 5)
+
+
+def part(folder: Path, rows: list[Row], settings: Settings = PRESETS["mini"]) -> str:
+    folder.mkdir()
+    write_rows(folder / "rows.csv", rows)
+    write_text(folder / "settings.yaml", settings_yaml(settings))
+    return str(folder)
+
+
+def gather(*arguments: str) -> None:
+    main: Any = runpy.run_path(str(SCRIPT))["main"]
+    main([*arguments, "--title", "Both"])
+
+
+def test_parts_are_one_result(tmp_path: Path) -> None:
+    shared = [row("clean", 0.7), row("clean", 0.6, "Bell")]
+    first = part(tmp_path / "one", [*shared, row("adm+", 0.4), row("adm+", 0.3, "Bell")])
+    mini = PRESETS["mini"]
+    other = replace(mini, poisoning=replace(mini.poisoning, steps=100))
+    second = part(tmp_path / "two", [*shared, row("da", 0.5), row("da", 0.2, "Bell")], other)
+    gather(first, second, "--out", str(tmp_path / "all"))
+    rows = read_rows(tmp_path / "all" / "rows.csv")
+    assert [each.poison for each in rows] == ["clean"] * 2 + ["adm+"] * 2 + ["da"] * 2
+    assert "| DA |" in (tmp_path / "all" / "table.md").read_text()
+    assert "steps: 100" in (tmp_path / "all" / "settings-2.yaml").read_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "rate", "sentence"),
+    [
+        (0.700001, 2e-2, "two has another instance_similarity of Mug clean nominal"),
+        (0.7, 1e-2, "two was measured with other settings"),
+    ],
+)
+def test_parts_that_do_not_belong_together_are_refused(
+    value: float, rate: float, sentence: str, tmp_path: Path
+) -> None:
+    first = part(tmp_path / "one", [row("clean", 0.7)])
+    mini = PRESETS["mini"]
+    other = replace(mini, training=replace(mini.training, learning_rate=rate))
+    second = part(tmp_path / "two", [row("clean", value), row("da", 0.5)], other)
+    with pytest.raises(SystemExit, match=sentence):
+        gather(first, second, "--out", str(tmp_path / "all"))
+    assert not (tmp_path / "all").exists()
