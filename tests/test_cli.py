@@ -150,10 +150,14 @@ def test_idle_cores_help_with_the_built_in_model_unless_threads_were_asked_for(
     monkeypatch.setattr(opening, "idle_cores", lambda: 3.7)
     monkeypatch.setattr(opening, "memory_left", lambda: 5 * 2**30)
     on_a_cpu = Machine(device="cpu")
-    assert opening.helpers("mini", on_a_cpu) == 2  # as many as memory has room for
-    assert opening.helpers("sd15", on_a_cpu) == 0
-    assert opening.helpers("mini", Machine(device="cpu", threads=2)) == 0
+    two = Machine(device="cpu", threads=2)
+    share = opening.machine_and_sharers
+    assert share("mini", on_a_cpu) == (Machine(device="cpu", threads=1), 3)  # memory has room for 2
+    assert share("mini", on_a_cpu, alone=True) == (on_a_cpu, 1)
+    assert share("sd15", on_a_cpu) == (on_a_cpu, 1)
+    assert share("mini", two) == (two, 1)
     monkeypatch.setattr(opening, "idle_cores", lambda: 0.2)
-    assert opening.helpers("mini", on_a_cpu) == 0
+    assert share("mini", on_a_cpu) == (on_a_cpu, 1)
+    monkeypatch.setattr(opening, "idle_cores", lambda: 3.7)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert opening.helpers("mini", on_a_cpu) == 0
+    assert share("mini", on_a_cpu) == (on_a_cpu, 1)

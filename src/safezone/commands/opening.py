@@ -52,25 +52,19 @@ _HELPER_BYTES = 2 * 2**30
 """What a helping process takes, with room."""
 
 
-def helpers(model: str, machine: Processor) -> int:
-    """How many processes of one thread shall help this one with a grid, 0 for none.
+def machine_and_sharers(
+    model: str, machine: Machine, *, alone: bool = False
+) -> tuple[Machine, int]:
+    """The machine of each process that shares a grid, and how many these are: this one and helpers.
 
-    The built-in model's layers are too small for two threads: two processes are faster. None where
-    threads were asked for, on a GPU, or without idle cores and memory for them.
+    The built-in model's layers are too small for two threads: two processes of one are faster. None
+    helps where we shall be ``alone``, where threads were asked for, on a GPU, or without idle cores
+    and memory for it.
     """
-    if machine.threads is not None or "OMP_NUM_THREADS" in os.environ:
-        return 0
-    if model not in BUILTIN or pick_device(machine.device).type != "cpu":
-        return 0
-    return max(0, min(round(idle_cores()) - 1, memory_left() // _HELPER_BYTES))
-
-
-def machine_and_sharers(model: str, machine: Machine, *, alone: bool) -> tuple[Machine, int]:
-    """How many processes share a grid, this one and those that help, and each one's machine.
-
-    More threads than cores make all of them slow. ``alone``: none shall help.
-    """
-    helping = 0 if alone else helpers(model, machine)
+    fixed = machine.threads is not None or "OMP_NUM_THREADS" in os.environ
+    if alone or fixed or model not in BUILTIN or pick_device(machine.device).type != "cpu":
+        return machine, 1
+    helping = max(0, min(round(idle_cores()) - 1, memory_left() // _HELPER_BYTES))
     return replace(machine, threads=1) if helping else machine, helping + 1
 
 
