@@ -53,7 +53,7 @@ def _partial(place: Path) -> Path:
 def _remove_left(place: Path) -> None:
     """Removes what killed processes of this machine have left of an unfinished ``place``."""
     start, end = f"{PARTIAL}{_MACHINE}-", f"-{digest(place.name)[:16]}"
-    for left in place.parent.iterdir() if place.parent.is_dir() else ():
+    for left in place.parent.iterdir():
         if not left.name.startswith(start) or end not in left.name:
             continue
         process = int(left.name.removeprefix(start).split("-")[0])
@@ -66,16 +66,24 @@ def clipped(name: str, most: int = 150) -> str:
     return os.fsencode(name)[:most].decode("utf-8", "ignore")
 
 
-def _absent(folder: Path) -> list[Path]:
-    """The folder and those above it that are not there, the innermost first."""
-    return [each for each in (folder, *folder.parents) if not each.exists()]
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    """Removes folders that were made for a file or folder that then could not be written."""
-    for folder in folders:
+@contextmanager
+def _beside(place: Path) -> Iterator[Path]:
+    """The name under which ``place`` is written; nothing is left of it, whatever fails."""
+    temporary = _partial(place)
+    absent = [folder for folder in place.parents if not folder.exists()]
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        _remove_left(place)
+        yield temporary
+    except (OSError, SafetensorError) as error:
+        raise cannot_write(place, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
         with suppress(OSError):
-            folder.rmdir()
+            temporary.unlink(missing_ok=True)
+        for folder in absent if not place.exists() else ():
+            with suppress(OSError):
+                folder.rmdir()
 
 
 # Files
@@ -89,10 +97,7 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
     when the block fails. ``sync``: the content is on the disk before the name is, so that a loss
     of power does no harm either. Raises WorkspaceError when the file cannot be written.
     """
-    temporary, absent = _partial(path), _absent(path.parent)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left(path)
+    with _beside(path) as temporary:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         mode = temporary.stat().st_mode
         yield temporary
@@ -101,13 +106,6 @@ def whole_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
             with temporary.open("rb+") as file:
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        raise cannot_write(path, error) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        if not path.exists():
-            _remove_empty(absent)
 
 
 def move_file(source: Path, path: Path) -> None:
@@ -170,23 +168,16 @@ def whole_folder(
     when it cannot be written.
     """
     place = place.absolute()
-    temporary, absent = _partial(place), _absent(place.parent)
-    try:
-        _remove_left(place)
-        temporary.mkdir(parents=True)
-        yield temporary
+    with _beside(place) as temporary:
+        temporary.mkdir()
+        try:
+            yield temporary
+        except UserError as error:
+            if str(temporary) not in str(error):
+                raise
+            raise type(error)(str(error).replace(str(temporary), str(place))) from error
         if not done():
             _move(temporary, place, done, replace)
-    except (OSError, SafetensorError) as error:
-        raise cannot_write(place, error) from error
-    except UserError as error:
-        if str(temporary) not in str(error):
-            raise
-        raise type(error)(str(error).replace(str(temporary), str(place))) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-        if not place.exists():
-            _remove_empty(absent)
 
 
 def _move(temporary: Path, place: Path, done: Callable[[], bool], replace: bool) -> None:

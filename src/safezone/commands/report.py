@@ -11,6 +11,7 @@ from safezone.commands.console import Answer, Flat, Folder, OnModel, note
 from safezone.errors import UserError
 from safezone.fields import Natural
 from safezone.lab.settings import Scoring, Settings, preset
+from safezone.reading import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -165,7 +166,6 @@ def _maker(folder: Path) -> str | None:
     if not folder.is_dir():  # an option; what follows takes seconds to import
         return None
     from safezone.lab.store import IMAGES_RECORD
-    from safezone.reading import read_json
 
     record = next(folder.rglob(IMAGES_RECORD), None)
     model = None if record is None else read_json(record).get("model")
@@ -199,7 +199,6 @@ def _answer(page: Path, **more: object) -> Answer:
 def _recorded(folders: Sequence[Path]) -> dict[str, object]:
     """How the images were sampled, and whether photographs were learned from."""
     from safezone.lab.store import IMAGES_RECORD
-    from safezone.reading import read_json
     from safezone.results.notes import MINI_LIMITS
 
     records = [read_json(each / IMAGES_RECORD) for each in folders]
