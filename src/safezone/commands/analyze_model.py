@@ -61,7 +61,12 @@ class AnalyzeTimestepsCommand(OnModel):
         from safezone.results.drawings.style import save
 
         require_out_folder(self.out)
-        adapter = _adapter(self)
+        adapter = _adapter(self.embedding)
+        if adapter is not None and adapter.placeholder not in self.prompt:
+            raise UserError(
+                f"the prompt {self.prompt!r} does not hold {adapter.placeholder}, the placeholder "
+                f"of {self.embedding}; write it into --prompt"
+            )
         model = open_model(self.model, self.machine, self)
         timesteps = timestep_grid(model.process.steps, self.timesteps)
         measures = Measures(self.out / "work", model)
@@ -191,25 +196,16 @@ def _concepts(folders: Sequence[Path], size: int) -> "dict[str, Concept]":
     return concepts
 
 
-def _adapter(options: AnalyzeTimestepsCommand) -> "Adapter | None":
+def _adapter(embedding: Path | None) -> "Adapter | None":
     from safezone.personalize import load_embedding
 
-    if options.embedding is None:
-        return None
-    adapter = load_embedding(options.embedding)
-    if adapter.placeholder not in options.prompt:
-        raise UserError(
-            f"the prompt {options.prompt!r} does not hold {adapter.placeholder}, the placeholder "
-            f"of {options.embedding}; write it into --prompt"
-        )
-    return adapter
+    return None if embedding is None else load_embedding(embedding)
 
 
 def _slots(options: AnalyzeSensitivityCommand, model: "Model") -> "tuple[Slots, str]":
     from safezone.analysis.sensitivity import START, word_slots
-    from safezone.personalize import load_embedding
 
-    adapter = None if options.embedding is None else load_embedding(options.embedding)
+    adapter = _adapter(options.embedding)
     word = options.word or (None if adapter is None else adapter.placeholder)
     if word is None:
         raise UserError("no word is given; give --word or --embedding")

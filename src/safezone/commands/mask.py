@@ -85,7 +85,8 @@ class MaskCommand(Command):
             raise UserError(f"{folder} has masks already; give --overwrite to replace them")
         load_concept(folder, self.size)  # tells what else is wrong before anything is written
         wanted = [path for path in files if self.hints is None or path.name in hints]
-        cutouts = _cutouts(self, wanted if make else [], hints)
+        cut_out = _maker(self)
+        cutouts = {p.stem: cut_out(p, hints.get(p.name)) for p in wanted if make}
         masks = {
             p.stem: cutouts[p.stem].mask if p.stem in cutouts else read_mask(before[p.stem])
             for p in files
@@ -186,16 +187,16 @@ def _hints(options: MaskCommand, files: Sequence[Path]) -> "dict[str, Hint]":
     return {names[name]: hint for name, hint in hints.items()}
 
 
-def _maker(options: MaskCommand) -> "Callable[[Path, Hint], Cutout]":
+def _maker(options: MaskCommand) -> "Callable[[Path, Hint | None], Cutout]":
     """What makes one image's mask; UserError, naming the file, where it cannot."""
-    from safezone.concepts.masks import Cutout, cut_out, one_object
+    from safezone.concepts.masks import Cutout, Hint, cut_out, one_object
     from safezone.images import read_image
     from safezone.models.segment import load_segmenter
 
     segmenter = None if options.sam is None else load_segmenter(options.sam)
 
-    def make(path: Path, hint: "Hint") -> Cutout:
-        image = read_image(path)
+    def make(path: Path, hint: Hint | None) -> Cutout:
+        image, hint = read_image(path), hint or Hint()
         try:
             if segmenter is None:
                 return cut_out(image, hint)
@@ -208,21 +209,11 @@ def _maker(options: MaskCommand) -> "Callable[[Path, Hint], Cutout]":
     return make
 
 
-def _cutouts(
-    options: MaskCommand, files: Sequence[Path], hints: "Mapping[str, Hint]"
-) -> "dict[str, Cutout]":
-    """Each image's mask by its stem."""
-    from safezone.concepts.masks import Hint
-
-    make = _maker(options)
-    return {path.stem: make(path, hints.get(path.name, Hint())) for path in files}
-
-
 def _compare(options: MaskCommand) -> Answer:
     """Intersection over union with the given masks, of a folder or of each folder in it."""
     from safezone.concepts import folder_name, image_files, mask_files
     from safezone.concepts.folder import is_image
-    from safezone.concepts.masks import Hint, iou
+    from safezone.concepts.masks import iou
     from safezone.images import read_mask
 
     inner = [path for path in sorted(options.folder.glob("*/")) if not path.name.startswith(".")]
@@ -240,7 +231,7 @@ def _compare(options: MaskCommand) -> Answer:
         for path in files:
             there = read_mask(masks[path.stem])
             try:
-                mask = make(path, Hint()).mask
+                mask = make(path, None).mask
             except UserError as error:
                 refused.append(str(error))
                 mask = np.zeros_like(there)
