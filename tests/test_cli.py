@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from safezone.cli import COMMANDS, main
-from safezone.commands import console, opening
-from safezone.commands.console import Machine
+from safezone.commands import command, opening
+from safezone.commands.command import Machine
 from safezone.commands.opening import idle_cores
 from safezone.images import read_image
 
@@ -137,7 +137,7 @@ def test_claim_on_a_tiny_model_goes_on_where_it_stopped(
 
 
 def test_the_command_line_answers_before_torch_is_imported() -> None:
-    modules = [path.stem for path in Path(console.__file__).parent.glob("*.py")]
+    modules = [path.stem for path in Path(command.__file__).parent.glob("*.py")]
     lines = [f"import safezone.commands.{name}" for name in modules if name not in WITH_TORCH]
     code = "\n".join([*lines, "import sys", "assert 'torch' not in sys.modules"])
     subprocess.run([sys.executable, "-c", code], check=True)

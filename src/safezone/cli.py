@@ -162,7 +162,7 @@ def _out_of_memory(error: Exception, options: Any) -> str | None:
 
 def _run(arguments: Sequence[str]) -> int:
     command, words, rest = _find(arguments)
-    from safezone.commands.parsing import parse
+    from safezone.commands.command import parse
 
     options = parse(command, rest, words)
     try:

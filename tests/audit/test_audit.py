@@ -20,7 +20,7 @@ from safezone.audit.outcome import Learned, Outcome, verdict
 from safezone.audit.posting import POSTINGS
 from safezone.audit.suite import SUITES, suite
 from safezone.commands import audit as command
-from safezone.commands.parsing import parse
+from safezone.commands.command import parse
 from safezone.concepts import save_concept
 from safezone.defenses import defense
 from safezone.errors import UserError

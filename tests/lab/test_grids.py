@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from safezone.cli import main
+from safezone.commands.command import parse
 from safezone.commands.grid_run import GridRunCommand
-from safezone.commands.parsing import parse
 from safezone.errors import UserError
 from safezone.lab import trainings
 from safezone.lab.grid_file import file_grid, read_grid_file

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from safezone.commands.console import Machine
+from safezone.commands.command import Machine, parse
 from safezone.commands.grid_run import GridRunCommand, open_lab
 from safezone.commands.opening import with_models
-from safezone.commands.parsing import parse
 from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.lab.cost import count_passes

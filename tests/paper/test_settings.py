@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from safezone.cli import main
+from safezone.commands.command import parse
 from safezone.commands.grid_run import GridRunCommand
 from safezone.commands.paper import FigureCommand
-from safezone.commands.parsing import parse
 from safezone.lab.settings import preset
 from safezone.models.known import KNOWN
 from safezone.paper.named import PAPER

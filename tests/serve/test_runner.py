@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 
 from safezone.audit.progress import EXPECTED, read_progress
 from safezone.cli import _find
-from safezone.commands.parsing import parse
+from safezone.commands.command import parse
 from safezone.errors import UserError
 from safezone.personalize.checkpoints import append_log, log_path
 from safezone.serve import runner

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import tyro
 
-from safezone.commands.console import Answer, Command, Folder, plural
+from safezone.commands.command import Answer, Command, Folder, plural
 from safezone.errors import UserError
 from safezone.fields import Count, Quality
 

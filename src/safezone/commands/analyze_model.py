@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 from pydantic import Field
 
-from safezone.commands.console import Answer, Folders, OnModel, progress
+from safezone.commands.command import Answer, Folders, OnModel, progress
 from safezone.errors import UserError
 from safezone.fields import Count, Natural
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import tyro
 from pydantic import Field
 
-from safezone.commands.console import (
+from safezone.commands.command import (
     Answer,
     Command,
     Flat,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import tyro
 
-from safezone.commands.console import (
+from safezone.commands.command import (
     Answer,
     Command,
     Entries,

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 
-from safezone.commands.console import Answer, Command, Folder
+from safezone.commands.command import Answer, Command, Folder
 from safezone.errors import UserError
 from safezone.fields import Natural
 from safezone.lab.settings import Names

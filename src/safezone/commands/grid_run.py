@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal
 
 import tyro
 
-from safezone.commands.console import (
+from safezone.commands.command import (
     Answer,
     Experiment,
     Flat,
     Machine,
     command_line,
+    early,
     note,
     progress,
 )
-from safezone.commands.parsing import early
 from safezone.errors import UserError
 from safezone.fields import Checked, Count, FileName, Weight
 from safezone.lab.config import read_settings

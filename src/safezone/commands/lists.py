@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 import tyro
 
-from safezone.commands.console import Answer, Command, plural
+from safezone.commands.command import Answer, Command, plural
 from safezone.errors import UserError
 
 Kind = Literal[

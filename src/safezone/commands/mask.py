@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import numpy as np
 import tyro
 
-from safezone.commands.console import Answer, Command, Folder
+from safezone.commands.command import Answer, Command, Folder
 from safezone.errors import UserError
 
 if TYPE_CHECKING:

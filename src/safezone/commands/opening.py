@@ -9,7 +9,7 @@ from typing import Any
 import psutil
 import torch
 
-from safezone.commands.console import Machine, OnModel, Processor, note, progress
+from safezone.commands.command import Machine, OnModel, Processor, note, progress
 from safezone.concepts import CONCEPT_FILE, Concept
 from safezone.errors import UserError
 from safezone.lab.executors import Helped, OpenLab

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from safezone.commands.console import Answer, Experiment, Flat, Machine, note, progress
-from safezone.commands.parsing import early
+from safezone.commands.command import Answer, Experiment, Flat, Machine, early, note, progress
 from safezone.errors import UserError
 from safezone.fields import Count
 from safezone.lab.bench_scope import BenchScope

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 
-from safezone.commands.console import Answer, Flat, Folders, OnModel, note, plural, progress
+from safezone.commands.command import Answer, Flat, Folders, OnModel, note, plural, progress
 from safezone.errors import UserError
 from safezone.fields import Count, Natural
 from safezone.lab.settings import Names

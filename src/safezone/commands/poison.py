@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from safezone.commands.console import Answer, Flat, Folder, OnModel, note, plural, progress
+from safezone.commands.command import Answer, Flat, Folder, OnModel, note, plural, progress
 from safezone.errors import UserError
 from safezone.fields import Natural
 from safezone.lab.settings import Poisoning, Settings
