@@ -31,7 +31,7 @@ from safezone.models import Model, load_model
 from safezone.models.precision import Precision, dtype_of, set_precision
 from safezone.personalize import LoRA, TextualInversion, train
 from safezone.poisons import POISONS, Poison, Unpoisoned, poison_many
-from safezone.poisons.sampling import SampledDistance
+from safezone.poisons.objectives import SampledDistance
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from safezone.lab.training import TRAINING, Training
 from safezone.models import Model
 from safezone.personalize import METHODS, Adapter, save_embedding
 from safezone.personalize.checkpoints import State, save_state
-from safezone.poisons.checkpoints import Checkpoints
+from safezone.poisons.passes import Checkpoints
 from tiny import write_tiny_folder, write_tiny_xl_folder
 
 

@@ -13,7 +13,7 @@ from safezone.generate import generate
 from safezone.models import Model, load_model
 from safezone.models.captured import Captured, Recorded
 from safezone.poisons import POISONS, Unpoisoned, poison_many
-from safezone.poisons.sampling import SampledDistance
+from safezone.poisons.objectives import SampledDistance
 
 NAMES = ("a", "b")
 DEVICES = [

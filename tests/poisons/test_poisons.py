@@ -22,18 +22,15 @@ from safezone.poisons import (
     Poison,
     Unpoisoned,
     fixed_guide,
-    high_contrast_target,
     imperceptibility,
     poison,
     poison_concept,
     poison_images,
     poison_many,
 )
-from safezone.poisons.guide import bound
-from safezone.poisons.sampling import SampledDistance
-from safezone.poisons.surrogate import Surrogate
-from safezone.poisons.targets import read_target
-from safezone.poisons.timestep_search import GreedyTimesteps
+from safezone.poisons.guide import bound, high_contrast_target, read_target
+from safezone.poisons.objectives import SampledDistance
+from safezone.poisons.rounds import GreedyTimesteps, Surrogate
 from tiny import tiny_pipeline
 
 STEPS = 6

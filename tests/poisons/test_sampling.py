@@ -14,8 +14,8 @@ from safezone.models import Epsilon, RectifiedFlow, Velocity
 from safezone.models.base import Conditioning, Posterior
 from safezone.models.process import Process
 from safezone.poisons import POISONS, Guide, fixed_guide
-from safezone.poisons.sampling import SampledDistance
-from safezone.poisons.timestep_search import GreedyTimesteps
+from safezone.poisons.objectives import SampledDistance
+from safezone.poisons.rounds import GreedyTimesteps
 
 ALPHAS = torch.linspace(0.9999, 0.005, 1000, dtype=torch.float64)
 PROCESSES: list[Process] = [Epsilon(ALPHAS), Velocity(ALPHAS), RectifiedFlow(1000)]

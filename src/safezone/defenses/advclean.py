@@ -18,7 +18,8 @@ from safezone.arrays import Pixels
 from safezone.fields import Checked, Natural
 
 Levels = Float[Tensor, "batch 3 height width"]
-Plane = NDArray[np.float64]
+Planes = NDArray[np.float64]
+"""[..., height, width]."""
 
 
 def bilateral(
@@ -45,59 +46,53 @@ def bilateral(
     return total.div_(weights)
 
 
-def _box(plane: Plane, radius: int) -> Plane:
+def _box(planes: Planes, radius: int) -> Planes:
     """The mean over a square window; outside the image lies its mirror image with the rim."""
-    mean: Plane = ndimage.uniform_filter(plane, 2 * radius + 1, mode="reflect")
+    mean: Planes = ndimage.uniform_filter(planes, 2 * radius + 1, mode="reflect", axes=(-2, -1))
     return mean
 
 
-def _inverse(matrix: list[list[Plane]]) -> list[list[Plane]]:
-    """Of symmetric 3 x 3 matrices, one for each pixel, by cofactors."""
+def _inverse(matrix: Planes) -> Planes:
+    """Of symmetric 3 x 3 matrices, one for each pixel, by cofactors: [3, 3, height, width]."""
     (a, b, c), (_, d, e), (_, _, f) = matrix
-    cofactors = [
-        [d * f - e * e, c * e - b * f, b * e - c * d],
-        [c * e - b * f, a * f - c * c, b * c - a * e],
-        [b * e - c * d, b * c - a * e, a * d - b * b],
-    ]
-    determinant = a * cofactors[0][0] + b * cofactors[0][1] + c * cofactors[0][2]
-    return [[cofactor / determinant for cofactor in row] for row in cofactors]
+    cofactors = np.array(
+        [
+            [d * f - e * e, c * e - b * f, b * e - c * d],
+            [c * e - b * f, a * f - c * c, b * c - a * e],
+            [b * e - c * d, b * c - a * e, a * d - b * b],
+        ]
+    )
+    determinant = a * cofactors[0, 0] + b * cofactors[0, 1] + c * cofactors[0, 2]
+    inverse: Planes = cofactors / determinant
+    return inverse
 
 
 class GuidedFilter:
     """What a guided filter (He et al., 2010) needs of its colour guide, made once.
 
     ``cv2.ximgproc.guidedFilter(guide, x, radius, eps)``, levels 0..255, float64 inside.
+    ``guide``: [3, height, width].
     """
 
     def __init__(self, guide: NDArray[np.uint8], radius: int = 4, eps: float = 16.0):
-        self.radius = radius
-        self.planes = [channel.astype(np.float64) for channel in guide]
-        self.means = [_box(plane, radius) for plane in self.planes]
-        covariance = [
-            [
-                _box(p * q, radius) - mp * mq + (eps if i == j else 0.0)
-                for j, (q, mq) in enumerate(zip(self.planes, self.means, strict=True))
-            ]
-            for i, (p, mp) in enumerate(zip(self.planes, self.means, strict=True))
-        ]
-        self.inverse = _inverse(covariance)
+        self.radius, self.guide = radius, guide.astype(np.float64)
+        self.means = _box(self.guide, radius)
+        squares = _box(self.guide[:, None] * self.guide, radius)
+        covariance = squares - self.means[:, None] * self.means
+        self.inverse = _inverse(covariance + eps * np.eye(3)[..., None, None])
 
-    def __call__(self, plane: Plane) -> Plane:
+    def __call__(self, plane: Planes) -> Planes:
         """One channel, [height, width], filtered."""
         mean = _box(plane, self.radius)
-        covariance = [
-            _box(p * plane, self.radius) - m * mean
-            for p, m in zip(self.planes, self.means, strict=True)
-        ]
-        r, g, b = covariance
-        slopes = [of_r * r + of_g * g + of_b * b for of_r, of_g, of_b in self.inverse]
-        offset = mean
+        covariance = _box(self.guide * plane, self.radius) - self.means * mean
+        r, g, b = (self.inverse[:, i] * covariance[i] for i in range(3))
+        slopes = r + g + b
         for slope, guide_mean in zip(slopes, self.means, strict=True):
-            offset = offset - slope * guide_mean
-        result = _box(offset, self.radius)
-        for slope, guide in zip(slopes, self.planes, strict=True):
-            result = result + _box(slope, self.radius) * guide
-        return np.asarray(result)
+            mean = mean - slope * guide_mean
+        result = _box(mean, self.radius)
+        for slope, channel in zip(_box(slopes, self.radius), self.guide, strict=True):
+            result = result + slope * channel
+        return result
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,15 @@
-"""What a defense is: a value of four parts, composed by ``+``."""
+"""What a defense is: a value of four parts, composed by ``+``; concepts as preprocessed by it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from safezone.concepts import Concept
 from safezone.defenses.loss_masks import NoMask, ObjectMask
-from safezone.defenses.preprocess import Identity, Preprocess, chain
+from safezone.defenses.preprocess import Identity, MovesMasks, Preprocess, chain
+from safezone.defenses.purify import resolve
 from safezone.defenses.timesteps import TimestepDistribution, Uniform
 from safezone.errors import UserError
+from safezone.models.base import Model
 
 _Part = TypeVar("_Part")
 
@@ -59,3 +62,23 @@ class Defense:
 
 PLAIN = Defense("nominal")
 """Plain training on the images as they are."""
+
+
+def preprocessed(
+    concept: Concept, preprocess: Preprocess, seed: int, model: Model | None = None
+) -> Concept:
+    """The concept with other images; where the preprocess moves the object, its masks follow.
+
+    ``model``: the one that is personalized, which purifiers need. Raises UserError when a
+    purifier's networks cannot be opened.
+    """
+    ready = resolve(preprocess, model)
+    changed = concept.with_images(ready(concept.images, seed))
+    if concept.masks is None or not isinstance(ready, MovesMasks):
+        return changed
+    return replace(changed, masks=ready.move_masks(concept.masks, seed))
+
+
+def defend(concept: Concept, defense: Defense, seed: int, model: Model | None = None) -> Concept:
+    """The concept as preprocessed; the other two parts act during training."""
+    return preprocessed(concept, defense.preprocess, seed, model)

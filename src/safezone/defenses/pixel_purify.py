@@ -1,18 +1,21 @@
 """Purifiers by diffusion models of pixels: DiffPure, GrIDPure, PDMPure."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import product
+from typing import Annotated, Final
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import Field
 from torch import Tensor
 
 from safezone.arrays import Images, randn
-from safezone.defenses.purify import Bound, Purifier
+from safezone.defenses.purify import Bound, Purifier, TimestepOf1000
 from safezone.errors import UserError
+from safezone.fields import Checked, Count, Share
 from safezone.models.base import Model
 from safezone.models.denoise import denoise
 from safezone.models.pixel import MINI_PIXEL, PixelModel, load_pixel_model
@@ -70,11 +73,6 @@ def renew(
     return (clean / 2 + 0.5).clamp(0, 1)
 
 
-def _every(start: int, stride: int) -> list[int]:
-    """start, start - stride, ... down to 0 or the last above it."""
-    return list(range(start, -1, -stride))
-
-
 def _resized(images: Images, side: int) -> Float[Tensor, "batch 3 {side} {side}"]:
     if images.shape[-1] == side:
         return images
@@ -82,12 +80,9 @@ def _resized(images: Images, side: int) -> Float[Tensor, "batch 3 {side} {side}"
     return F.interpolate(images, **sizes).clamp(0, 1)  # type: ignore[arg-type]
 
 
-def _require_timesteps(name: str, start: int, stride: int) -> None:
-    if not (0 < start < 1000 and 0 < stride <= start):
-        raise UserError(
-            f"{name} starts at timestep {start} in strides of {stride}; give a start from 1 to "
-            "999 and a stride from 1 to the start."
-        )
+def _require_stride(start: int, stride: int) -> None:
+    if stride > start:
+        raise UserError(f"stride is {stride}; give at most {start}, which is start")
 
 
 def _is_small(model: Model | None) -> bool:
@@ -104,7 +99,7 @@ def _require_fit(pixel: PixelModel, image: Images, instead: str) -> None:
         )
 
 
-class _PixelPurifier(Purifier):
+class _PixelPurifier(Checked, Purifier):
     """What the three have in common: one pixel model, opened by its name."""
 
     model: str | None
@@ -141,16 +136,17 @@ class DiffPure(_PixelPurifier):
     ``model``: a pixel model's folder or hub name; by default the built-in one, up to 128 px only.
     """
 
-    start: int = 100
-    stride: int = 1
+    start: TimestepOf1000 = 100
+    stride: Count = 1
     model: str | None = None
 
     def __post_init__(self) -> None:
-        _require_timesteps("DiffPure", self.start, self.stride)
+        super().__post_init__()
+        _require_stride(self.start, self.stride)
 
     def clean(self, pixel: PixelModel, image: Images, generator: torch.Generator) -> Images:
         small = _resized(image, pixel.image_size)
-        steps = _every(self.start, self.stride)
+        steps = range(self.start, -1, -self.stride)
         return _resized(renew(pixel, small, steps, [generator]), image.shape[-1])
 
 
@@ -163,21 +159,13 @@ class GridPure(_PixelPurifier):
     image that is not larger than the model is one crop at its own size. ``model``: as DiffPure's.
     """
 
-    start: int = 10
-    rounds: int = 20
-    blend: float = 0.1
+    start: TimestepOf1000 = 10
+    rounds: Count = 20
+    blend: Annotated[float, Field(ge=0, lt=1)] = 0.1
     model: str | None = None
 
-    def __post_init__(self) -> None:
-        _require_timesteps("GrIDPure", self.start, 1)
-        if self.rounds < 1 or not 0 <= self.blend < 1:
-            raise UserError(
-                f"GrIDPure has {self.rounds} rounds and blends {self.blend}; give at least 1 "
-                "round and a share from 0 to below 1."
-            )
-
     def clean(self, pixel: PixelModel, image: Images, generator: torch.Generator) -> Images:
-        steps = _every(self.start, 1)
+        steps = range(self.start, -1, -1)
         for _ in range(self.rounds):
             fresh = _on_crops(
                 image, pixel.image_size, lambda part: renew(pixel, part, steps, [generator])
@@ -186,21 +174,17 @@ class GridPure(_PixelPurifier):
         return image
 
 
-def _starts(side: int, crop: int) -> list[int]:
-    """Where crops begin: half a crop apart, the last one at the end."""
-    return sorted({*range(0, side - crop, max(1, crop // 2)), side - crop})
-
-
 def _on_crops(image: Images, crop: int, act: Callable[[Images], Images]) -> Images:
     """``act`` on overlapping crops, averaged where they overlap."""
     side = image.shape[-1]
     crop = min(crop, side)
     total, count = torch.zeros_like(image), torch.zeros_like(image[:, :1])
-    places: Iterable[int] = _starts(side, crop)
-    for y in places:
-        for x in places:
-            total[..., y : y + crop, x : x + crop] += act(image[..., y : y + crop, x : x + crop])
-            count[..., y : y + crop, x : x + crop] += 1
+    # Half a crop apart, the last one at the end.
+    starts = sorted({*range(0, side - crop, max(1, crop // 2)), side - crop})
+    for y, x in product(starts, starts):
+        window = (..., slice(y, y + crop), slice(x, x + crop))
+        total[window] += act(image[window])
+        count[window] += 1
     return total / count
 
 
@@ -223,27 +207,21 @@ class PDMPure(_PixelPurifier):
     never purified at 128 px. With a ``model`` and no ``upscaler`` the image is resized back.
     """
 
-    start: int = 90
-    stride: int = 10
-    threshold: float = 0.95
-    noise_at: int | None = None
+    start: TimestepOf1000 = 90
+    stride: Count = 10
+    threshold: Share = 0.95
+    noise_at: TimestepOf1000 | None = None
     model: str | None = None
     upscaler: str | None = None
 
     def __post_init__(self) -> None:
-        _require_timesteps("PDMPure", self.start, self.stride)
-        if not 0 < self.threshold <= 1:
-            raise UserError(f"PDMPure's threshold is {self.threshold}; give above 0 to 1.")
-        if self.noise_at is not None and not 0 < self.noise_at < 1000:
-            raise UserError(f"PDMPure noises to {self.noise_at}; give a timestep from 1 to 999.")
+        super().__post_init__()
+        _require_stride(self.start, self.stride)
 
     def bind(self, model: Model | None) -> Bound:
-        names = (self.model, self.upscaler)
-        if self.model is None:
-            names = (MINI_PIXEL, self.upscaler) if _is_small(model) else (STAGE_TWO, FOUR_FOLD)
-        return self._bound(names[0] or MINI_PIXEL, names[1], model)
-
-    def _bound(self, name: str, upscaler_name: str | None, model: Model | None) -> Bound:
+        name, upscaler_name = self.model or MINI_PIXEL, self.upscaler
+        if self.model is None and not _is_small(model):
+            name, upscaler_name = STAGE_TWO, FOUR_FOLD
         device = None if model is None else str(model.device)
         try:
             pixel = load_pixel_model(name, device)
@@ -274,7 +252,7 @@ class PDMPure(_PixelPurifier):
         return renew(
             pixel,
             _resized(image, pixel.image_size),
-            _every(self.start, self.stride),
+            range(self.start, -1, -self.stride),
             [generator],
             dynamic_threshold(self.threshold),
             noise_at=self.noise_at,

@@ -7,20 +7,25 @@ the settings and the networks' weights into their keys, so that keys stay keys o
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, TypeAlias
 
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from safezone.arrays import Images, Masks, Pixels, randn, stream
+from safezone.arrays import Images, Pixels, randn, stream
 from safezone.defenses.preprocess import Chain, Preprocess
 from safezone.errors import UserError
+from safezone.fields import Checked, Count, Portion, Share
 from safezone.image_metrics import ssim
 from safezone.images import to_float, to_uint8
 from safezone.models.base import Model
 from safezone.models.denoise import denoise
 from safezone.models.fingerprint import Fingerprinted
 from safezone.models.upscaler import load_upscaler
+
+TimestepOf1000: TypeAlias = Annotated[int, Field(ge=1, lt=1000)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,20 +64,6 @@ class Purifier(ABC):
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _BoundChain:
-    """A chain whose purifiers are bound."""
-
-    chain: Chain
-    networks: tuple[Fingerprinted, ...]
-
-    def __call__(self, images: Pixels, seed: int) -> Pixels:
-        return self.chain(images, seed)
-
-    def move_masks(self, masks: Masks, seed: int) -> Masks:
-        return self.chain.move_masks(masks, seed)
-
-
 def resolve(preprocess: Preprocess, model: Model | None) -> Preprocess:
     """The preprocess ready to run: purifiers are given their networks, the rest stays.
 
@@ -81,15 +72,15 @@ def resolve(preprocess: Preprocess, model: Model | None) -> Preprocess:
     if isinstance(preprocess, Purifier):
         return preprocess.bind(model)
     if isinstance(preprocess, Chain):
-        parts = tuple(resolve(part, model) for part in preprocess.parts)
-        needed = tuple(network for part in parts for network in networks(part))
-        return _BoundChain(Chain(parts), needed) if needed else preprocess
+        return Chain(tuple(resolve(part, model) for part in preprocess.parts))
     return preprocess
 
 
 def networks(resolved: Preprocess) -> tuple[Fingerprinted, ...]:
     """The models that a resolved preprocess works with."""
-    return resolved.networks if isinstance(resolved, Bound | _BoundChain) else ()
+    if isinstance(resolved, Chain):
+        return tuple(network for part in resolved.parts for network in networks(part))
+    return resolved.networks if isinstance(resolved, Bound) else ()
 
 
 def fingerprints(preprocess: Preprocess, model: Model | None) -> list[str]:
@@ -107,7 +98,7 @@ def _latent_model(model: Model | None, name: str) -> Model:
 
 
 @dataclass(frozen=True)
-class Regen(Purifier):
+class Regen(Checked, Purifier):
     """Regeneration (Zhao et al.): encode, noise to ``start``, denoise without a prompt, decode.
 
     On the model that is personalized or another (``purify_model``), at the images' own size.
@@ -118,15 +109,8 @@ class Regen(Purifier):
     cancels.
     """
 
-    start: int = 60
-    stride: int = 20
-
-    def __post_init__(self) -> None:
-        if not (0 < self.start < 1000 and 0 < self.stride <= 1000):
-            raise UserError(
-                f"Regen starts at {self.start} in strides of {self.stride}; give a start from 1 "
-                "to 999 and a stride from 1 (of 1000 timesteps)."
-            )
+    start: TimestepOf1000 = 60
+    stride: Annotated[int, Field(ge=1, le=1000)] = 20
 
     def bind(self, model: Model | None) -> Bound:
         latent = _latent_model(model, "regen")
@@ -154,7 +138,7 @@ class Regen(Purifier):
 
 
 @dataclass(frozen=True)
-class Impress(Purifier):
+class Impress(Checked, Purifier):
     """IMPRESS (Cao et al.): the image nearby that the autoencoder gives back unchanged.
 
     Minimises |decode(encode(x)) - x|^2 + ``weight`` max(0, (1 - SSIM(x, x0)) / 2 - ``bound``) over
@@ -163,17 +147,10 @@ class Impress(Purifier):
     numbers are not the original's.
     """
 
-    steps: int = 300
-    learning_rate: float = 0.01
+    steps: Count = 300
+    learning_rate: Share = 0.01
     weight: float = 0.5
-    bound: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or not 0 < self.learning_rate <= 1 or not 0 <= self.bound <= 1:
-            raise UserError(
-                f"IMPRESS has {self.steps} steps at rate {self.learning_rate} and bound "
-                f"{self.bound}; give at least 1 step, a rate above 0 to 1 and a bound in [0, 1]."
-            )
+    bound: Portion = 0.1
 
     def bind(self, model: Model | None) -> Bound:
         latent = _latent_model(model, "impress")
@@ -232,5 +209,4 @@ class NoisyUpscaling(Purifier):
             large = upscaler((image + self.noise * noise).clamp(0, 1), generator)
             return interpolate(large, image.shape[-2:], mode="area")
 
-        device = torch.device("cpu") if model is None else model.device
-        return Bound((upscaler,), clean, device)
+        return Bound((upscaler,), clean, torch.device("cpu") if model is None else model.device)

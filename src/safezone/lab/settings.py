@@ -96,7 +96,7 @@ class Poisoning(Checked):
     def poison(self, name: str) -> "Poison":
         """The poison of that name with these settings; UserError for unknown names and ranges."""
         from safezone.poisons import Budget, own_poisons, poison, transform
-        from safezone.poisons.targets import read_target
+        from safezone.poisons.guide import read_target
 
         if self.norm == "l2" and self.eta is None:
             raise UserError(

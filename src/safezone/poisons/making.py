@@ -1,22 +1,23 @@
-"""Poisoning images and concepts, as many in a pass as told."""
+"""Poisoning images and concepts, as many in a pass as told, and how visible a poison is."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from safezone.arrays import Images, Masks, Pixels
+from safezone.arrays import Images, Masks, PerExample, Pixels
 from safezone.concepts import Concept
 from safezone.concepts.masks import dilate
 from safezone.errors import UserError
-from safezone.images import to_uint8
+from safezone.image_metrics import psnr, ssim
+from safezone.images import to_float, to_uint8
 from safezone.models.base import Model
 from safezone.models.fingerprint import fingerprint
-from safezone.poisons.checkpoints import Checkpoints
 from safezone.poisons.guide import bound
-from safezone.poisons.passes import Pass, Piece, streams
+from safezone.poisons.passes import Checkpoints, Pass, Piece, streams
 from safezone.poisons.row import Poison
 
 
@@ -177,3 +178,25 @@ def poison_concept(
             checkpoints=checkpoints,
         )
     )
+
+
+def imperceptibility(
+    clean: UInt8[Tensor, "batch 3 height width"], poisoned: UInt8[Tensor, "batch 3 height width"]
+) -> dict[str, PerExample]:
+    """How visible a poison is, per image: a (batch,) of values under each name.
+
+    "psnr" in dB, infinite for equal images; "ssim" in [-1, 1]; "linf": the largest change, pixels
+    in [0, 1]; "share_at_bound": the share of values changed by just that much (0 for equal
+    images), which is the bound of an l-infinity budget once the poison uses it. Raises ValueError
+    for unequal shapes and sides below 11 pixels.
+    """
+    before, after = to_float(clean), to_float(poisoned)
+    levels = (poisoned.to(torch.int16) - clean.to(torch.int16)).flatten(1).abs()
+    largest = levels.amax(dim=1)
+    at_bound = (levels == largest[:, None]) & (levels > 0)
+    return {
+        "psnr": psnr(before, after),
+        "ssim": ssim(before, after),
+        "linf": largest / 255,
+        "share_at_bound": at_bound.to(torch.float32).mean(dim=1),
+    }

@@ -1,21 +1,72 @@
-"""Images that share the passes of one poison, in rounds of the one projected-gradient loop."""
+"""Images that share the passes of one poison, in rounds of the one projected-gradient loop.
+
+After each round a checkpoint says what is needed to go on after the process was killed.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from safezone.arrays import Images, PerExample, Pixels, stream
+from safezone.files import digest, write_safetensors
 from safezone.images import to_float, to_uint8
 from safezone.models.base import Model
-from safezone.poisons.checkpoints import Checkpoints
-from safezone.poisons.guide import Guide, ModelObjective
+from safezone.poisons.guide import Guide, ModelObjective, target_image, target_posterior
 from safezone.poisons.pgd import Slope, captured_slope, projected_gradient
+from safezone.poisons.rounds import GreedyTimesteps
 from safezone.poisons.row import Poison
-from safezone.poisons.targets import target_image, target_posterior
-from safezone.poisons.timestep_search import GreedyTimesteps
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """Images and random states of unfinished poisons, one file for each pass of images.
+
+    ``folder``: made when the first file is written. ``key``: of all that the result depends on; a
+    file of another key, or one that is damaged, counts as absent and is overwritten.
+    """
+
+    folder: Path
+    key: str
+
+    def _path(self, names: Sequence[str]) -> Path:
+        return self.folder / f"{digest(*names)[:16]}.safetensors"
+
+    def save(
+        self,
+        names: Sequence[str],
+        steps: int,
+        images: Images,
+        generators: Sequence[torch.Generator],
+    ) -> None:
+        """Writes the file whole or not at all; UserError when the place cannot be written."""
+        path = self._path(names)
+        states = torch.stack([generator.get_state() for generator in generators])
+        tensors = {"images": images, "generators": states}
+        write_safetensors(path, tensors, {"key": self.key, "steps": str(steps)})
+
+    def load(
+        self, names: Sequence[str], generators: Sequence[torch.Generator]
+    ) -> tuple[int, Tensor] | None:
+        """The steps done and the images then, the generators set as they were; None if absent."""
+        path = self._path(names)
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                record = file.metadata() or {}
+                if record.get("key") != self.key:
+                    return None
+                images, states = file.get_tensor("images"), file.get_tensor("generators")
+        except (OSError, SafetensorError):
+            return None
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state.clone())  # set_state ignores the offset of a view
+        return int(record["steps"]), images
 
 
 def streams(
@@ -81,9 +132,6 @@ class Pass:
         masks = [piece.masks for piece in self.pieces if piece.masks is not None]
         return torch.cat(masks).to(self.clean) if masks else None
 
-    def generators(self, *purpose: str) -> list[torch.Generator]:
-        return streams(self.poison, self.seed, self.names, *purpose)
-
     def start(self, generators: Sequence[torch.Generator]) -> Images:
         if self.poison.start == "zero":
             return self.clean
@@ -141,7 +189,7 @@ class Pass:
                     images, generators, [guide]
                 ),
                 self.clean,
-                self.generators("timesteps"),
+                streams(self.poison, self.seed, self.names, "timesteps"),
                 guide,
             )
             result.append(self.placed(replace(guide, timesteps=timesteps)))

@@ -12,12 +12,10 @@ from safezone.defenses.loss_masks import LossMask
 from safezone.defenses.timesteps import TimestepDistribution, Uniform
 from safezone.errors import UserError
 from safezone.fields import Count, FieldError, Positive, require_fields
-from safezone.poisons.guide import ModelObjective, NetworkObjective
+from safezone.poisons.guide import NAMED_TARGETS, ModelObjective, NetworkObjective, Target
 from safezone.poisons.pgd import Budget
+from safezone.poisons.rounds import GreedyTimesteps, Surrogate
 from safezone.poisons.shaping import NaturalSpectrum
-from safezone.poisons.surrogate import Surrogate
-from safezone.poisons.targets import NAMED_TARGETS, Target
-from safezone.poisons.timestep_search import GreedyTimesteps
 from safezone.poisons.transforms import Transform
 
 _ROUND = 10
@@ -32,7 +30,7 @@ class Poison:
     in [0, 1] (1/255 here is 2/255 in [-1, 1]). ``decay``: of the step, "constant" or "linear" from
     eta down to eta / 100. ``start``: "uniform" in the budget or "zero". ``prompt``: what the U-Net
     reads, where the objective asks it; ``{}`` in it is what the surrogate has learned.
-    ``target``: of targeted objectives, see ``targets.Target``. ``repetitions``: draws whose
+    ``target``: of targeted objectives, see ``guide.Target``. ``repetitions``: draws whose
     gradients are averaged for each step. ``transform``: what every draw does to the images before
     the objective sees them (expectation over transformations). ``timesteps``: which are drawn.
     ``mask``: the perturbation stays, and the loss counts, inside the concept's dilated mask;

@@ -1,8 +1,9 @@
 """The table of poisons; a new one is a row (docs/adding-a-poison.md)."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +13,7 @@ from safezone.errors import UserError
 from safezone.poisons.objectives import (
     EncoderShift,
     Fused,
+    SampledDistance,
     TargetPrediction,
     denoising_loss,
     encoder_distance,
@@ -19,12 +21,11 @@ from safezone.poisons.objectives import (
     first_step_norm,
     score_distillation,
 )
+from safezone.poisons.rounds import GreedyTimesteps, Surrogate
 from safezone.poisons.row import Poison
-from safezone.poisons.sampling import SampledDistance
 from safezone.poisons.shaping import NaturalSpectrum
-from safezone.poisons.surrogate import Surrogate
-from safezone.poisons.timestep_search import GreedyTimesteps
 from safezone.poisons.transforms import DifferentiableJpeg
+from safezone.reading import own_rows
 
 # The paper's six (Table 3). DA's step and repetitions are those of the released l-infinity variant
 # (0.006 in [-1, 1]), its budget the paper's.
@@ -130,3 +131,8 @@ def poison(name: str, own: Mapping[str, Poison] = MappingProxyType({})) -> Poiso
     near = difflib.get_close_matches(key, rows, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(rows)}."
     raise UserError(f"There is no poison {name!r}; {hint}")
+
+
+def own_poisons(files: Iterable[Path]) -> Mapping[str, Poison]:
+    """The rows of Python files of the user's, by name; see ``reading.own_rows``."""
+    return own_rows(files, Poison, POISONS)
