@@ -13,14 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from safezone.concepts import (
-    Concept,
-    default_class_word,
-    default_placeholder,
-    image_files,
-    load_concept,
-    save_concept,
-)
+from safezone.concepts import Concept, image_files, load_concept, save_concept
+from safezone.concepts.concept import default_class_word, default_placeholder
 from safezone.errors import UserError
 
 

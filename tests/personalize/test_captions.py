@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from safezone.arrays import stream
 from safezone.concepts import Concept, load_concept, save_concept
-from safezone.concepts.captions import check_caption, read_captions
+from safezone.concepts.folder import check_caption, read_captions
 from safezone.errors import UserError
 from safezone.lab.training import Training
 from safezone.models import Model

@@ -1,12 +1,6 @@
 """What goes in: concepts and their folders, data sets, masks, captions, prompts."""
 
-from safezone.concepts.concept import (
-    Concept,
-    default_class_word,
-    default_placeholder,
-    load_concept,
-    save_concept,
-)
+from safezone.concepts.concept import Concept, load_concept, save_concept
 from safezone.concepts.folder import (
     CONCEPT_FILE,
     MASK_FOLDER,
@@ -21,8 +15,6 @@ __all__ = [
     "MASK_FOLDER",
     "MOST_IMAGES",
     "Concept",
-    "default_class_word",
-    "default_placeholder",
     "folder_name",
     "image_files",
     "load_concept",

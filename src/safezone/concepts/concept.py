@@ -14,14 +14,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from safezone.arrays import Images
-from safezone.concepts.captions import CAPTION_SUFFIX, check_caption, read_captions
 from safezone.concepts.folder import (
+    CAPTION_SUFFIX,
     CONCEPT_FILE,
     MASK_FOLDER,
     MOST_IMAGES,
+    check_caption,
     folder_name,
     image_files,
     mask_files,
+    read_captions,
     read_words,
     readable_name,
 )

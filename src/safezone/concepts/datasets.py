@@ -2,10 +2,9 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
 import torch
@@ -55,16 +54,16 @@ def _custom_concept_folders(manifest: Path) -> Iterator[tuple[Path, str]]:
         yield folder, class_word
 
 
-def _concept_folders(root: Path) -> Iterator[tuple[Path, str | None]]:
+def _concept_folders(root: Path) -> Sequence[tuple[Path, str | None]]:
     """Each concept's folder and, where the data set tells it, its class word."""
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder; give the folder that holds the data set")
     if (root / CUSTOM_CONCEPT_MANIFEST).is_file():
-        yield from _custom_concept_folders(root / CUSTOM_CONCEPT_MANIFEST)
-        return
+        return list(_custom_concept_folders(root / CUSTOM_CONCEPT_MANIFEST))
     table = root / DREAMBOOTH_TABLE
     classes = _dreambooth_classes(table) if table.is_file() else {}
-    for folder in sorted(root.iterdir()):
-        if folder.is_dir() and not folder.name.startswith("."):
-            yield folder, classes.get(folder.name)
+    folders = [each for each in sorted(root.iterdir()) if each.is_dir()]
+    return [(each, classes.get(each.name)) for each in folders if not each.name.startswith(".")]
 
 
 def load_dataset(
@@ -77,9 +76,7 @@ def load_dataset(
     with a warning. Raises UserError when the root or all its concepts are missing, when a path of
     the manifest leads out of the root, and as ``load_concept`` does.
     """
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder; give the folder that holds the data set")
-    folders = list(_concept_folders(root))
+    folders = _concept_folders(root)
     present = [(folder, word) for folder, word in folders if folder.is_dir()]
     if not present:
         raise UserError(f"{root} holds no concept folders; give the folder that holds the data set")
@@ -104,8 +101,6 @@ def load_readable(root: Path, size: int) -> tuple[tuple[Concept, ...], dict[str,
     Raises UserError when the root is missing or none of its concepts can be read.
     """
     concepts, refused = [], {}
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder; give the folder that holds the data set")
     for folder, word in _concept_folders(root):
         if not folder.is_dir():
             continue
@@ -142,19 +137,20 @@ def miniworld_concept(name: str, size: int | None = None) -> Concept:
 
 
 def _novel(name: str) -> NovelConcept:
-    known = {novel.name.lower(): novel for novel in novel_concepts()}
-    if name.lower() not in known:
-        names = ", ".join(novel.name for novel in known.values())
-        raise UserError(f"the built-in concept {name!r} is unknown; give one of {names}")
-    return known[name.lower()]
+    for novel in novel_concepts():
+        if novel.name.lower() == name.lower():
+            return novel
+    names = ", ".join(novel.name for novel in novel_concepts())
+    raise UserError(f"the built-in concept {name!r} is unknown; give one of {names}")
 
 
 BuiltinSet: TypeAlias = Literal["novel", "development"]
 """The ten concepts that results are shown on, or the six that settings are chosen on."""
 
-_BUILTIN_SETS: Final[Mapping[BuiltinSet, Callable[[], tuple[NovelConcept, ...]]]] = (
-    MappingProxyType({"novel": novel_concepts, "development": development_concepts})
-)
+_BUILTIN_SETS: Final[Mapping[BuiltinSet, Callable[[], tuple[NovelConcept, ...]]]] = {
+    "novel": novel_concepts,
+    "development": development_concepts,
+}
 
 
 def miniworld_concepts(size: int | None = None, which: BuiltinSet = "novel") -> tuple[Concept, ...]:

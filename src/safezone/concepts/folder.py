@@ -1,18 +1,27 @@
-"""What lies in a concept's folder: its images, their masks, its words, and what is passed over."""
+"""What lies in a concept's folder: images, masks, captions, words, and what is passed over.
+
+A caption is a text file beside its image, with ``{}`` where the concept stands.
+"""
 
 import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from safezone.concepts.captions import caption_files
 from safezone.errors import Notice, UserError
 from safezone.images import IMAGE_SUFFIXES
-from safezone.reading import read_json
+from safezone.reading import read_json, read_text
 
 MOST_IMAGES: Final = 15
+CAPTION_SUFFIX: Final = ".txt"
+MOST_CHARACTERS: Final = 2000
+"""Of one caption; text encoders read some 75 tokens."""
+
+_JOINERS: Final = "\u200c\u200d"
+"""Zero-width characters that belong to words and emojis."""
 CONCEPT_FILE: Final = "concept.json"
 MASK_FOLDER: Final = "masks"
 PREVIEW_FOLDER: Final = "mask-previews"
@@ -187,3 +196,53 @@ def read_words(folder: Path) -> dict[str, str]:
         raise UserError(f"{path} must be an object whose {', '.join(keys)} are strings")
     words = {key: content[key].strip() for key in keys if key in content}
     return {key: word for key, word in words.items() if word}
+
+
+def check_caption(caption: str) -> str:
+    """What is wrong with a caption, as the end of a sentence; empty when it is well."""
+    if len(caption.splitlines()) > 1:
+        return "must be one line"
+    if caption.count("{}") != 1:
+        return "must have {} once, where the concept stands, as in: a photo of {} on a beach"
+    if len(caption) > MOST_CHARACTERS:
+        return f"must have at most {MOST_CHARACTERS} characters"
+    if not re.sub(f"[{_JOINERS}]", "", caption).isprintable():
+        return "must have no control characters"
+    return ""
+
+
+def plain(text: str) -> str:
+    """The text as it looks: odd spaces and tabs are spaces, invisible characters are left out."""
+    kept = (" " if unicodedata.category(c) == "Zs" or c == "\t" else c for c in text)
+    visible = "".join(c for c in kept if unicodedata.category(c) != "Cf" or c in _JOINERS)
+    return visible.strip()
+
+
+def caption_files(images: Sequence[Path]) -> Mapping[Path, Path]:
+    """The text files ``<stem>.txt``, in any case, beside the images, by image."""
+    texts = {
+        path.stem: path
+        for folder in {image.parent for image in images}
+        for path in folder.iterdir()
+        if path.suffix.lower() == CAPTION_SUFFIX
+    }
+    return {image: texts[image.stem] for image in images if image.stem in texts}
+
+
+def read_captions(images: Sequence[Path]) -> tuple[str, ...] | None:
+    """The captions in ``<stem>.txt`` beside the images; None when no image has one.
+
+    Raises UserError when only some have one, and for a caption that is unreadable or wrong.
+    """
+    files = caption_files(images)
+    if not files:
+        return None
+    for image in images:
+        if image not in files:
+            missing = image.with_suffix(CAPTION_SUFFIX)
+            raise UserError(f"the caption {missing} is missing while others are there; add it")
+    captions = {image: plain(read_text(files[image], "a caption")) for image in images}
+    for image, caption in captions.items():
+        if problem := check_caption(caption):
+            raise UserError(f"{files[image]} {problem}")
+    return tuple(captions.values())

@@ -52,17 +52,12 @@ class Hint:
     def scaled(self, across: float, down: float) -> "Hint":
         """The hint in an image resized by these factors."""
         box, point = self.box, self.point
-        return Hint(
-            None
-            if box is None
-            else (
-                math.floor(box[0] * across),
-                math.floor(box[1] * down),
-                math.ceil(box[2] * across),
-                math.ceil(box[3] * down),
-            ),
-            None if point is None else (int(point[0] * across), int(point[1] * down)),
-        )
+        if box is not None:
+            left, top = math.floor(box[0] * across), math.floor(box[1] * down)
+            box = (left, top, math.ceil(box[2] * across), math.ceil(box[3] * down))
+        if point is not None:
+            point = (int(point[0] * across), int(point[1] * down))
+        return Hint(box, point)
 
 
 NO_HINT: Final = Hint()
@@ -112,9 +107,7 @@ def _prior(height: int, width: int, reach: float, hint: Hint) -> NDArray[np.uint
         prior[(abs(across) > 1) | (abs(down) > 1)] = cv2.GC_BGD
     else:
         rim = max(1, round(0.02 * min(height, width)))
-        inner = np.zeros((height, width), dtype=np.bool_)
-        inner[rim:-rim, rim:-rim] = True
-        prior[~inner] = cv2.GC_BGD
+        prior[:rim] = prior[-rim:] = prior[:, :rim] = prior[:, -rim:] = cv2.GC_BGD
     if hint.point is not None:
         spot = np.hypot(x - hint.point[0], y - hint.point[1]) < 0.03 * min(height, width)
         prior[spot] = cv2.GC_FGD
@@ -200,13 +193,8 @@ def dilate(masks: Masks, radius: int) -> Masks:
     """
     if radius < 0:
         raise ValueError(f"a mask cannot be dilated by {radius} pixels")
-    if radius == 0:
-        return masks.clone()
-    grown = masks.unsqueeze(1).to(torch.float32)
-    # The square window is separable: rows, then columns.
-    grown = F.max_pool2d(grown, (1, 2 * radius + 1), stride=1, padding=(0, radius))
-    grown = F.max_pool2d(grown, (2 * radius + 1, 1), stride=1, padding=(radius, 0))
-    return grown.squeeze(1) > 0.5
+    window = (1, 2 * radius + 1, 2 * radius + 1)
+    return torch.from_numpy(ndimage.maximum_filter(masks.cpu().numpy(), window)).to(masks.device)
 
 
 def _cells(masks: Masks, factor: int, mode: LatentMaskMode, threshold: float) -> Tensor:

@@ -123,23 +123,20 @@ class LossMask(Checked, NoMask):
         self, images: Pixels, masks: Masks | None, factor: int, *, concept: str = "the concept"
     ) -> Masked:
         cells = self.cells(masks, factor, concept)
+        if self.in_input:
+            grown = self.grown(masks, factor, concept)
+            if grown.shape[-2:] != images.shape[-2:] or len(grown) != len(images):
+                raise UserError(
+                    f"{concept} has {len(images)} images of {tuple(images.shape[-2:])} pixels and "
+                    f"{len(grown)} masks of {tuple(grown.shape[-2:])}; make the masks again."
+                )
+            images = images.where(grown[:, None].to(images.device), GREY)
         return Masked(
-            self._greyed(images, self.grown(masks, factor, concept), concept)
-            if self.in_input
-            else images,
+            images,
             cells if self.in_loss else None,
             cells if self.in_target else None,
             cells if self.in_latents else None,
         )
-
-    @staticmethod
-    def _greyed(images: Pixels, grown: Masks, concept: str) -> Pixels:
-        if grown.shape[-2:] != images.shape[-2:] or len(grown) != len(images):
-            raise UserError(
-                f"{concept} has {len(images)} images of {tuple(images.shape[-2:])} pixels and "
-                f"{len(grown)} masks of {tuple(grown.shape[-2:])}; make the masks again."
-            )
-        return images.where(grown[:, None].to(images.device), GREY)
 
 
 @dataclass(frozen=True)

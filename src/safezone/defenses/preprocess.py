@@ -208,15 +208,10 @@ class Chain:
         return masks
 
 
-def _parts(preprocess: Preprocess) -> tuple[Preprocess, ...]:
-    if isinstance(preprocess, Chain):
-        return preprocess.parts
-    return () if preprocess == Identity() else (preprocess,)
-
-
 def chain(first: Preprocess, second: Preprocess) -> Preprocess:
     """``first``, then ``second``: flat, so that chaining is associative, without identities."""
-    parts = _parts(first) + _parts(second)
-    if not parts:
-        return Identity()
-    return parts[0] if len(parts) == 1 else Chain(parts)
+    parts: list[Preprocess] = []
+    for each in (first, second):
+        parts += each.parts if isinstance(each, Chain) else [each]
+    parts = [part for part in parts if part != Identity()] or [Identity()]
+    return parts[0] if len(parts) == 1 else Chain(tuple(parts))

@@ -94,31 +94,33 @@ class Below(TimestepDistribution):
         return _uniform_between(0, max(1, _first(self.fraction, steps)), steps)
 
 
-def _curve(density: Tensor) -> Tensor:
-    """A density at the middle of every timestep's cell of [0, 1], made to sum to 1."""
-    return density / density.sum()
+class _Curve(TimestepDistribution):
+    """A density over times t in [0, 1], taken at the middle of every timestep's cell."""
 
+    def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
+        density = self.density((torch.arange(steps, dtype=torch.float64) + 0.5) / steps)
+        return density / density.sum()
 
-def _middles(steps: int) -> Tensor:
-    """float64 [steps]: (t + 1/2) / steps, the times in [0, 1] that become the integers."""
-    return (torch.arange(steps, dtype=torch.float64) + 0.5) / steps
+    @abstractmethod
+    def density(self, times: Tensor) -> Tensor:
+        """At each of the times, up to a factor."""
 
 
 @dataclass(frozen=True)
-class Power(TimestepDistribution):
+class Power(_Curve):
     """p(t) proportional to t^rho for t in [0, 1] (Appendix H; the paper's rho: 0.25 to 4)."""
 
     rho: Rho = 1.0
 
-    def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
-        return _curve(_middles(steps) ** self.rho)
+    def density(self, times: Tensor) -> Tensor:
+        return times**self.rho
 
 
 @dataclass(frozen=True)
-class Tanh(TimestepDistribution):
+class Tanh(_Curve):
     """p(t) proportional to tanh(rho (t - 0.5)) / 2 + 0.5, t in [0, 1] (Appendix H; rho 1 to 10)."""
 
     rho: Rho = 3.0
 
-    def probabilities(self, steps: int) -> Float[Tensor, " steps"]:
-        return _curve(torch.tanh(self.rho * (_middles(steps) - 0.5)) / 2 + 0.5)
+    def density(self, times: Tensor) -> Tensor:
+        return torch.tanh(self.rho * (times - 0.5)) / 2 + 0.5

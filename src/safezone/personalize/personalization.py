@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from safezone.concepts import Concept
-from safezone.concepts.captions import CAPTION_SUFFIX
+from safezone.concepts.folder import CAPTION_SUFFIX
 from safezone.concepts.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES, Templates
 from safezone.errors import UserError
 from safezone.fields import Checked, Count, Natural, Rate, Weight

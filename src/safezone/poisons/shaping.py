@@ -51,9 +51,11 @@ class NaturalSpectrum:
         """Which of ``sigmas`` each tile gets, int64 [batch, regions, regions]."""
         tiles = _tiles(clean.mean(dim=1), self.regions)  # [batch, regions, regions, h, w]
         height, width = tiles.shape[-2:]
-        frequency = _frequencies(height, width).to(clean)
-        window = _hann(height)[:, None] * _hann(width)
-        detail = (tiles - tiles.mean(dim=(-2, -1), keepdim=True)) * window.to(clean)
+        frequency = torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width))
+        frequency = frequency.to(clean)  # of each cell of a Fourier transform, in cycles a pixel
+        rise, run = (torch.hann_window(n + 2, periodic=False)[1:-1] for n in (height, width))
+        window = (rise[:, None] * run).to(clean)
+        detail = (tiles - tiles.mean(dim=(-2, -1), keepdim=True)) * window
         own = _high_share(torch.fft.fft2(detail).abs().square(), frequency)
         blurs = torch.tensor(self.sigmas).to(clean)[:, None, None]
         noise = _high_share(torch.exp(-((2 * torch.pi * blurs * frequency) ** 2)), frequency)
@@ -83,15 +85,6 @@ def _tiles(grey: Tensor, regions: int) -> Tensor:
         raise UserError(f"{regions} regions along a side are too many for this image; give fewer.")
     cut = grey[:, : height * regions, : width * regions].contiguous()
     return cut.view(len(cut), regions, height, regions, width).transpose(2, 3)
-
-
-def _frequencies(height: int, width: int) -> Tensor:
-    """Of each cell of a Fourier transform, in cycles a pixel, [height, width]."""
-    return torch.hypot(torch.fft.fftfreq(height)[:, None], torch.fft.fftfreq(width))
-
-
-def _hann(length: int) -> Tensor:
-    return torch.hann_window(length + 2, periodic=False)[1:-1]
 
 
 def _high_share(power: Tensor, frequency: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, TypeAlias
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
@@ -132,18 +133,17 @@ class Crop(Transform):
         self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
     ) -> Moved:
         height, width = images.shape[-2:]
-        cut: list[Tensor] = []
-        cut_masks: list[Tensor] = []
+        windows = []
         for i, (size, down, right) in enumerate(rand(generators, (3,)).tolist()):
             share = self.low + (1 - self.low) * size
             h, w = max(1, round(share * height)), max(1, round(share * width))
             top, left = int(down * (height - h + 1)), int(right * (width - w + 1))
-            window = (slice(i, i + 1), slice(None), slice(top, top + h), slice(left, left + w))
-            cut.append(_resized(images[window], height, width))
-            if masks is not None:
-                mask = functional.interpolate(masks[window], (height, width), mode="nearest")
-                cut_masks.append(mask)
-        return torch.cat(cut), None if masks is None else torch.cat(cut_masks)
+            windows.append(np.s_[i : i + 1, :, top : top + h, left : left + w])
+        cut = torch.cat([_resized(images[window], height, width) for window in windows])
+        if masks is None:
+            return cut, None
+        moved = [functional.interpolate(masks[window], (height, width)) for window in windows]
+        return cut, torch.cat(moved)
 
 
 @dataclass(frozen=True)
@@ -181,13 +181,7 @@ class Blur(_Drawn):
 
 
 TRANSFORMS: Mapping[str, Transform] = MappingProxyType(
-    {
-        "jpeg": DifferentiableJpeg(),
-        "resize": Shrink(),
-        "crop": Crop(),
-        "flip": Flip(),
-        "blur": Blur(),
-    }
+    dict(jpeg=DifferentiableJpeg(), resize=Shrink(), crop=Crop(), flip=Flip(), blur=Blur())
 )
 
 
@@ -196,11 +190,10 @@ def transform(text: str) -> Transform:
 
     Raises UserError for any other name.
     """
-    parts = [_transform(name.strip().lower()) for name in text.split("+")]
-    return parts[0] if len(parts) == 1 else InTurn(tuple(parts))
-
-
-def _transform(name: str) -> Transform:
+    first, *others = text.split("+", 1)
+    if others:
+        return transform(first) + transform(others[0])
+    name = text.strip().lower()
     if name in TRANSFORMS:
         return TRANSFORMS[name]
     if quality := re.fullmatch(r"jpeg(\d+)", name):
