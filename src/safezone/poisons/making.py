@@ -165,18 +165,11 @@ def poison_concept(
     checkpoints: Checkpoints | None = None,
 ) -> Concept:
     """The concept with poisoned images; names, masks and words stay (see ``poison_images``)."""
+    one = Unpoisoned(concept.images, concept.image_names, concept.masks, checkpoints)
     return concept.with_images(
-        poison_images(
-            model,
-            concept.pixels(),
-            poison,
-            seed,
-            concept.image_names,
-            masks=concept.masks,
-            batch_size=batch_size,
-            progress=progress,
-            checkpoints=checkpoints,
-        )
+        poison_many(
+            _sequence(model), [one], poison, seed, batch_size=batch_size, progress=progress
+        )[0]
     )
 
 
