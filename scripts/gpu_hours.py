@@ -16,9 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from safezone.lab.run import Run, Scope
 from safezone.lab.variants import training_of
 from safezone.models.known import KNOWN
-from safezone.paper.named import PAPER, finding, headline
-from safezone.paper.row import PaperRow
-from safezone.paper.settings import settings_for
+from safezone.paper.named import finding, headline, settings_for
+from safezone.paper.rows import PAPER, PaperRow
 from safezone.scores import CLEAN
 
 SUSTAINED = {"24 GB": 30e12, "80 GB": 60e12}

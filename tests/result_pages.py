@@ -5,9 +5,8 @@ from collections.abc import Mapping
 import torch
 from torch.nn import functional
 
-from safezone.results.artifacts import Evidence, Strip
+from safezone.results.artifacts import Evidence, Strip, picture, training_pictures
 from safezone.results.page import Page, Section
-from safezone.results.pictures import picture, training_pictures
 from safezone.scores.rows import Row
 
 Means = Mapping[tuple[str, str], float]

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from safezone.analysis.region_loss import region_losses
 from safezone.analysis.timesteps import (
+    ImageDraws,
     apart,
     disjoint,
     embedding_gradients,
     noise_statistics,
     peak_interval,
     quantile_bands,
+    region_losses,
     timestep_grid,
 )
 from safezone.models import Model, Posterior
@@ -35,13 +36,12 @@ def test_an_image_is_measured_alone_and_in_any_batch(
     tiny_model: Model, posterior: Posterior
 ) -> None:
     conditioning = tiny_model.embed_text(tiny_model.tokenize(["a cat", "a dog", "a toy"]))
-    found = noise_statistics(tiny_model, posterior, conditioning, TIMES, NAMES, batch_size=4)
+    draws = ImageDraws(tiny_model, posterior, TIMES, NAMES)
+    found = noise_statistics(draws, conditioning, batch_size=4)
+    one = Posterior(posterior.mean[1:2], posterior.std[1:2])
     alone = noise_statistics(
-        tiny_model,
-        Posterior(posterior.mean[1:2], posterior.std[1:2]),
+        ImageDraws(tiny_model, one, TIMES, NAMES[1:2]),
         tiny_model.embed_text(tiny_model.tokenize(["a dog"])),
-        TIMES,
-        NAMES[1:2],
     )
     for name, values in found.items():
         assert values.shape == (3, 3)
@@ -52,17 +52,14 @@ def test_an_image_is_measured_alone_and_in_any_batch(
 def test_the_gradient_is_that_of_the_loss(tiny_model: Model, posterior: Posterior) -> None:
     tokens = tiny_model.tokenize(["a photo of a <x>"] * 3, "<x>", 2)
     vectors = torch.randn(2, 32, generator=torch.Generator().manual_seed(1)) * 0.1
-    found = embedding_gradients(tiny_model, posterior, tokens, vectors, TIMES, NAMES, batch_size=2)
+    draws = ImageDraws(tiny_model, posterior, TIMES, NAMES)
+    found = embedding_gradients(draws, tokens, vectors, batch_size=2)
     assert found.shape == (3, 3)
     # A small step along nothing but a scaled direction changes the loss by no more than the norm.
     step = 1e-3 * torch.randn(2, 32, generator=torch.Generator().manual_seed(2))
     losses = [
         noise_statistics(
-            tiny_model,
-            posterior,
-            tiny_model.embed_text(tokens, (vectors + sign * step).expand(3, -1, -1)),
-            TIMES,
-            NAMES,
+            draws, tiny_model.embed_text(tokens, (vectors + sign * step).expand(3, -1, -1))
         )["loss"]
         for sign in (-1, 1)
     ]
@@ -88,9 +85,10 @@ def test_the_regions_losses_average_to_the_whole(tiny_model: Model, posterior: P
     vectors = torch.zeros(1, 32)
     masks = torch.zeros(3, 8, 8)
     masks[:, 2:6, 2:6] = 1
-    found = region_losses(tiny_model, posterior, masks, tokens, vectors, TIMES, NAMES)
+    draws = ImageDraws(tiny_model, posterior, TIMES, NAMES)
+    found = region_losses(draws, masks, tokens, vectors)
     conditioning = tiny_model.embed_text(tokens, vectors.expand(3, -1, -1))
-    whole = noise_statistics(tiny_model, posterior, conditioning, TIMES, NAMES)["loss"].mean(dim=1)
+    whole = noise_statistics(draws, conditioning)["loss"].mean(dim=1)
     assert torch.allclose(0.25 * found["inside"] + 0.75 * found["outside"], whole, rtol=1e-4)
 
 

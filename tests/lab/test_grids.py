@@ -22,7 +22,8 @@ from safezone.lab.schedule import run_grid
 from safezone.lab.settings import PRESETS, preset
 from safezone.lab.variants import METHOD_NAMES, setting_of, training_of
 from safezone.models.known import KNOWN
-from safezone.paper.named import PAPER, command, finding, headline, model_for
+from safezone.paper.named import command, finding, headline, model_for
+from safezone.paper.rows import PAPER
 from safezone.personalize import train
 from safezone.results.artifacts import images_of_each
 from safezone.results.folder import page_of

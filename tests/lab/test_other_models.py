@@ -20,7 +20,7 @@ from safezone.lab.settings import preset
 from safezone.lab.stage import STAGES, job
 from safezone.models import Model, load_model
 from safezone.models.known import hub_name
-from safezone.paper.named import PAPER
+from safezone.paper.rows import PAPER
 from safezone.reading import read_json
 from safezone.scores import read_rows
 from small_lab import concept, grid

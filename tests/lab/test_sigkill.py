@@ -15,7 +15,7 @@ from safezone.lab.lab import Lab
 from safezone.lab.run import Grid
 from safezone.lab.store import WORK
 from safezone.models import Model
-from safezone.results.measurement import measure
+from safezone.results.folder import measure
 from small_lab import SETTINGS, grid, small_lab
 
 KILLS = 20

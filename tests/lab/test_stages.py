@@ -38,7 +38,7 @@ from safezone.personalize import METHODS, Adapter, TrainingRun, save_adapter, tr
 from safezone.personalize.files import EMBEDDING
 from safezone.poisons import Unpoisoned, poison_many
 from safezone.results.artifacts import read_run_images
-from safezone.results.notes import MINI_LIMITS
+from safezone.results.meaning import MINI_LIMITS
 from safezone.scores import CLEAN
 from safezone.scores.text_image import with_class_word
 from small_lab import SETTINGS, concept, grid

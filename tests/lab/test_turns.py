@@ -18,7 +18,7 @@ from safezone.lab.trainings import MEMBERS, member
 from safezone.lab.turns import MAKING, in_turn, turn
 from safezone.models import Model
 from safezone.models.pixel import load_pixel_model
-from safezone.results.measurement import RESULT_LOCK, measure
+from safezone.results.folder import RESULT_LOCK, measure
 from safezone.scores import Row, read_rows
 from small_lab import grid, small_lab
 

@@ -23,7 +23,7 @@ from safezone.lab.stage import job
 from safezone.lab.training import Training
 from safezone.models import Model
 from safezone.personalize import read_adapter
-from safezone.results.drawings.curves import Panel, Series, draw_panels
+from safezone.results.drawings.panels import Panel, Series, draw_panels
 from safezone.results.drawings.style import LOOKS, Drawing, save, stroke
 from safezone.scores import Encoders
 from small_lab import MeanColour

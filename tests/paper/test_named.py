@@ -8,7 +8,8 @@ import pytest
 
 from safezone.cli import main
 from safezone.lab.run import Scope
-from safezone.paper.named import PAPER, command, cost, finding, headline
+from safezone.paper.named import command, cost, finding, headline
+from safezone.paper.rows import PAPER
 
 GOLDEN = json.loads((Path(__file__).parent / "grids.json").read_text(encoding="utf-8"))
 """Of ten concepts and three seeds: model, metric, table, number of runs, hash of the runs."""

@@ -12,8 +12,8 @@ from safezone.commands.grid_run import GridRunCommand
 from safezone.commands.paper import FigureCommand
 from safezone.lab.settings import preset
 from safezone.models.known import KNOWN
-from safezone.paper.named import PAPER
-from safezone.paper.settings import paper_settings
+from safezone.paper.named import paper_settings
+from safezone.paper.rows import PAPER
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,9 @@ import torch
 
 from chromium import CHROMIUM
 from chromium import Page as Tab
-from safezone.results.artifacts import Evidence, Strip
+from safezone.results.artifacts import THUMBNAIL, Evidence, Strip, picture, training_pictures
 from safezone.results.folder import write_page
 from safezone.results.page import Page, Section
-from safezone.results.pictures import THUMBNAIL, picture, training_pictures
 from safezone.results.published import same_runs
 from safezone.scores import Row
 

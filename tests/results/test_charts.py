@@ -10,7 +10,7 @@ import pytest
 
 from safezone.lab.run import Scope
 from safezone.lab.variants import column_of
-from safezone.paper.named import PAPER
+from safezone.paper.rows import PAPER
 from safezone.results.comparisons import with_average
 from safezone.results.drawings.charts import Charts, charts, interval_figures
 from safezone.results.page import Page, Section, render_page

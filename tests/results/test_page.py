@@ -20,12 +20,17 @@ from PIL import Image
 
 from result_pages import CLEAN_PICTURES, KEYS, POISONED_PICTURES, PROMPTS, generated
 from safezone.errors import UserError
-from safezone.results.artifacts import Evidence, Strip, image_folders, read_run_images
+from safezone.results.artifacts import (
+    Evidence,
+    Strip,
+    amplified_difference,
+    image_folders,
+    picture,
+    read_run_images,
+)
 from safezone.results.folder import sections, write_page, write_results
-from safezone.results.meaning import meaning_sentences
-from safezone.results.notes import duration_text, paper_notes
+from safezone.results.meaning import duration_text, meaning_sentences, paper_notes
 from safezone.results.page import Page, Section, render_page
-from safezone.results.pictures import amplified_difference, picture
 from safezone.results.published import AVERAGE, published, same_runs
 from safezone.results.tables import to_csv, to_latex, to_markdown
 from safezone.scores.rows import Row, csv_text, read_rows

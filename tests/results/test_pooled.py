@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from safezone.lab.stage import job
 from safezone.models import Model
 from safezone.reading import read_json
-from safezone.results.measurement import measure
+from safezone.results.folder import measure
 from safezone.results.published import same_runs
 from safezone.scores import Encoders
 from safezone.scores.metrics import frechet_distance

@@ -5,22 +5,18 @@ Figures 2, 3, 9 and 16; Eq. 6 and 16.
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from safezone.analysis.latents import passes
 from safezone.arrays import Latents, Timesteps
 from safezone.errors import UserError
 from safezone.models.base import Model, Tokens
 from safezone.models.denoise import predict
 
-ROWS_PER_PASS = 32
-"""Random vocabulary rows of a map. The paper does not say how many it draws."""
-
-START = "<start>"
+START: Final = "<start>"
 """Stands for the start token, which no text has a word for."""
 
 _MARK: Final = "\ue000"
@@ -40,16 +36,14 @@ class Slots:
         return bool((self.tokens.slots >= 0).any())
 
 
-@dataclass(frozen=True, eq=False)
-class Sensitivity:
-    """``maps``: [n, h, w], sums of squares over the channels, means over ``rows`` random rows.
+class Sensitivity(NamedTuple):
+    """``maps``: sums of squares over the channels, means over random rows of the vocabulary.
 
-    ``standard_error``: [n, h, w], of these means: the deviation over the rows / sqrt(rows).
+    ``standard_error``: of these means, the deviation over the rows / sqrt(rows).
     """
 
     maps: Float[Tensor, "n h w"]
     standard_error: Float[Tensor, "n h w"]
-    rows: int
 
 
 def word_slots(
@@ -113,22 +107,20 @@ def semantic_sensitivity(
     vectors = torch.cat([slots.vectors[None].to(replacements), replacements])  # [1 + rows, k, w]
     index = torch.zeros(rows + 1, dtype=torch.int64)
     conditioning = model.embed_text(slots.tokens[index], vectors)
-    order = torch.arange(rows + 1, device=model.device)
+    order = torch.arange(rows + 1, device=model.device).split(batch_size)
     maps, errors = [], []
     latents, noise, times = (x.to(model.device) for x in (latents, noise, timesteps))
     for n in range(len(latents)):
         parts = []
-        for cut in passes(rows + 1, batch_size):
-            one = torch.full_like(order[cut], n)
-            prediction = predict(
-                model, latents[one], noise[one], times[one], conditioning[order[cut]]
-            )
+        for which in order:
+            one = torch.full_like(which, n)
+            prediction = predict(model, latents[one], noise[one], times[one], conditioning[which])
             parts.append(prediction.predicted_noise.float().cpu())
         predicted = torch.cat(parts)
         squares = (predicted[1:] - predicted[:1]).square().sum(dim=1)  # [rows, h, w]
         maps.append(squares.mean(dim=0))
         errors.append(squares.std(dim=0) / rows**0.5)
-    return Sensitivity(torch.stack(maps), torch.stack(errors), rows)
+    return Sensitivity(torch.stack(maps), torch.stack(errors))
 
 
 @torch.no_grad()

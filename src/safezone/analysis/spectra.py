@@ -1,20 +1,31 @@
-"""What a poison does to pixels and frequencies: histograms, bimodality, radial power spectra."""
+"""What a poison does to pixels and frequencies: histograms, bimodality, radial power spectra.
+
+Of arrays, and the pairs of a clean and a changed image from two folders, of any size.
+"""
 
 import math
-from dataclasses import dataclass
-from typing import Any
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, UInt8
 from scipy.ndimage import gaussian_filter1d
+from scipy.optimize import linear_sum_assignment
 from scipy.signal import find_peaks
 from torch import Tensor
+from torch.nn import functional as F
 
-LEVELS = 255
+from safezone.concepts import image_files
+from safezone.errors import Notice, UserError
+from safezone.images import read_image, to_square
+
+_ALIKE: Final = 20.0
+"""Levels of 255 by which the 8 x 8 thumbnails of one image may differ: more than poisons, filters
+and purifiers change them, less than other pictures do."""
+LEVELS: Final = 255
 """Differences of 8-bit images lie in -255 .. 255; a histogram has one bin for each."""
-
-BIMODAL = 5 / 9
-"""Sarle's coefficient of the uniform distribution; above it a distribution counts as bimodal."""
 
 
 def levels() -> Float[Tensor, " bins"]:
@@ -57,8 +68,7 @@ def bimodality(values: Float[Tensor, " n"], counts: Tensor | None = None) -> flo
     return float((skewness**2 + 1) / (excess + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3))))
 
 
-@dataclass(frozen=True)
-class Modes:
+class Modes(NamedTuple):
     """The two highest modes of a smoothed histogram, or the only one.
 
     ``places``: in levels, ascending. ``valley``: the lowest height between two modes over the
@@ -139,3 +149,61 @@ def spectrum_distance(power: Float[Tensor, " radii"], reference: Float[Tensor, "
     """Root mean square of the ratio in decibels over all radii but 0; 0 for equal spectra."""
     ratio = 10 * (power[1:] / reference[1:]).log10()
     return float(ratio.square().mean().sqrt())
+
+
+class Pair(NamedTuple):
+    """``clean`` and ``changed``: uint8 [3, height, width] of one shape, of the files ``name``."""
+
+    name: str
+    clean: UInt8[Tensor, "3 height width"]
+    changed: UInt8[Tensor, "3 height width"]
+
+
+def read_pairs(clean: Path, changed: Path) -> Iterator[Pair]:
+    """The pairs of two folders, matched by the files' stems.
+
+    A clean image of another size than its square partner is cut and resized as ``safezone
+    poison`` does (``images.to_square``), so that the folder that a poison was made of can be given
+    as it is. Warns at the end of pairs whose contents differ too much to be one image, and names
+    the order that fits, if there is one. Raises UserError for folders without images, an image
+    without partner, and sizes that do not fit.
+    """
+    first = {path.stem: path for path in image_files(clean)}
+    second = {path.stem: path for path in image_files(changed)}
+    for here, there, folder in ((first, second, changed), (second, first, clean)):
+        if missing := here.keys() - there.keys():
+            raise UserError(
+                f"{folder} has no image called {min(missing)}; give two folders with the same names"
+            )
+    small: list[Float[Tensor, "2 3 8 8"]] = []
+    for name, path in first.items():
+        before, after = read_image(path), read_image(second[name])
+        if before.shape != after.shape:
+            if after.shape[0] != after.shape[1]:
+                raise UserError(
+                    f"{path} has {before.shape[1]} x {before.shape[0]} pixels and {second[name]} "
+                    f"{after.shape[1]} x {after.shape[0]}; give images of one size"
+                )
+            before = to_square(before, after.shape[0])
+        images = [torch.as_tensor(each).permute(2, 0, 1).contiguous() for each in (before, after)]
+        small.append(torch.stack([F.adaptive_avg_pool2d(each.float(), 8) for each in images]))
+        yield Pair(name, *images)
+    _warn_of_strangers(list(first), torch.stack(small))
+
+
+def _warn_of_strangers(names: Sequence[str], small: Float[Tensor, "n 2 3 8 8"]) -> None:
+    """Warns where an image's content is not that of the image of its name in the other folder."""
+    clean, changed = small.flatten(2).unbind(1)
+    distances = torch.cdist(clean, changed, p=1) / clean.shape[1]  # [n, n], in levels of 0..255
+    own = distances.diagonal()
+    far = [i for i, distance in enumerate(own.tolist()) if distance > _ALIKE]
+    if not far:
+        return
+    _, order = linear_sum_assignment(distances.numpy())
+    fitting = [i for i in far if distances[i, order[i]] <= _ALIKE]
+    text = f"{len(far)} of {len(names)} images do not show what the image of their name shows"
+    if fitting:
+        text += ": by content " + ", ".join(f"{names[i]} fits {names[order[i]]}" for i in fitting)
+    else:
+        text += f", {names[far[0]]} for one: do the two folders belong together?"
+    warnings.warn(text, Notice, stacklevel=2)

@@ -23,8 +23,7 @@ from safezone.lab.kinds import kind_of
 from safezone.lab.lab import Lab
 from safezone.lab.training import training_preset
 from safezone.models import BUILTIN
-from safezone.results.folder import LEAD, rewrite_results
-from safezone.results.measurement import measure
+from safezone.results.folder import LEAD, measure, rewrite_results
 from safezone.results.tables import SIMILARITY
 from safezone.scores import Pictures, score_images
 

@@ -29,7 +29,7 @@ from safezone.lab.schedule import make, run_grid
 from safezone.lab.stage import job, of_runs
 from safezone.models import BUILTIN
 from safezone.poisons import Poison, imperceptibility, own_poisons, poison_fingerprints
-from safezone.results.notes import versions
+from safezone.results.meaning import versions
 from safezone.results.tables import SIMILARITY
 from safezone.scores.rows import CLEAN, NOMINAL, summarise
 

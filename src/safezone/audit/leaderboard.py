@@ -20,7 +20,7 @@ from safezone.audit.entry import (
 from safezone.audit.page import fill_template
 from safezone.errors import UserError
 from safezone.lab.run import TEXTUAL_INVERSION
-from safezone.results.notes import caveats, versions
+from safezone.results.meaning import caveats, versions
 from safezone.results.page import Page, Section
 from safezone.results.statistics import ByConcept, tied_best
 from safezone.results.tables import SIMILARITY

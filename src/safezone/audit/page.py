@@ -5,7 +5,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-import jinja2
 import torch
 from markupsafe import Markup
 from torch import Tensor
@@ -19,9 +18,10 @@ from safezone.lab.makers import read_images
 from safezone.lab.run import Run
 from safezone.lab.stage import job
 from safezone.poisons import imperceptibility
-from safezone.results.drawings.curves import Panel, Series, draw_panels
+from safezone.results.artifacts import GAIN, Picture, amplified_difference, picture
+from safezone.results.drawings.panels import Panel, Series, draw_panels
 from safezone.results.drawings.style import inline_svg
-from safezone.results.pictures import GAIN, Picture, amplified_difference, picture
+from safezone.results.page import environment
 from safezone.results.statistics import Interval
 from safezone.scores.rows import NOMINAL
 
@@ -150,15 +150,9 @@ def plane(outcome: Outcome, seen: Iterable[Visibility]) -> "Figure | None":
 
 def fill_template(name: str, **values: Any) -> str:
     """A template of this room as HTML; every text in ``values`` is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("safezone.audit", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["interval"] = _interval
-    return environment.get_template(name).render(values)
+    templates = environment("safezone.audit")
+    templates.filters["interval"] = _interval
+    return templates.get_template(name).render(values)
 
 
 def lead(lab: Lab, facts: Facts, seen: Sequence[Visibility]) -> str:

@@ -72,11 +72,10 @@ class AnalyzeHistogramCommand(OnTwoFolders):
     def run(self) -> Answer:
         import torch
 
-        from safezone.analysis.pairs import read_pairs
-        from safezone.analysis.spectra import perturbation_counts
+        from safezone.analysis.spectra import perturbation_counts, read_pairs
         from safezone.commands.opening import require_out_folder
         from safezone.images import jpeg
-        from safezone.results.drawings.spectra import histogram_drawing, modes_text
+        from safezone.paper.measured.perturbations import histogram_drawing, modes_text
 
         require_out_folder(self.out)
         names = ("as given", f"JPEG {self.jpeg}", f"JPEG {self.jpeg} of clean")
@@ -118,7 +117,7 @@ class AnalyzeSpectrumCommand(OnTwoFolders):
         from safezone.analysis.spectra import resample_spectrum
         from safezone.commands.opening import require_out_folder
         from safezone.models.vae import load_autoencoder
-        from safezone.results.drawings.spectra import spectrum_drawing
+        from safezone.paper.measured.perturbations import spectrum_drawing
 
         require_out_folder(self.out)
         vae = None if self.vae is None else load_autoencoder(self.vae)
@@ -159,8 +158,7 @@ def _spectra(
     options: AnalyzeSpectrumCommand, vae: "Autoencoder | None"
 ) -> Iterator[tuple[str, str, int, "Tensor"]]:
     """(treatment, data, shorter side, power [radii]) of every image of both folders."""
-    from safezone.analysis.pairs import read_pairs
-    from safezone.analysis.spectra import rapsd
+    from safezone.analysis.spectra import rapsd, read_pairs
     from safezone.images import jpeg, to_float
 
     changed = options.changed.resolve().name

@@ -56,8 +56,8 @@ class AnalyzeTimestepsCommand(OnModel):
         from safezone.files import digest
         from safezone.lab.measure import Measures
         from safezone.models.base import Posterior
-        from safezone.paper.measured.by_timestep import statistics
-        from safezone.results.drawings.bands import expanded_drawing, gradient_drawing
+        from safezone.paper.measured.by_timestep import expanded_drawing, statistics
+        from safezone.paper.measured.training import gradient_drawing
         from safezone.results.drawings.style import save
 
         require_out_folder(self.out)
@@ -94,14 +94,7 @@ class AnalyzeTimestepsCommand(OnModel):
         )
         fewest = min(len(each["loss"]) for each in arrays.values())
         n = f"n = {fewest} images x noises, {model.name}"
-        drawing = expanded_drawing(
-            {name: each["loss"] for name, each in arrays.items()},
-            {name: each["prediction_norm"] for name, each in arrays.items()},
-            theory,
-            timesteps,
-            elements=next(iter(arrays.values()))["mean"][0].numel(),
-            n=n,
-        )
+        drawing = expanded_drawing(arrays, theory, timesteps, n)
         paths = save(drawing, self.out, "timesteps")
         data: dict[str, Any] = dict(drawing.numbers)
         if adapter is not None:
@@ -160,7 +153,7 @@ class AnalyzeSensitivityCommand(OnModel):
 
         from safezone.commands.opening import open_model, require_out_folder
         from safezone.lab.measure import Measures
-        from safezone.paper.measured.probe import TIMES, Probe, folder_maps
+        from safezone.paper.measured.maps import TIMES, Probe, folder_maps
         from safezone.results.drawings.style import save
 
         require_out_folder(self.out)

@@ -59,7 +59,7 @@ class GenerateCommand(OnModel):
         from safezone.commands.opening import open_model, require_out_folder
         from safezone.generate import with_words
         from safezone.lab.makers import generate_all
-        from safezone.results.notes import MINI_LIMITS
+        from safezone.results.meaning import MINI_LIMITS
 
         files = _adapter_files(self.embeddings)
         prompts = self.sampling.texts()

@@ -44,7 +44,8 @@ class GridListCommand(Command):
     """The paper's tables and figures that can be run."""
 
     def run(self) -> Answer:
-        from safezone.paper.named import PAPER, group_of, headline
+        from safezone.paper.named import group_of, headline
+        from safezone.paper.rows import PAPER
 
         says = {name: headline(row) for name, row in PAPER.items()}
         lines: list[str] = []
@@ -66,7 +67,6 @@ class GridShowCommand(Command):
         from safezone.lab.run import Scope
         from safezone.lab.settings import preset
         from safezone.paper import named
-        from safezone.paper.settings import paper_settings, setting_lines
 
         row = named.paper_grid(self.grid)
         grid = row.build(Scope(row.model, tuple(f"concept {i}" for i in range(10)), (0, 1, 2)))
@@ -76,13 +76,18 @@ class GridShowCommand(Command):
             lines.append(f"    safezone figure {row.figure} --work runs/grids/work --out figures")
         lines += ["", f"Cost: {named.cost(row)}.", f"The paper: {named.finding(row)}."]
         lines += ["", f"{len(grid)} runs with 10 concepts, 3 seeds"]
-        lines += ["", "Settings on the paper's model (--model sd15):", *setting_lines(row), ""]
+        lines += [
+            "",
+            "Settings on the paper's model (--model sd15):",
+            *named.setting_lines(row),
+            "",
+        ]
         lines += [f"not in this version: {kind} {', '.join(n)}" for kind, n in missing.items()]
         data: dict[str, Any] = {
             "grid": self.grid,
             "runs": len(grid),
             "missing": missing,
-            "settings": paper_settings(row),
+            "settings": named.paper_settings(row),
         }
         if row.prompt is not None:
             lines += [f"its prompt: {row.prompt.replace('{}', 'R*')}"]

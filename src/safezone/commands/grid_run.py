@@ -98,7 +98,7 @@ class GridRunCommand(Experiment):
     def run(self) -> Answer:
         from safezone.commands.opening import helped, machine_and_sharers, require_out_folder
         from safezone.lab.store import WORK, artifacts_in
-        from safezone.results.measurement import measure
+        from safezone.results.folder import measure
 
         require_out_folder(self.out)
         settings = _settings(self)
@@ -148,8 +148,8 @@ class GridRunCommand(Experiment):
         With --model sd15 table 26 trains as on SD 2.1, and table 32 as LoRAs are; a figure of
         generated images has its own prompt.
         """
-        from safezone.paper.named import PAPER, model_for
-        from safezone.paper.settings import settings_for
+        from safezone.paper.named import model_for, settings_for
+        from safezone.paper.rows import PAPER
 
         options = early(arguments)
         table = next((each for each in arguments if each in PAPER), None)
@@ -265,7 +265,7 @@ def dry(lab: "Lab", grid: "Grid", workers: int = 1) -> Answer:
     """What is done and to do of a grid, how long that takes and how much disk."""
     from safezone.lab.cost import count_passes
     from safezone.lab.schedule import estimate
-    from safezone.results.notes import duration_text
+    from safezone.results.meaning import duration_text
 
     costs = estimate(lab, grid, count_passes(lab.model, lab.poisoners), workers)
     lines = [f"{grid.name}: {len(grid)} runs on {lab.model.name}"]

@@ -75,7 +75,8 @@ def _names() -> Mapping[str, Mapping[str, str]]:
     from safezone.models import BUILTIN
     from safezone.models.known import KNOWN
     from safezone.paper.measured.table import FIGURES
-    from safezone.paper.named import PAPER, headline
+    from safezone.paper.named import headline
+    from safezone.paper.rows import PAPER
     from safezone.personalize import METHODS
     from safezone.poisons import POISONS
     from safezone.scores.loading import BUILTIN_ENCODERS, HUB_NAMES

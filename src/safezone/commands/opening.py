@@ -22,7 +22,7 @@ from safezone.models import BUILTIN, Model, load_model
 from safezone.models.parts import pick_device
 from safezone.models.precision import dtype_of, set_precision
 from safezone.reading import read_json
-from safezone.results.notes import MINI_LIMITS
+from safezone.results.meaning import MINI_LIMITS
 from safezone.scores import CLEAN, SLOTS, CachedEncoder, Encoders
 from safezone.scores.slot import NONE
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from safezone.concepts import Concept
     from safezone.lab.bench import Bench
     from safezone.lab.lab import Lab
-    from safezone.paper.figure import Figure
+    from safezone.paper.rows import Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +91,10 @@ def _open_claim(out: Path, settings: Settings, machine: Machine, sharers: int) -
 
 def _measure(command: ClaimCommand | DemoCommand, title: str, *, dry_run: bool = False) -> Answer:
     from safezone.commands.opening import helped, machine_and_sharers, require_out_folder
-    from safezone.paper.claim import claim, claim_plan
+    from safezone.lab.schedule import plan
+    from safezone.paper.claim import claim, claim_grid
+    from safezone.results.comparisons import summary_json, summary_markdown
     from safezone.results.meaning import meaning_sentences
-    from safezone.results.summary import summary_json, summary_markdown
 
     started = time.monotonic()
     require_out_folder(command.out)
@@ -101,7 +102,7 @@ def _measure(command: ClaimCommand | DemoCommand, title: str, *, dry_run: bool =
     settings = settings_told(command, command.cells)
     open_lab = partial(_open_claim, command.out, settings, machine, sharers)
     lab = open_lab()
-    stages = claim_plan(lab)
+    stages = plan(lab, claim_grid(lab))
     lines = [f"{name}: {done} of {total} done" for name, (done, total) in stages.items()]
     if dry_run:
         counts = {name: {"done": done, "all": total} for name, (done, total) in stages.items()}
@@ -172,7 +173,7 @@ class FigureCommand(Experiment):
     @classmethod
     def own_preset(cls, arguments: Sequence[str]) -> Settings | None:
         """The model's preset with the figure's own prompt and its data set's steps, if any."""
-        from safezone.paper.named import PAPER
+        from safezone.paper.rows import PAPER
 
         options = early(arguments)
         row = next((PAPER[name] for each in arguments if (name := f"figure{each}") in PAPER), None)
@@ -184,7 +185,7 @@ class FigureCommand(Experiment):
 def _concepts(options: FigureCommand, row: "Figure", size: int) -> "dict[str, Concept]":
     """Those named, the first ones, or all where the figure chooses among them."""
     from safezone.concepts.datasets import load_dataset, miniworld_concepts
-    from safezone.paper.named import PAPER
+    from safezone.paper.rows import PAPER
 
     every = miniworld_concepts(size) if options.data is None else load_dataset(options.data, size)
     by_name = {concept.name: concept for concept in every}

@@ -199,7 +199,7 @@ def _answer(page: Path, **more: object) -> Answer:
 def _recorded(folders: Sequence[Path]) -> dict[str, object]:
     """How the images were sampled, and whether photographs were learned from."""
     from safezone.lab.store import IMAGES_RECORD
-    from safezone.results.notes import MINI_LIMITS
+    from safezone.results.meaning import MINI_LIMITS
 
     records = [read_json(each / IMAGES_RECORD) for each in folders]
     photographs = any(record.get("photographs") for record in records)

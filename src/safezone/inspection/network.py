@@ -12,9 +12,8 @@ from jaxtyping import Float
 from scipy import ndimage
 from torch import Tensor
 
-from safezone.analysis.latents import posterior_of
 from safezone.analysis.spectra import rapsd
-from safezone.analysis.timesteps import noise_statistics
+from safezone.analysis.timesteps import ImageDraws, noise_statistics, posterior_of
 from safezone.arrays import Pixels
 from safezone.images import jpeg, to_uint8
 from safezone.models.base import Model, Posterior
@@ -76,6 +75,8 @@ def _loss(model: Model, latents: Posterior) -> Tensor:
     count = len(latents.mean)
     steps = torch.tensor([round(_LOW * model.process.steps)])
     conditioning = model.embed_text(model.tokenize(["a photo"] * count))
-    statistics = noise_statistics(model, latents, conditioning, steps, ["inspect"] * count)
+    statistics = noise_statistics(
+        ImageDraws(model, latents, steps, ["inspect"] * count), conditioning
+    )
     loss: Tensor = statistics["loss"][:, 0].log2()
     return loss

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from safezone.analysis.latents import posterior_of
+from safezone.analysis.timesteps import posterior_of
 from safezone.concepts import Concept
 from safezone.concepts.masks import latent_mask
 from safezone.errors import UserError

@@ -8,34 +8,32 @@ seed has its own poison, and the intervals hold the poison's chance too.
 """
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from safezone.concepts import Concept
 from safezone.concepts.datasets import miniworld_concepts
 from safezone.errors import UserError
 from safezone.lab.executors import Executor
 from safezone.lab.lab import Lab
 from safezone.lab.run import Grid
-from safezone.lab.schedule import plan
 from safezone.lab.settings import Settings
 from safezone.lab.store import WORK
 from safezone.models.base import Model
-from safezone.results.measurement import SETTINGS, Measured, measure
+from safezone.results.folder import SETTINGS, Measured, measure
 from safezone.scores import CLEAN, Encoders
 
 
-def claim_grid(settings: Settings, concepts: Sequence[Concept], model_name: str) -> Grid:
+def claim_grid(lab: Lab) -> Grid:
     """Concepts x {clean, poisons} x defenses x seeds."""
-    cells = settings.cells
+    cells = lab.settings.cells
     return Grid.product(
         "claim",
-        concepts=[concept.name for concept in concepts],
+        concepts=list(lab.concepts),
         poisons=list(dict.fromkeys([CLEAN, *cells.poisons])),
         defenses=list(dict.fromkeys(cells.defenses)),
         seeds=range(cells.seeds),
-        model=model_name,
-        methods=[settings.training.personalization().name],
+        model=lab.model.name,
+        methods=[lab.settings.training.personalization().name],
     )
 
 
@@ -64,31 +62,25 @@ def claim_lab(folder: Path, model: Model, encoders: Encoders, settings: Settings
     return Lab(folder / WORK, model, encoders, settings, concepts)
 
 
-def claim_plan(lab: Lab) -> dict[str, tuple[int, int]]:
-    """(done, all) of every stage; writes nothing."""
-    return plan(lab, claim_grid(lab.settings, list(lab.concepts.values()), lab.model.name))
-
-
 def claim(
     lab: Lab,
     folder: Path,
     *,
     title: str,
-    executor: Executor | None = None,
-    progress: bool = True,
-    note: Callable[[str], None] = lambda text: None,
+    executor: Executor | None,
+    progress: bool,
+    note: Callable[[str], None],
 ) -> Measured:
     """Runs what is missing of the grid and writes rows, tables, summary and page to ``folder``.
 
     Raises UserError when another process works there or the folder cannot be written.
     """
-    grid = claim_grid(lab.settings, list(lab.concepts.values()), lab.model.name)
     command = shlex.join(
         ["safezone", "claim", "--config", str(folder / SETTINGS), "--out", str(folder)]
     )
     return measure(
         lab,
-        grid,
+        claim_grid(lab),
         folder,
         folder,
         title=title,

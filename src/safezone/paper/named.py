@@ -1,46 +1,43 @@
-"""The paper's tables and figures by name: where each is run, what it costs, what was found."""
+"""The paper's tables and figures by name: where each is run, how, what it costs, what was found."""
 
 import difflib
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 from safezone.errors import UserError
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Scope
-from safezone.lab.settings import CANDIDATES
-from safezone.lab.variants import PAPER_STEPS, split_method
-from safezone.models.known import hub_name
-from safezone.paper.row import PaperRow
-from safezone.paper.rows import ROWS
+from safezone.lab.settings import CANDIDATES, Settings, preset
+from safezone.lab.variants import METHOD_NAMES, PAPER_STEPS, split_method, training_of
+from safezone.models.known import KNOWN, hub_name
+from safezone.paper.rows import PAPER, ROWS, PaperRow
 from safezone.results.published import AVERAGE, Published
-from safezone.results.tables import label
+from safezone.results.tables import count, label
 from safezone.scores.rows import CLEAN, NOMINAL
 
-PAPER: Final[Mapping[str, PaperRow]] = MappingProxyType({row.name: row for row in ROWS})
-"""Every table and figure with runs, by name."""
-
-_MINI: Final[Mapping[str, str]] = MappingProxyType(
-    {"sd15": "mini", "sd15-rf": "mini-rf", "sd21": "mini", "sd21-v": "mini-v"}
-)
+_MINI: Final[Mapping[str, str]] = {
+    "sd15": "mini", "sd15-rf": "mini-rf", "sd21": "mini", "sd21-v": "mini-v"
+}  # fmt: skip
 """The built-in twin of each of the paper's models; of SDXL there is none."""
 
-_MODELS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "sd15-rf": "SD 1.5 as rectified flow",
-        "sd21": "SD 2.1",
-        "sd21-v": "SD 2.1, velocity",
-        "sdxl": "SDXL",
-    }
-)
+_MODELS: Final[Mapping[str, str]] = {
+    "sd15-rf": "SD 1.5 as rectified flow",
+    "sd21": "SD 2.1",
+    "sd21-v": "SD 2.1, velocity",
+    "sdxl": "SDXL",
+}
 """How headlines call what is not SD 1.5."""
 
-_METHODS: Final[Mapping[str, str]] = MappingProxyType(
-    {
-        "lora": "LoRA",
-        "custom diffusion": "Custom Diffusion",
-        "custom diffusion crop": "Custom Diffusion with crops",
-    }
-)
+_METHODS: Final[Mapping[str, str]] = {
+    "lora": "LoRA",
+    "custom diffusion": "Custom Diffusion",
+    "custom diffusion crop": "Custom Diffusion with crops",
+}
+
+_SETTINGS: Final = ["method", "steps", "batch_size", "accumulation", "learning_rate", "schedule"]
+"""Of a training, that are shown of every row; below those of one method."""
+_OF_A_METHOD: Final[Mapping[str, Sequence[str]]] = {
+    "lora": ("rank",), "custom-diffusion": ("crop_rescale",)
+}  # fmt: skip
 
 _DEFAULT: Final = "schedule=constant;lr=5e-4;steps=5k"
 """The column of the tables of hyperparameters that is the paper's training."""
@@ -89,10 +86,6 @@ def _one_seed(row: PaperRow) -> Grid:
     return row.build(Scope(row.model, tuple(f"concept {i}" for i in range(10)), (0,)))
 
 
-def _many(count: int, noun: str) -> str:
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
 def cost(row: PaperRow) -> str:
     """How many trainings and poisonings are new after the tables and figures before it."""
     grid = _one_seed(row)
@@ -107,11 +100,11 @@ def cost(row: PaperRow) -> str:
             earlier = earlier or other.name
     share = 1 if row.part else len({run.concept for run in grid})
     poisoned = {(run.concept, run.poison) for run in grid if run.poison != CLEAN}
-    trainings = _many(len(grid) // share, "training")
+    trainings = count(len(grid) // share, "training")
     if len(row.methods) == 1:
         steps = split_method(row.methods[0])[1]["steps"]
         trainings += f" of {steps.replace('k', '000')} of {PAPER_STEPS} steps"
-    text = f"{trainings} and {_many(len(poisoned) // share, 'poisoning')}"
+    text = f"{trainings} and {count(len(poisoned) // share, 'poisoning')}"
     text += " a seed" if row.part else " for each concept and seed"
     text += f", none after {earlier}" if earlier else ""
     return text + (f"; {CANDIDATES} images a training" if row.prompt else "")
@@ -170,3 +163,51 @@ def model_for(name: str, family: str) -> str:
             f"{name} is of {wanted}, which has no built-in twin; give --model a folder of it"
         )
     return _MINI[wanted]
+
+
+def settings_for(row: PaperRow, model: str) -> Settings:
+    """The preset of the model and of the row's method, with what the row itself says."""
+    run = row.build(Scope(model, ("any",), (0,))).runs[0]
+    return row.settings(preset(model, METHOD_NAMES[split_method(run.method)[0]]))
+
+
+def paper_settings(row: PaperRow) -> Mapping[str, Any]:
+    """JSON values by name; a list where the columns of a table differ in it."""
+    model = hub_name(row.model)
+    settings = settings_for(row, model)
+    grid = row.build(Scope(model, ("any",), (0,)))
+    methods = dict.fromkeys(run.method for run in grid)
+    every = [training_of(settings.training, method, settings.model) for method in methods]
+    poison = settings.poisoning.poison("adm+")
+
+    def of(name: str) -> Any:
+        values = list(dict.fromkeys(getattr(training, name) for training in every))
+        return values[0] if len(values) == 1 else values
+
+    return {
+        "model": model,
+        "image_size": KNOWN[row.model].image_size,
+        "predicts": KNOWN[row.model].predicts,
+        "dataset": row.dataset,
+        **{name: of(name) for name in (*_SETTINGS, *_OF_A_METHOD.get(of("method"), ()))},
+        "poisons_made_on": list(settings.poison_model) or [model],
+        "purified_on": settings.purify_model or model,
+        "kappa": f"{settings.poisoning.kappa * 255:g}/255",
+        "eta": f"{poison.eta * 255:g}/255",
+        "poison_steps": poison.steps,
+        "prompts": len(settings.sampling.texts()),
+        "images_per_prompt": settings.sampling.images_per_prompt,
+        "denoising_steps": settings.sampling.steps,
+        "guidance": settings.sampling.guidance,
+    }
+
+
+def setting_lines(row: PaperRow) -> list[str]:
+    """``paper_settings`` as aligned lines of text."""
+
+    def text(value: Any) -> str:
+        return ", ".join(map(text, value)) if isinstance(value, list) else f"{value}"
+
+    values = paper_settings(row)
+    width = max(map(len, values))
+    return [f"  {name.replace('_', ' '):<{width}}  {text(value)}" for name, value in values.items()]

@@ -1,15 +1,140 @@
-"""The paper's tables 1, 2 and 4 to 40 and the figures that need trainings, one row each.
+"""The paper's tables 1, 2 and 4 to 40 and its figures as values, one row each.
 
-What a row costs and what the paper found is computed from its runs and its printed numbers
-(``safezone.paper.named``). Table 3 has no runs.
+A row has the runs of a table, or of a figure that needs trainings. What it costs and what the paper
+found is computed from its runs and its printed numbers (``safezone.paper.named``). Table 3 has no
+runs.
 """
 
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from safezone.lab.run import TEXTUAL_INVERSION
+from safezone.lab.kinds import kind_of
+from safezone.lab.run import TEXTUAL_INVERSION, Grid, Scope
+from safezone.lab.settings import CANDIDATES, Settings
 from safezone.lab.variants import hyperparameter_methods
-from safezone.paper.row import FOUR, PAPER_DEFENSES, PaperRow, Part
+from safezone.models.known import hub_name
+from safezone.results.published import Published, published
 from safezone.scores.rows import CLEAN, NOMINAL
+
+if TYPE_CHECKING:
+    from safezone.concepts import Concept
+    from safezone.lab.bench import Bench
+    from safezone.results.drawings.style import Drawing
+
+_Item = TypeVar("_Item")
+
+SEVEN: Final = (CLEAN, "adm+", "adm-", "sds+", "sds-", "ea", "da")
+"""Clean images and the paper's six poisons."""
+CUSTOM: Final = "CustomConcept101"
+STEPS: Final = {CUSTOM: 2500}
+"""Of textual inversion on a data set (Sec. 5.1); elsewhere they are the model's."""
+FOUR: Final = (CLEAN, "adm+", "adm-", "ea")
+"""Those of the tables of hyperparameters and timesteps."""
+PAPER_DEFENSES: Final = (
+    *(NOMINAL, "regen", "pdmpure", "advclean", "jpeg"),
+    *("t600", "lm", "jpeg+t600", "jpeg+lm", "szt"),
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """The concepts that a figure shows: one of these ``names``; where there is none, by place.
+
+    ``count`` of them from place ``first`` on, or the last ones where there are fewer.
+    """
+
+    first: int
+    count: int
+    names: tuple[str, ...] = ()
+
+    def of(self, concepts: Sequence[_Item], names: Sequence[str]) -> Sequence[_Item]:
+        """Those of all ``concepts``, which are called ``names``."""
+        for name in self.names:
+            if name in names:
+                return [concepts[names.index(name)]]
+        return concepts[self.first : self.first + self.count] or concepts[-self.count :]
+
+
+@dataclass(frozen=True)
+class PaperRow:
+    """One table or figure.
+
+    ``title``: what is compared. ``figure``: its number; without one it is ``table``, whose printed
+    numbers these are. ``methods``: by default the table's own. ``part``: of the concepts; None for
+    all. ``prompt``: of a figure of generated images, with {} for the learned word; ``mini_prompt``:
+    in its place on the built-in model, which does not know every word. ``concepts``: how many the
+    paper used. ``finding``: what the paper says; a table's numbers say it.
+    """
+
+    title: str
+    defenses: tuple[str, ...] = PAPER_DEFENSES
+    poisons: tuple[str, ...] = SEVEN
+    table: int | None = None
+    figure: int | None = None
+    methods: tuple[str, ...] = ()
+    part: Part | None = None
+    prompt: str | None = None
+    mini_prompt: str | None = None
+    data: str = "NovelConcepts10"
+    concepts: int = 10
+    finding: str = ""
+
+    @property
+    def name(self) -> str:
+        """As in ``safezone grid run NAME``."""
+        return f"table{self.table}" if self.figure is None else f"figure{self.figure}"
+
+    @property
+    def printed(self) -> Published | None:
+        """The paper's numbers of it."""
+        return None if self.table is None else published(self.table)
+
+    @property
+    def model(self) -> str:
+        """What the paper ran it on."""
+        return "sd15" if self.printed is None else self.printed.model
+
+    @property
+    def dataset(self) -> str:
+        return self.data if self.printed is None else self.printed.dataset
+
+    def build(self, scope: Scope) -> Grid:
+        """The runs: concepts x poisons x defenses x methods x seeds."""
+        paper = self.printed
+        own = TEXTUAL_INVERSION if paper is None else paper.method
+        concepts = scope.concepts
+        return Grid.product(
+            self.name,
+            concepts=concepts if self.part is None else self.part.of(concepts, concepts),
+            poisons=self.poisons,
+            defenses=self.defenses,
+            seeds=scope.seeds,
+            model=scope.model,
+            methods=self.methods or (own,),
+            metric="instance_similarity" if paper is None else paper.metric,
+            table=self.table,
+        )
+
+    def settings(self, base: Settings) -> Settings:
+        """``base``, but for a figure's own prompt and number of images, and for all what made the
+        poisons and how long the paper trained on the data set.
+
+        Appendix O meets poisons of SD 1.5 with other models (carried over, no white box); on the
+        built-in twins they are made on ``mini``.
+        """
+        on_twin = kind_of(base.model) == "mini"
+        if self.model != "sd15":  # the poisons were made on another model than they meet
+            maker = "mini" if on_twin else hub_name("sd15")
+            base = replace(base, poison_model=(maker,), purify_model=maker)
+        if self.dataset in STEPS and base.training.method == "ti" and not on_twin:
+            base = replace(base, training=replace(base.training, steps=STEPS[self.dataset]))
+        if self.prompt is None:
+            return base
+        prompts = ((on_twin and self.mini_prompt) or self.prompt,)
+        own = replace(base.sampling, prompts=prompts, images_per_prompt=CANDIDATES)
+        return replace(base, sampling=own)
+
 
 TIMESTEPS: Final = (
     *(NOMINAL, "tanh1", "tanh3", "tanh5", "tanh10"),
@@ -26,7 +151,6 @@ JPEG_FIRST: Final = (
     *(NOMINAL, "regen", "pdmpure", "advclean", "jpeg"),
     *("jpeg+regen", "jpeg+pdmpure", "jpeg+advclean", "szt"),
 )
-CUSTOM: Final = "CustomConcept101"
 
 _AGAINST: Final = "Poisons against ten defenses"
 _RATES: Final = "Learning rate, schedule and steps"
@@ -40,44 +164,13 @@ _FIFTH: Final = (f"{TEXTUAL_INVERSION}; steps=1k",)
 
 ROWS: Final = (
     PaperRow(_AGAINST, table=1),
-    PaperRow(_RATES, _ONLY, FOUR, table=2, methods=_ALL27),
-    PaperRow(_RATES, _ONLY, FOUR, table=4, methods=_ALL27),
-    PaperRow(_RATES, _ONLY, FOUR, table=5, methods=_ALL27),
-    PaperRow("Timestep distributions", TIMESTEPS, FOUR, table=6),
-    PaperRow("Timestep distributions", TIMESTEPS, FOUR, table=7),
-    PaperRow("Timestep distributions", TIMESTEPS, FOUR, table=8),
-    PaperRow("Masks", MASKS, table=9),
-    PaperRow("Masks", MASKS, table=10),
-    PaperRow("Masks", MASKS, table=11),
-    PaperRow(_DILATED, DILATIONS, table=12),
-    PaperRow(_DILATED, DILATIONS, table=13),
-    PaperRow(_DILATED, DILATIONS, table=14),
-    PaperRow(_AGAINST, table=15),
-    PaperRow(_AGAINST, table=16),
-    PaperRow(_AGAINST, table=17),
-    PaperRow(_AGAINST, table=18),
-    PaperRow(_AGAINST, table=19),
-    PaperRow(_JPEG, JPEG_FIRST, table=20),
-    PaperRow(_JPEG, JPEG_FIRST, table=21),
-    PaperRow(_JPEG, JPEG_FIRST, table=22),
-    PaperRow(_AGAINST, table=23),
-    PaperRow(_AGAINST, table=24),
-    PaperRow(_AGAINST, table=25),
-    PaperRow(_AGAINST, table=26),
-    PaperRow(_AGAINST, table=27),
-    PaperRow(_AGAINST, table=28),
-    PaperRow(_AGAINST, table=29),
-    PaperRow(_AGAINST, table=30),
-    PaperRow(_AGAINST, table=31),
-    PaperRow(_AGAINST, table=32),
-    PaperRow(_AGAINST, table=33),
-    PaperRow(_AGAINST, table=34),
-    PaperRow(_AGAINST, table=35),
-    PaperRow(_AGAINST, table=36),
-    PaperRow(_AGAINST, table=37),
-    PaperRow(_AGAINST, table=38),
-    PaperRow(_AGAINST, table=39),
-    PaperRow(_AGAINST, table=40),
+    *(PaperRow(_RATES, _ONLY, FOUR, table=n, methods=_ALL27) for n in (2, 4, 5)),
+    *(PaperRow("Timestep distributions", TIMESTEPS, FOUR, table=n) for n in (6, 7, 8)),
+    *(PaperRow("Masks", MASKS, table=n) for n in (9, 10, 11)),
+    *(PaperRow(_DILATED, DILATIONS, table=n) for n in (12, 13, 14)),
+    *(PaperRow(_AGAINST, table=n) for n in range(15, 20)),
+    *(PaperRow(_JPEG, JPEG_FIRST, table=n) for n in (20, 21, 22)),
+    *(PaperRow(_AGAINST, table=n) for n in range(23, 41)),
     PaperRow(
         "Generated images of five concepts, Nominal beside SZT",
         (NOMINAL, "szt"), ("adm+",), figure=1, part=Part(0, 5),
@@ -149,3 +242,42 @@ ROWS: Final = (
     ),
 )  # fmt: skip
 """In the order of the paper, tables first."""
+
+PAPER: Final[Mapping[str, PaperRow]] = {row.name: row for row in ROWS}
+"""Every table and figure with runs, by name."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One figure. ``draw``: measures what is missing, and draws. ``poisons``: of a figure that
+    needs no trainings; else those of its grid. ``scores``: whether encoders of images are needed.
+    """
+
+    number: int
+    title: str
+    draw: "Callable[[Bench, Figure], Drawing]"
+    poisons: tuple[str, ...] = ()
+    scores: bool = False
+
+    @property
+    def name(self) -> str:
+        """Of its grid, where it has one."""
+        return f"figure{self.number}"
+
+    @property
+    def row(self) -> PaperRow:
+        """The grid's row; KeyError for a figure that needs no trainings."""
+        return PAPER[self.name]
+
+    def data(self, bench: "Bench") -> list[str]:
+        """``clean``, and the poisons that were asked for or the figure's own."""
+        return bench.scope.data(self.row.poisons if self.name in PAPER else self.poisons)
+
+    def defenses(self, bench: "Bench") -> tuple[str, ...]:
+        """Those that were asked for, or the grid's."""
+        return bench.scope.defenses or self.row.defenses
+
+    def concepts(self, bench: "Bench") -> "Sequence[Concept]":
+        """Those of the bench's concepts that the figure shows."""
+        names, part = list(bench.lab.concepts), self.row.part
+        return bench.concepts if part is None else part.of(bench.concepts, names)

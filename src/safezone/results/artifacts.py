@@ -1,14 +1,20 @@
-"""What lies behind the cells of a table: images, settings and adapters, from a result's folders."""
+"""What lies behind the cells of a table: images, settings and adapters, from a result's folders.
 
+A page holds images as data URIs: small ones, and perturbations that can be seen.
+"""
+
+import base64
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import torch
 from jaxtyping import UInt8
+from PIL import Image
 from torch import Tensor
 
 from safezone.concepts import Concept, load_concept
@@ -20,13 +26,6 @@ from safezone.lab.store import IMAGES_RECORD, MANIFEST, RUN_RECORD
 from safezone.lab.variants import column_of
 from safezone.personalize import ADAPTER_FILES, Adapter, load_adapter, read_adapter
 from safezone.reading import read_json
-from safezone.results.pictures import (
-    THUMBNAIL,
-    Picture,
-    TrainingPictures,
-    picture,
-    training_pictures,
-)
 from safezone.results.tables import CellKey, count
 from safezone.scores import CLEAN
 
@@ -34,10 +33,74 @@ INDEX: Final = "index.json"
 """Names the image folders that belong to a result, and what its page says beside them."""
 PICTURES: Final = 4000
 """About how many generated images a page holds unless it is told: some 10 MB in a grid's size."""
+THUMBNAIL: Final = 96
+"""Side of the images on a grid's page, in pixels; a claim's are shown as they are."""
+GAIN: Final = 8
+"""How much perturbations are amplified."""
 _MOST: Final = 6
 """Images of one run in a grid."""
 _POISON_FACTS: Final = ("kappa", "norm", "eta", "steps", "prompt", "start", "transform", "target")
 _TRAINING_FACTS: Final = ("steps", "batch_size", "learning_rate", "schedule", "vectors")
+
+
+class Picture(NamedTuple):
+    """An image as a data URI, and what it shows in words."""
+
+    source: str
+    text: str
+
+
+def picture(
+    image: UInt8[Tensor, "3 h w"], text: str, side: int | None = None, *, exact: bool = False
+) -> Picture:
+    """The image for a page: WebP, a tenth of a PNG's size, or the very pixels (``exact``).
+
+    ``side``: a larger image is made that small, about 2 kB of 96 pixels.
+    """
+    drawn = Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy())
+    if side is not None and drawn.width > side:
+        drawn = drawn.resize((side, side), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    if exact:
+        drawn.save(buffer, "PNG", optimize=True)
+    else:
+        drawn.save(buffer, "WEBP", quality=90 if side is None else 75, method=4)
+    kind = "png" if exact else "webp"
+    return Picture(f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}", text)
+
+
+def amplified_difference(
+    clean: UInt8[Tensor, "n 3 h w"], poisoned: UInt8[Tensor, "n 3 h w"]
+) -> UInt8[Tensor, "n 3 h w"]:
+    """Mid-grey plus ``GAIN`` times (poisoned - clean), clamped to uint8; shapes are equal."""
+    difference = poisoned.to(torch.int32) - clean.to(torch.int32)
+    return (128 + GAIN * difference).clamp(0, 255).to(torch.uint8)
+
+
+class TrainingPictures(NamedTuple):
+    """Images as given to the trainer and, if they are poisoned, their amplified perturbations."""
+
+    images: tuple[Picture, ...]
+    perturbations: tuple[Picture, ...]
+
+
+def training_pictures(
+    clean: UInt8[Tensor, "n 3 h w"],
+    trained_on: UInt8[Tensor, "n 3 h w"],
+    name: str,
+    side: int | None = None,
+) -> TrainingPictures:
+    """All images, pixel by pixel; with a ``side`` the first one alone, that small."""
+    part = slice(None if side is None else 1)
+    names = [f"{name}, image {i + 1}" for i in range(len(trained_on))][part]
+    shown = zip(trained_on[part], names, strict=True)
+    images = [picture(*each, side, exact=side is None) for each in shown]
+    changes: list[Picture] = []
+    if clean.shape == trained_on.shape and bool((clean != trained_on).any()):
+        texts = [f"{text}, perturbation × {GAIN}" for text in names]
+        amplified = amplified_difference(clean[part], trained_on[part])
+        changes = [picture(*each, side) for each in zip(amplified, texts, strict=True)]
+    return TrainingPictures(tuple(images), tuple(changes))
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,12 +225,10 @@ def _learned(place: Path) -> str:
     except UserError:
         return ""
     parts = []
-    vectors, width = adapter.vectors.shape
-    if vectors:
+    if len(adapter.vectors):
         norms = ", ".join(f"{norm:.2f}" for norm in adapter.vectors.norm(dim=1).tolist())
-        parts.append(
-            f"{count(vectors, 'vector')} of {width} for {adapter.placeholder}, norms {norms}"
-        )
+        vectors = f"{count(len(adapter.vectors), 'vector')} of {adapter.vectors.shape[1]}"
+        parts.append(f"{vectors} for {adapter.placeholder}, norms {norms}")
     if adapter.deltas:
         parts.append(f"changes of {len(adapter.deltas)} layers")
     return "; ".join(parts)

@@ -1,9 +1,9 @@
-"""What follows from a table: differences to a reference, recovery, and the worst cases."""
+"""What follows from a table: differences to a reference, recovery, worst cases, a summary."""
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Final
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
 
 import pandas as pd
 
@@ -17,7 +17,15 @@ from safezone.results.statistics import (
     recovery,
     tied_best,
 )
-from safezone.results.tables import SIMILARITY
+from safezone.results.tables import (
+    SIMILARITY,
+    by_setting,
+    label,
+    markdown_of,
+    number,
+    score_table,
+    to_markdown,
+)
 from safezone.scores.rows import CLEAN, NOMINAL, Row, summarise
 
 _Values = Mapping[tuple[str, ...], ByConcept]
@@ -25,31 +33,34 @@ _RECOVERY: Final = ("recovery", "recovery_low", "recovery_high")
 _NO_RECOVERY: Final = Interval(math.nan, math.nan, math.nan)
 
 
-def _recovery(values: _Values, poison: str, name: str, reference: str) -> Interval | None:
-    sides = [values.get(key) for key in ((CLEAN, reference), (poison, reference), (poison, name))]
-    clean, poisoned, defended = sides
-    if poison == CLEAN or clean is None or poisoned is None or defended is None:
+def recovery_of(values: _Values, poison: str, defense: str) -> Interval | None:
+    """What a defense gave back of what a poison took from nominal training (``recovery``).
+
+    None where noise hides it, and where no concept was measured in all three ways.
+    """
+    keys = ((CLEAN, NOMINAL), (poison, NOMINAL), (poison, defense))
+    clean, poisoned, defended = (values.get(key, {}) for key in keys)
+    if poison == CLEAN or not clean.keys() & poisoned.keys() & defended.keys():
         return None
-    shared = clean.keys() & poisoned.keys() & defended.keys()
-    return recovery(clean, poisoned, defended) if shared else None
+    return recovery(clean, poisoned, defended)
 
 
-def compare(rows: Sequence[Row], metric: str, reference: str = NOMINAL) -> pd.DataFrame:
-    """Every defense beside the reference, under every poison; the concept is the unit.
+def compare(rows: Sequence[Row], metric: str) -> pd.DataFrame:
+    """Every defense beside nominal training, under every poison; the concept is the unit.
 
-    ``rows``: of one model and method. One line a cell: the difference defense - reference, seed by
+    ``rows``: of one model and method. One line a cell: the difference defense - nominal, seed by
     seed, with its 95% bootstrap interval; its p value, and that adjusted over the poisons of this
     defense (Holm); ``tied``: not shown to differ; ``recovery``: (defended - poisoned) /
     (clean - poisoned), NaN where noise hides the denominator and for clean images. Cells that
-    share no concept with their reference are left out.
+    share no concept with nominal training are left out.
     """
     values = summarise(rows, metric)
     lines = []
     for (poison, name), ours in values.items():
-        theirs = values.get((poison, reference), {})
-        if name != reference and ours.keys() & theirs.keys():
+        theirs = values.get((poison, NOMINAL), {})
+        if name != NOMINAL and ours.keys() & theirs.keys():
             difference = paired_difference(ours, theirs)
-            returned = _recovery(values, poison, name, reference) or _NO_RECOVERY
+            returned = recovery_of(values, poison, name) or _NO_RECOVERY
             lines.append((poison, name, *difference, *returned))
     names = ("poison", "defense", "difference", "low", "high", "p", "n_concepts", *_RECOVERY)
     frame = pd.DataFrame(lines, columns=names)
@@ -61,20 +72,18 @@ def compare(rows: Sequence[Row], metric: str, reference: str = NOMINAL) -> pd.Da
     return frame
 
 
-def worst_cases(
-    rows: Sequence[Row], metric: str, higher_is_better: bool, reference: str = NOMINAL
-) -> pd.DataFrame:
+def worst_cases(rows: Sequence[Row], metric: str, higher_is_better: bool | None) -> pd.DataFrame:
     """The extremes over the axes of a table: ``best attack`` and ``weakest point``.
 
     For every poison the defense that undoes it best: who protects images has to reckon with it.
     For every defense the poison under which it does worst. ``tied_with``: what else is not shown
     to differ from that, a tuple; ``mean``: the mean there with its interval, which does not count
-    that the extreme was chosen among several.
+    that the extreme was chosen among several. No lines where neither direction is better: None.
     """
-    values = summarise(rows, metric)
+    values = {} if higher_is_better is None else summarise(rows, metric)
     lines = []
     for kind, axis, higher in (
-        ("best attack", 0, higher_is_better),
+        ("best attack", 0, bool(higher_is_better)),
         ("weakest point", 1, not higher_is_better),
     ):
         groups: dict[str, dict[str, ByConcept]] = {}
@@ -89,16 +98,15 @@ def worst_cases(
             tied = tuple(other for other in candidates if other in best and other != at)
             poison, defense = (name, at) if axis == 0 else (at, name)
             returned = None
-            if kind == "best attack" or defense != reference:
-                returned = _recovery(values, poison, defense, reference)
+            if kind == "best attack" or defense != NOMINAL:
+                returned = recovery_of(values, poison, defense)
             interval = mean_interval(candidates[at])
             lines.append((kind, name, at, tied, *interval, *(returned or _NO_RECOVERY)))
     names = ("kind", "of", "at", "tied_with", "mean", "low", "high", *_RECOVERY)
     return pd.DataFrame(lines, columns=names)
 
 
-@dataclass(frozen=True)
-class Effect:
+class Effect(NamedTuple):
     """What one poison does. Intervals are 95%, over concepts; None where noise hides the ratio.
 
     ``taken``: (clean - poisoned) / clean, of the similarity under nominal training.
@@ -123,7 +131,7 @@ def effects(rows: Sequence[Row]) -> list[Effect]:
         share = recovery(clean, nothing, poisoned)  # poisoned / clean
         taken = None if share is None else Interval(1 - share.mean, 1 - share.high, 1 - share.low)
         returned = {
-            name: _recovery(values, poison, name, NOMINAL)
+            name: recovery_of(values, poison, name)
             for (other, name), defended in values.items()
             if other == poison and name != NOMINAL and clean.keys() & defended.keys()
         }
@@ -149,3 +157,68 @@ def with_average(rows: Sequence[Row], name: str) -> list[Row]:
         if len({row.poison for row in group}) >= max(2, len(poisons))
     ]
     return [*rows, *means]
+
+
+_CAPTION = (
+    "Taken: the share of the clean similarity that the poison takes away under nominal training. "
+    "Returned: the share of that loss that the defense gives back. 95% intervals over concepts."
+)
+
+
+def percent(interval: Interval | None) -> str:
+    """``41% [30%, 52%]``; a ratio that noise hides says so."""
+    if interval is None or math.isnan(interval.mean):
+        return "within noise"
+    mean, low, high = (f"{number(100 * value, 0)}%" for value in interval)
+    return mean if math.isnan(interval.low) else f"{mean} [{low}, {high}]"
+
+
+def ratios_markdown(rows: Sequence[Row]) -> str:
+    """What each poison took and each defense gave back, of one model and method; or nothing."""
+    ratios = effects(rows)
+    if not ratios:
+        return ""
+    names = dict.fromkeys(name for effect in ratios for name in effect.returned)
+    frame = pd.DataFrame(
+        [[percent(e.taken), *(percent(e.returned.get(name)) for name in names)] for e in ratios],
+        index=pd.Index([label(effect.poison) for effect in ratios], name="Poison"),
+        columns=["taken under Nominal", *(f"returned by {label(name)}" for name in names)],
+    )
+    return f"{markdown_of(frame)}\n\n{_CAPTION}\n"
+
+
+def summary_markdown(rows: Sequence[Row]) -> str:
+    """The similarity table of every model and method, and the two ratios below it."""
+    parts = []
+    for ours in by_setting(rows).values():
+        parts += [to_markdown(score_table(ours, SIMILARITY)), ratios_markdown(ours)]
+    return "\n".join(filter(None, parts))
+
+
+def _plain(interval: Interval | None) -> dict[str, float | None] | None:
+    if interval is None:
+        return None
+    return {k: None if math.isnan(v) else v for k, v in interval._asdict().items()}
+
+
+def summary_json(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The same numbers as JSON values, one object for each model and method."""
+    result: list[dict[str, Any]] = []
+    for (model, method), ours in by_setting(rows).items():
+        cells = [
+            {
+                **{"poison": poison, "defense": name, **(_plain(cell.interval) or {})},
+                **{k: getattr(cell, k) for k in ("best", "tied", "n_concepts", "n_runs")},
+            }
+            for (poison, name), cell in score_table(ours, SIMILARITY).cells.items()
+        ]
+        ratios = [
+            {
+                **{"poison": effect.poison, "taken": _plain(effect.taken)},
+                "returned": {name: _plain(value) for name, value in effect.returned.items()},
+            }
+            for effect in effects(ours)
+        ]
+        names = {"model": model, "method": method, "metric": SIMILARITY}
+        result.append({**names, "cells": cells, "effects": ratios})
+    return result

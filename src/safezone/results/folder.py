@@ -1,31 +1,142 @@
-"""A result's folder: from its index, rows and artifacts to its tables, summary and page."""
+"""A result's folder: a grid is measured into it, and its tables, summary and page are written.
 
+All but the measuring follows from the folder's own index, rows and artifacts.
+"""
+
+import math
+import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from markupsafe import Markup
 
-from safezone.files import write_json, write_text
-from safezone.lab.config import flat
-from safezone.lab.store import ROWS_FILE
+from safezone.files import locked, write_json, write_text
+from safezone.lab.config import flat, settings_yaml
+from safezone.lab.executors import Executor
+from safezone.lab.lab import Lab
+from safezone.lab.run import Grid, Run
+from safezone.lab.schedule import plan, run_grid
+from safezone.lab.stage import job, jobs
+from safezone.lab.store import NEEDS, ROWS_FILE
 from safezone.lab.variants import columns_of
 from safezone.reading import read_json
 from safezone.results.artifacts import INDEX, PICTURES, Evidence, evidence
-from safezone.results.comparisons import compare
-from safezone.results.meaning import meaning_sentences
-from safezone.results.notes import caveats, paper_notes, pooled_notes, versions
+from safezone.results.comparisons import compare, ratios_markdown, summary_json, worst_cases
+from safezone.results.meaning import caveats, meaning_sentences, paper_notes, pooled_notes, versions
 from safezone.results.page import Page, Section, render_page
 from safezone.results.published import same_runs
-from safezone.results.summary import ratios_markdown, summary_json
-from safezone.results.tables import SIMILARITY, csv_of, settings_of, to_markdown, write_table
-from safezone.scores.rows import Row, read_rows, write_rows
+from safezone.results.tables import SIMILARITY, WRITERS, by_setting, csv_of, to_markdown
+from safezone.scores import Row, metric_of
+from safezone.scores.rows import read_rows, write_rows
 
 PAGE: Final = "report.html"
 LEAD: Final = "lead.html"
 """What stands above the tables, where somebody has written it."""
+SETTINGS: Final = "settings.yaml"
+"""With ``--config`` it repeats the measurement."""
+PROMPTS_SHOWN: Final = 6
+"""Of each run, on a page of more than three concepts."""
+RESULT_LOCK: Final = ".results.lock"
+"""In a result's folder, while a process makes it."""
+_BEHIND: Final = ("generate", "personalize")
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What was measured. ``rows``: with those of failed runs; ``failed``: reasons by run."""
+
+    rows: list[Row]
+    failed: dict[str, str]
+    page: Path
+
+    @property
+    def scored(self) -> list[Row]:
+        """The rows with a value."""
+        return [row for row in self.rows if not row.reason]
+
+
+def measure(
+    lab: Lab,
+    grid: Grid,
+    workspace: Path,
+    folder: Path,
+    *,
+    title: str,
+    command: str,
+    kind: Literal["grid", "claim"] = "grid",
+    executor: Executor | None = None,
+    progress: bool = True,
+    note: Callable[[str], None] = lambda text: None,
+) -> Measured:
+    """Runs what is missing and writes the results to ``folder``, inside ``workspace`` or itself.
+
+    A run that fails is a row with its reason; the others go on. Other processes may run other
+    grids in the same workspace: what they have in common is made by one of them. Raises UserError
+    when another process writes to ``folder`` or it cannot be written.
+    """
+    started = time.monotonic()
+    with locked(workspace, shared=True), locked(folder, file=RESULT_LOCK):
+        write_text(folder / SETTINGS, settings_yaml(lab.settings))
+        needed = {each.place for own in jobs(lab, grid) for each in own.of.values()}
+        names = sorted(str(place.relative_to(lab.folder)) for place in needed)
+        write_json(folder / NEEDS, {"grid": grid.name, "runs": len(grid), "artifacts": names})
+        counts = plan(lab, grid).values()
+        whole = not any(finished for finished, _ in counts)
+        if all(finished == total for finished, total in counts):
+            executor = None  # nothing is left for others to do
+        results = run_grid(lab, grid, executor=executor, progress=progress, note=note)
+        failed = {run.label: reason for run, reason in results.failed.items()}
+        seeds = [run.seed for run in grid]
+        first = [r for r in grid if r not in results.failed and r.seed == min(seeds)]
+        places = [
+            [os.path.relpath(job(lab, run).of[stage].place, folder) for stage in _BEHIND]
+            for run in first
+        ]
+        index: dict[str, Any] = {
+            "title": title,
+            "command": command,
+            "settings": {**asdict(lab.settings), "precision": lab.model.precision},
+            "failed": failed,
+            "most_prompts": None if len(lab.concepts) <= 3 else PROMPTS_SHOWN,
+            "duration": time.monotonic() - started if whole else None,
+            "grid": grid.name if kind == "grid" else None,
+            "table": grid.table,
+            "metric": grid.metric,
+            "pooled": _pooled(lab, [run for run in grid if run not in results.failed]),
+            "images": [images for images, _ in places],
+            "adapters": {images: adapter for images, adapter in places},
+        }
+        write_json(folder / INDEX, index)
+        page = write_results(folder, index, results.rows)
+    return Measured(results.rows, failed, page)
+
+
+def _pooled(lab: Lab, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """The FID of each cell over all of its concepts and seeds, where Inception's features are.
+
+    One value for each method, model, poison and defense, with the counts of images behind it.
+    """
+    from safetensors.torch import load_file
+
+    from safezone.scores.inception import pooled_distance
+
+    cells: dict[tuple[str, ...], list[tuple[str, Path]]] = {}
+    for run in runs:
+        file = job(lab, run).of["score"].place / "inception.safetensors"
+        if file.is_file():
+            cell = (run.method, run.model, run.poison, run.defense)
+            cells.setdefault(cell, []).append((run.concept, file))
+    values = []
+    for names, files in cells.items():
+        distance = pooled_distance((concept, load_file(file)) for concept, file in files)
+        if distance is not None:
+            columns = ("method", "model", "poison", "defense")
+            values.append(dict(zip(columns, names, strict=True)) | asdict(distance))
+    return values
 
 
 def sections(
@@ -37,7 +148,7 @@ def sections(
     see ``artifacts.evidence``.
     """
     rows = columns_of(rows)
-    table, pairs = index.get("table"), settings_of(rows)
+    table, settings = index.get("table"), by_setting(rows)
     behind = evidence(folder, index, pictures)
     papers = same_runs(table) if isinstance(table, int) else {}
     name, title = _slug(folder.resolve().name), str(index.get("title"))
@@ -56,14 +167,11 @@ def sections(
         open=not index.get("grid"),
     )
     result: list[Section] = []
-    for model, method in pairs or list(behind):
-        part = replace(
-            whole,
-            rows=[row for row in rows if (row.model, row.method) == (model, method)],
-            evidence=behind.get((model, method), Evidence()),
-        )
-        if len(pairs) > 1:
-            own = method if len({model for model, _ in pairs}) == 1 else f"{method} on {model}"
+    for model, method in settings or behind:
+        own_rows = settings.get((model, method), [])
+        part = replace(whole, rows=own_rows, evidence=behind.get((model, method), Evidence()))
+        if len(settings) > 1:
+            own = method if len({model for model, _ in settings}) == 1 else f"{method} on {model}"
             part = replace(
                 part, name=f"{name}-{_slug(own)}", title=f"{title}: {own}", method=method
             )
@@ -112,7 +220,7 @@ def write_results(
         "command": first.command,
         "settings": dict(first.settings),
         "versions": dict(page.versions),
-        "results": summary_json(scored) if scored else [],
+        "results": summary_json(scored),
         "meaning": meaning_sentences(scored) if scored else [],
         "failed": dict(first.failed),
         "duration_seconds": first.duration,
@@ -132,30 +240,27 @@ def rewrite_results(folder: Path, title: str | None = None, pictures: int = PICT
     return write_results(folder, index, read_rows(folder / ROWS_FILE), pictures)
 
 
-def _write_tables(folder: Path, part: Section, suffix: str) -> None:
+def _write_tables(folder: Path, part: Section, end: str) -> None:
     for table in part.tables:
         own = table.metric == part.metric
-        stem = f"table{'' if own else '-' + table.metric}{suffix}"
-        for form in (".csv", ".tex"):
-            write_table(table, folder / f"{stem}{form}")
+        stem = f"table{'' if own else '-' + table.metric}{end}"
+        for suffix in (".csv", ".tex"):
+            write_text(folder / f"{stem}{suffix}", WRITERS[suffix](table))
         ratios = ratios_markdown(part.scored) if own and part.metric == SIMILARITY else ""
         write_text(folder / f"{stem}.md", "\n".join(filter(None, [to_markdown(table), ratios])))
     if part.scored:
-        cases = part.worst_cases(part.metric)
+        higher = metric_of(part.metric).higher_is_better
+        cases = worst_cases(part.rows, part.metric, higher)
         cases["tied_with"] = cases["tied_with"].map(" ".join)
-        write_text(folder / f"comparisons{suffix}.csv", csv_of(compare(part.scored, part.metric)))
-        write_text(folder / f"worst_cases{suffix}.csv", csv_of(cases))
+        write_text(folder / f"comparisons{end}.csv", csv_of(compare(part.scored, part.metric)))
+        write_text(folder / f"worst_cases{end}.csv", csv_of(cases))
 
 
 def grids_in(workspace: Path) -> list[Path]:
     """The folders of the grids that were run in a workspace, tables in the paper's order."""
     indices = {path.parent: read_json(path) for path in workspace.glob(f"*/{INDEX}")}
-
-    def order(folder: Path) -> tuple[float, str]:
-        number = indices[folder].get("table")
-        return (number if isinstance(number, int) else float("inf"), folder.name)
-
-    return sorted((folder for folder, index in indices.items() if index.get("grid")), key=order)
+    grids = [folder for folder, index in indices.items() if index.get("grid")]
+    return sorted(grids, key=lambda folder: (indices[folder].get("table") or math.inf, folder.name))
 
 
 def write_workspace_page(workspace: Path, title: str, pictures: int = PICTURES) -> Path:

@@ -1,22 +1,35 @@
-"""Three sentences that follow from measured rows and from nothing else."""
+"""Three sentences that follow from measured rows alone, and what else a reader has to know."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Final, NamedTuple, TypeAlias
 
+from safezone import __version__
+from safezone.lab.kinds import kind_of
+from safezone.results.comparisons import recovery_of
+from safezone.results.published import Published
 from safezone.results.statistics import (
     ByConcept,
     Difference,
     holm,
     mean_over_concepts,
     paired_difference,
-    recovery,
     tied_best,
 )
-from safezone.results.tables import SIMILARITY, count, label, number, settings_of
+from safezone.results.tables import SIMILARITY, CellKey, by_setting, count, label, number
 from safezone.scores.rows import CLEAN, NOMINAL, Row, summarise
 
-SZT = "szt"
-_ALPHA = 0.05
+SZT: Final = "szt"
+MINI_LIMITS: Final = (
+    "The built-in model was trained on a small procedural world of flat, coloured objects on eight "
+    "backgrounds: it cannot draw photographs, faces, text or any other object, so what it makes of "
+    "real photographs shows that the steps run, not whether a protection holds"
+)
+_ALPHA: Final = 0.05
+_CLEAN_NOMINAL: Final = (CLEAN, NOMINAL)
+
+_Values: TypeAlias = Mapping[tuple[str, ...], ByConcept]
+"""{(poison, defense): {concept: values over seeds}}."""
 
 
 class _Change(NamedTuple):
@@ -39,10 +52,14 @@ class _Change(NamedTuple):
         )
 
 
-def _changes(pairs: Mapping[str, tuple[ByConcept, ByConcept]]) -> list[_Change]:
-    """Changes of the concepts on both sides, Holm-corrected for the number of poisons."""
+def _changes(values: _Values, pairs: Mapping[str, tuple[CellKey, CellKey]]) -> list[_Change]:
+    """From the first cell of each pair to the second, over the concepts of both, by poison.
+
+    Pairs of which one was not measured are left out; Holm-corrected for the number of the others.
+    """
     differences, means = {}, {}
-    for name, (before, after) in pairs.items():
+    for name, pair in pairs.items():
+        before, after = (values.get(key, {}) for key in pair)
         common = [concept for concept in before if concept in after]
         if not common:
             continue
@@ -61,34 +78,18 @@ def _join(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
 
-def _labels(changes: Iterable[_Change]) -> str:
-    return _join([label(change.name) for change in changes])
+def _labels(names: Iterable[str]) -> str:
+    return _join([label(name) for name in names])
 
 
-def _story(changes: Sequence[_Change], down: str, up: str, noise: str, between: str) -> str:
+def _story(changes: Sequence[_Change], down: str, up: str, noise: str) -> str:
     """Clauses for what went down, what went up and what is within noise."""
-    groups = (
-        (down, [change for change in changes if change.shown and change.difference.mean < 0]),
-        (up, [change for change in changes if change.shown and change.difference.mean > 0]),
-        (noise, [change for change in changes if not change.shown]),
-    )
-    clauses = [f"{verb} {_join([c.text() for c in group])}" for verb, group in groups if group]
-    return between.join(clauses)
-
-
-_Values: TypeAlias = Mapping[tuple[str, ...], ByConcept]
-"""{(poison, defense): {concept: values over seeds}}."""
-
-
-def _share(values: _Values, poison: str, name: str) -> str:
-    """How much of the loss came back, in words; empty where that is undefined."""
-    if (CLEAN, NOMINAL) not in values:
-        return ""
-    try:
-        share = recovery(values[CLEAN, NOMINAL], values[poison, NOMINAL], values[poison, name])
-    except ValueError:  # no concept in all three
-        return ""
-    return "" if share is None else f"{round(100 * share.mean)}% of what {label(poison)} took"
+    groups: dict[str, list[str]] = {down: [], up: [], noise: []}
+    for change in changes:
+        verb = noise if not change.shown else down if change.difference.mean < 0 else up
+        groups[verb].append(change.text())
+    clauses = [f"{verb} {_join(texts)}" for verb, texts in groups.items() if texts]
+    return "; it ".join(clauses)
 
 
 def _rivals(values: _Values, poisons: Sequence[str], name: str) -> list[str]:
@@ -97,11 +98,11 @@ def _rivals(values: _Values, poisons: Sequence[str], name: str) -> list[str]:
     for poison in poisons:
         candidates = {d: cell for (p, d), cell in values.items() if p == poison and d != NOMINAL}
         best = tied_best(candidates)
-        others = _join([label(other) for other in candidates if other in best - {name}])
+        others = _labels(other for other in candidates if other in best - {name})
         if others:
             clause = f"tied with {others}" if name in best else f"shown to be worse than {others}"
-            standings.setdefault(clause, []).append(label(poison))
-    return [f"it is {clause} under {_join(names)}" for clause, names in standings.items()]
+            standings.setdefault(clause, []).append(poison)
+    return [f"it is {clause} under {_labels(names)}" for clause, names in standings.items()]
 
 
 def _best_defense(values: _Values, poisons: Sequence[str]) -> str | None:
@@ -117,53 +118,35 @@ def _best_defense(values: _Values, poisons: Sequence[str]) -> str | None:
     return max(names, key=mean)
 
 
-def _poison_sentence(effects: Sequence[_Change], measured: bool) -> str:
-    if not measured:
-        return "No poison was measured, so this report says nothing about protection."
-    if not effects:
-        return (
-            "What the poisons took cannot be told, because nominal training was not measured on "
-            "both clean and poisoned images of the same concepts."
-        )
-    story = _story(effects, "fell", "rose", "changed within noise", "; it ")
-    return f"Trained without a defense, similarity to the clean object {story}."
-
-
 def _defense_sentence(values: _Values, gains: Sequence[_Change], name: str | None) -> str:
     if name is None or not gains:
         return "No defense was measured beside nominal training, so nothing was given back."
     who = "Safe-Zone Training" if name == SZT else f"The best defense measured, {label(name)},"
-    story = _story(gains, "lowered it", "raised it", "changed it within noise", "; it ")
-    shares = [share for gain in gains if (share := _share(values, gain.name, name))]
+    story = _story(gains, "lowered it", "raised it", "changed it within noise")
+    shares = [
+        f"{round(100 * share.mean)}% of what {label(gain.name)} took"
+        for gain in gains
+        if (share := recovery_of(values, gain.name, name)) is not None
+    ]
     back = f", giving back {_join(shares)}" if shares else ""
     rivals = _rivals(values, [gain.name for gain in gains], name)
     return "; ".join([f"{who} {story}{back}", *rivals]) + "."
 
 
 def _verdict(
-    values: _Values,
-    effects: Sequence[_Change],
-    gains: Sequence[_Change],
-    name: str | None,
+    values: _Values, effects: Sequence[_Change], gains: Sequence[_Change], name: str | None
 ) -> str:
-    protecting = [effect for effect in effects if effect.shown and effect.difference.mean < 0]
+    protecting = [effect.name for effect in effects if effect.shown and effect.difference.mean < 0]
     if not protecting:
         return "a protective effect of the poisons is not shown, so there is none to undo"
     if name is None:
         return f"the protection of {_labels(protecting)} stands, since no defense was tried"
-    gained = {gain.name: gain for gain in gains}
-    rest = _changes(
-        {
-            effect.name: (values[CLEAN, NOMINAL], values[effect.name, name])
-            for effect in protecting
-            if (effect.name, name) in values
-        }
-    )
+    raised = {gain.name for gain in gains if gain.shown and gain.after > gain.before}
+    rest = _changes(values, {poison: (_CLEAN_NOMINAL, (poison, name)) for poison in protecting})
     below = {change.name for change in rest if change.shown and change.difference.mean < 0}
-    undone = [e for e in protecting if (g := gained.get(e.name)) and g.shown and g.after > g.before]
-    full = [effect for effect in undone if effect.name not in below]
-    partly = [effect for effect in undone if effect.name in below]
-    held = [effect for effect in protecting if effect not in undone]
+    full = [poison for poison in protecting if poison in raised - below]
+    partly = [poison for poison in protecting if poison in raised & below]
+    held = [poison for poison in protecting if poison not in raised]
     defense = label(name)
     clauses = []
     if full:
@@ -186,37 +169,117 @@ def meaning_sentences(rows: Sequence[Row]) -> list[str]:
     everything else is called noise, also when it contradicts what one would like to read.
     Without SZT the best defense measured takes its place, and says so.
     """
-    settings = settings_of(rows)
-    ours = [row for row in rows if (row.model, row.method) in settings[:1]]
+    settings = by_setting(rows)
+    ours = next(iter(settings.values()), [])
     values: _Values = summarise(ours, SIMILARITY)
     poisons = [poison for poison in dict.fromkeys(p for p, _ in values) if poison != CLEAN]
-    effects = _changes(
-        {
-            poison: (values[CLEAN, NOMINAL], values[poison, NOMINAL])
-            for poison in poisons
-            if (CLEAN, NOMINAL) in values and (poison, NOMINAL) in values
-        }
-    )
+    effects = _changes(values, {poison: (_CLEAN_NOMINAL, (poison, NOMINAL)) for poison in poisons})
     name = _best_defense(values, poisons)
-    gains = _changes(
-        {
-            poison: (values[poison, NOMINAL], values[poison, name])
-            for poison in poisons
-            if name is not None and (poison, NOMINAL) in values and (poison, name) in values
-        }
+    gains = []
+    if name is not None:
+        gains = _changes(values, {p: ((p, NOMINAL), (p, name)) for p in poisons})
+    taken = (
+        "What the poisons took cannot be told, because nominal training was not measured on both "
+        "clean and poisoned images of the same concepts."
     )
-    sentences = [
-        _poison_sentence(effects, bool(poisons)),
-        _defense_sentence(values, gains, name),
-    ]
+    if not poisons:
+        taken = "No poison was measured, so this report says nothing about protection."
+    elif effects:
+        story = _story(effects, "fell", "rose", "changed within noise")
+        taken = f"Trained without a defense, similarity to the clean object {story}."
+    sentences = [taken, _defense_sentence(values, gains, name)]
     if not values:
         return [*sentences, "Nothing follows, because no similarity was measured."]
     concepts = len({row.concept for row in ours if row.metric == SIMILARITY})
     seeds = len({row.seed for row in ours if row.metric == SIMILARITY})
-    model, method = settings[0]
+    model, method = next(iter(settings))
     return [
         *sentences,
         f"So here {_verdict(values, effects, gains, name)}; this rests on "
         f"{count(concepts, 'concept')} and {count(seeds, 'seed')} of {method} on {model} and says "
         "nothing about other models, methods or objects.",
     ]
+
+
+def caveats(rows: Sequence[Row], photographs: bool) -> list[str]:
+    """Which world the numbers are of, and whether they are too few."""
+    result = []
+    if photographs:
+        result.append(MINI_LIMITS + ".")
+    elif any(kind_of(row.model) == "mini" for row in rows):
+        result.append(
+            "Measured on the built-in model of a procedural world: the same code runs on Stable "
+            "Diffusion, the numbers do not carry over."
+        )
+    if any(row.poison != CLEAN for row in rows):
+        result.append(poison_note(rows))
+    concepts, seeds = len({row.concept for row in rows}), len({row.seed for row in rows})
+    if rows and (concepts < 6 or seeds < 2):
+        result.append(
+            f"{count(concepts, 'concept')} and {count(seeds, 'seed')}: "
+            "too few to tell small differences from noise."
+        )
+    return result
+
+
+def poison_note(rows: Sequence[Row]) -> str:
+    """Whether the poisons were made on the model that met them."""
+    poisoned = [row for row in rows if row.poison != CLEAN]
+    carried = {row.poison_model: None for row in poisoned if row.poison_model}
+    if not carried:
+        return "White box: the poisons were made on the model that was personalized."
+    met = ", ".join(dict.fromkeys(row.model for row in poisoned if row.poison_model))
+    rest = "" if all(row.poison_model for row in poisoned) else ", some; the others are white box"
+    return f"Carried over: the poisons were made on {', '.join(carried)} and met by {met}{rest}."
+
+
+def paper_notes(papers: Mapping[str, Published]) -> list[str]:
+    """What has to be known before the paper's numbers are compared with ours."""
+    if not papers:
+        return []
+    first = next(iter(papers.values()))
+    result = [
+        f"The paper's numbers are of {first.method} on {first.model} and {first.dataset}, without "
+        "error bars or seeds; cells that it ran twice differ by up to 0.03 DINOv2 similarity, "
+        "16 FID and 0.04 CLIP score."
+    ]
+    if "frechet" in papers:
+        result.append(
+            "The Fréchet distance here is of the instance encoder's features, not of Inception's: "
+            "compare the order of its values with that of the paper's FID, not the values. FID "
+            "itself is measured with --inception-encoder, from which file is in the settings."
+        )
+    return [*result, *dict.fromkeys(paper.note for paper in papers.values() if paper.note)]
+
+
+def pooled_notes(cells: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The FID of each cell over all concepts and seeds, one sentence for a method and model."""
+    parts: dict[tuple[str, str], list[str]] = {}
+    for cell in cells:
+        parts.setdefault((cell["method"], cell["model"]), []).append(
+            f"{label(cell['poison'])}, {label(cell['defense'])} {number(cell['value'], 1)} "
+            f"({cell['n_generated']} generated, {cell['n_reference']} reference images)"
+        )
+    return [
+        f"FID over all concepts and seeds at once, {method} on {model}: {'; '.join(values)}."
+        for (method, model), values in parts.items()
+    ]
+
+
+def versions() -> dict[str, str]:
+    """Of what the numbers depend on."""
+    result = {"safezone": __version__}
+    for name in ("torch", "diffusers", "transformers", "pillow", "numpy"):
+        try:
+            result[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return result
+
+
+def duration_text(seconds: float) -> str:
+    """``48 s``, ``12 min 5 s``, ``3 h 2 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"

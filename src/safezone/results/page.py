@@ -14,16 +14,13 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from safezone.results.artifacts import Evidence
-from safezone.results.comparisons import compare, with_average, worst_cases
+from safezone.results.artifacts import GAIN, Evidence
+from safezone.results.comparisons import compare, percent, with_average, worst_cases
 from safezone.results.drawings.charts import WIDEST, Charts, charts
 from safezone.results.drawings.style import inline_svg, legend_svg
-from safezone.results.meaning import meaning_sentences
-from safezone.results.notes import duration_text
-from safezone.results.pictures import GAIN
+from safezone.results.meaning import duration_text, meaning_sentences
 from safezone.results.published import AVERAGE, Published
 from safezone.results.statistics import Interval, mean_over_concepts
-from safezone.results.summary import percent
 from safezone.results.tables import (
     SIMILARITY,
     WRITERS,
@@ -33,6 +30,7 @@ from safezone.results.tables import (
     number,
     paper_number,
     score_table,
+    with_limits,
 )
 from safezone.scores import METRICS, metric_of
 from safezone.scores.rows import CLEAN, NOMINAL, Row, csv_text, summarise
@@ -87,12 +85,6 @@ class Section:
         """Of each cell of one concept, the mean over seeds."""
         values = summarise([r for r in self.rows if r.concept == concept], SIMILARITY)
         return {(key[0], key[1]): mean_over_concepts(cell) for key, cell in values.items()}
-
-    def worst_cases(self, metric: str) -> pd.DataFrame:
-        """Of its rows; without lines where the metric has no good direction."""
-        higher = metric_of(metric).higher_is_better
-        rows = [] if higher is None else self.rows
-        return worst_cases(rows, metric, bool(higher))
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,7 +143,8 @@ class _View:
     @property
     def cases(self) -> pd.DataFrame:
         """Its worst cases; none where there is one defense."""
-        cases = self.section.worst_cases(self.table.metric)
+        metric = self.table.metric
+        cases = worst_cases(self.section.rows, metric, metric_of(metric).higher_is_better)
         return cases if len(self.table.defenses) > 1 else cases[:0]
 
     def shade(self, mean: float) -> int:
@@ -179,15 +172,6 @@ def _command(section: Section, poison: str, defense: str) -> str:
     return f"{section.command} {shlex.join([*parts, '--name', ','.join(names).replace(' ', '-')])}"
 
 
-def _difference(line: Any, decimals: int) -> str:
-    mean, low, high = (
-        number(v, decimals, sign=True) for v in (line.difference, line.low, line.high)
-    )
-    spread = "" if math.isnan(line.low) else f" [{low}, {high}]"
-    verdict = "tied with Nominal" if line.tied else "differs from Nominal"
-    return f"{mean}{spread}, Holm p {line.p_holm:.2g}: {verdict}"
-
-
 def _behind(view: _View) -> dict[str, dict[str, Any]]:
     """What a click on each cell of the table shows, as JSON values."""
     metric, section = view.table.metric, view.section
@@ -199,7 +183,10 @@ def _behind(view: _View) -> dict[str, dict[str, Any]]:
         cell = view.table.cells[poison, defense]
         facts = {"rests on": f"{cell.n_concepts} concepts, {cell.n_runs} runs"}
         if (line := compared.get((poison, defense))) is not None:
-            facts["minus Nominal"] = _difference(line, decimals)
+            difference = Interval(line.difference, line.low, line.high)
+            verdict = "tied with Nominal" if line.tied else "differs from Nominal"
+            text = with_limits(difference, decimals, sign=True)
+            facts["minus Nominal"] = f"{text}, Holm p {line.p_holm:.2g}: {verdict}"
             if not math.isnan(line.recovery):
                 share = Interval(line.recovery, line.recovery_low, line.recovery_high)
                 facts["recovery"] = f"{percent(share)} of what the poison took"
@@ -214,10 +201,15 @@ def _behind(view: _View) -> dict[str, dict[str, Any]]:
     return result
 
 
-def _meaning(section: Section, tables: Sequence[ScoreTable]) -> list[str]:
-    """The three sentences, where the columns are defenses."""
-    columns = {name for table in tables if table.metric == SIMILARITY for name in table.defenses}
-    return meaning_sentences(section.scored) if 0 < len(columns) <= WIDEST else []
+def environment(package: str) -> jinja2.Environment:
+    """The templates of a package; every text that is filled in is escaped."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader(package, "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def render_page(page: Page) -> str:
@@ -230,17 +222,13 @@ def render_page(page: Page) -> str:
             drawn = charts(table, prompts) if place == 0 else None
             views.append(_View(table, section, f"{index}.{place}", drawn))
             cells |= _behind(views[-1])
-        sections.append((section, _meaning(section, tables), views))
+        columns = {name for t in tables if t.metric == SIMILARITY for name in t.defenses}
+        defended = 0 < len(columns) <= WIDEST  # more columns are settings, not defenses
+        sections.append((section, meaning_sentences(section.scored) if defended else [], views))
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("safezone.results", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"label": label, "number": number, "duration": duration_text}
-    environment.globals |= {
+    templates = environment("safezone.results")
+    templates.filters |= {"label": label, "number": number, "duration": duration_text}
+    templates.globals |= {
         **{"metric_of": metric_of, "paper_number": paper_number, "nan": math.isnan, "gain": GAIN},
         **{"percent": lambda *limits: percent(Interval(*limits)), "average": AVERAGE},
         "svg": lambda *arguments: Markup(inline_svg(*arguments)),
@@ -248,7 +236,7 @@ def render_page(page: Page) -> str:
     }
     room = files("safezone.results")
     data = json.dumps({"cells": cells}, ensure_ascii=False).replace("<", "\\u003c")
-    text = environment.get_template("page.html.j2").render(
+    text = templates.get_template("page.html.j2").render(
         page=page,
         sections=sections,
         data=Markup(data),

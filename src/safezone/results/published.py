@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.resources import files
-from types import MappingProxyType
 from typing import Any, Final
 
 from safezone.errors import UserError
@@ -18,19 +17,15 @@ from safezone.errors import UserError
 AVERAGE: Final = "psn avg"
 """The paper's row of means over the poisons, and ours."""
 
-_CORRECTED: Final[Mapping[str, str]] = MappingProxyType(
-    {"SDS+": "EA", "SDS-": "SDS+", "EA": "SDS-"}
-)
+_CORRECTED: Final = {"SDS+": "EA", "SDS-": "SDS+", "EA": "SDS-"}
 """Printed label to that of the results, in tables 12 to 14."""
 _MISLABELLED: Final = (12, 13, 14)
 
-_METRICS: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
-    {
-        "dinov2": ("instance_similarity", "DINOv2 similarity"),
-        "clip_score": ("clip_score", "CLIP score"),
-        "fid": ("frechet", "FID"),
-    }
-)
+_METRICS: Final[Mapping[str, tuple[str, str]]] = {
+    "dinov2": ("instance_similarity", "DINOv2 similarity"),
+    "clip_score": ("clip_score", "CLIP score"),
+    "fid": ("frechet", "FID"),
+}
 """The paper's metric to ours that is always measured, and as printed. Our Fréchet distance is of
 other features than FID's; given their encoders, ``fid`` and ``clip_score_token`` are too."""
 
@@ -62,29 +57,27 @@ def column(setting: str) -> str:
 
 def _table(number: int, record: dict[str, Any]) -> Published:
     columns, printed = tuple(map(column, record["settings"])), record["values"]
-    wrong = number in _MISLABELLED
-    lines = {
-        (_CORRECTED.get(name, name) if wrong else name).lower(): values
-        for name, values in printed.items()
+    labels, note = {}, ""
+    if number in _MISLABELLED:
+        labels = _CORRECTED
+        note = (
+            f"Table {number} of the paper prints the labels SDS+, SDS- and EA on the results of "
+            "EA, SDS+ and SDS-; its numbers stand here under the corrected labels, with which they "
+            "agree with tables 17 and 18."
+        )
+    values = {
+        (labels.get(line, line).lower(), name): float(value)
+        for line, values in printed.items()
+        for name, value in zip(columns, values, strict=True)
     }
     poisons = tuple(name.lower() for name in printed)
-    values = {
-        (poison, name): float(value)
-        for poison in poisons
-        for name, value in zip(columns, lines[poison], strict=True)
-    }
-    note = (
-        f"Table {number} of the paper prints the labels SDS+, SDS- and EA on the results of EA, "
-        "SDS+ and SDS-; its numbers stand here under the corrected labels, with which they agree "
-        "with tables 17 and 18."
-    )
+    method = record["method"].replace("_", " ")
     return Published(
-        *(number, record["dataset"], record["model"], record["method"].replace("_", " ")),
-        *_METRICS[record["metric"]],
-        columns=columns,
-        poisons=poisons,
-        values=MappingProxyType(values),
-        note=note if wrong else "",
+        *(number, record["dataset"], record["model"], method, *_METRICS[record["metric"]]),
+        columns,
+        poisons,
+        {(poison, name): values[poison, name] for poison in poisons for name in columns},
+        note,
     )
 
 

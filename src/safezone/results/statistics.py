@@ -6,7 +6,7 @@ concept: more seeds make a concept's mean surer, they do not make more concepts.
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,11 @@ ByConcept: TypeAlias = Mapping[str, Sequence[float]]
 
 Key = TypeVar("Key")
 
-CONFIDENCE = 0.95
-RESAMPLES = 4000
-SEED = 20250
+CONFIDENCE: Final = 0.95
+RESAMPLES: Final = 4000
+SEED: Final = 20250
 """The bootstrap's fixed seed: the same values always give the same interval."""
+_TAIL: Final = (1 - CONFIDENCE) / 2
 
 
 class Interval(NamedTuple):
@@ -78,9 +79,7 @@ def mean_over_concepts(values: ByConcept) -> float:
     return float(np.mean([seeds.mean() for seeds in _arrays(values)]))
 
 
-def mean_interval(
-    values: ByConcept, *, level: float = CONFIDENCE, resamples: int = RESAMPLES
-) -> Interval:
+def mean_interval(values: ByConcept, *, resamples: int = RESAMPLES) -> Interval:
     """The mean over concepts of the means over seeds, with its bootstrap interval.
 
     Concepts are redrawn, then the seeds within each. The percentiles are stretched around the
@@ -93,18 +92,15 @@ def mean_interval(
     mean = mean_over_concepts(values)
     if count < 2:
         return Interval(mean, math.nan, math.nan)
-    tail = (1 - level) / 2
-    stretch = math.sqrt(count / (count - 1)) * stats.t.isf(tail, count - 1) / stats.norm.isf(tail)
-    low, high = np.quantile(_resampled_means(arrays, resamples), [tail, 1 - tail])
+    stretch = math.sqrt(count / (count - 1)) * stats.t.isf(_TAIL, count - 1) / stats.norm.isf(_TAIL)
+    low, high = np.quantile(_resampled_means(arrays, resamples), [_TAIL, 1 - _TAIL])
     return Interval(mean, mean + stretch * float(low - mean), mean + stretch * float(high - mean))
 
 
 def _paired(values: ByConcept, reference: ByConcept) -> dict[str, Sequence[float]]:
     _arrays(values), _arrays(reference)
     pairs: dict[str, Sequence[float]] = {}
-    for concept in values:
-        if concept not in reference:
-            continue
+    for concept in (concept for concept in values if concept in reference):
         ours, theirs = np.asarray(values[concept]), np.asarray(reference[concept])
         if len(ours) == len(theirs):
             pairs[concept] = (ours - theirs).tolist()
@@ -129,11 +125,7 @@ def _student_p_value(means: NDArray[np.float64]) -> float:
 
 
 def paired_difference(
-    values: ByConcept,
-    reference: ByConcept,
-    *,
-    level: float = CONFIDENCE,
-    resamples: int = RESAMPLES,
+    values: ByConcept, reference: ByConcept, *, resamples: int = RESAMPLES
 ) -> Difference:
     """values - reference on the concepts of both, seed by seed where both have as many seeds.
 
@@ -142,50 +134,39 @@ def paired_difference(
     no concept is in both.
     """
     pairs = _paired(values, reference)
-    interval = mean_interval(pairs, level=level, resamples=resamples)
+    interval = mean_interval(pairs, resamples=resamples)
     means = np.array([np.mean(seeds) for seeds in pairs.values()])
     return Difference(*interval, _student_p_value(means), len(means))
 
 
-def recovery(
-    clean: ByConcept, poisoned: ByConcept, defended: ByConcept, *, level: float = CONFIDENCE
-) -> Interval | None:
+def recovery(clean: ByConcept, poisoned: ByConcept, defended: ByConcept) -> Interval | None:
     """(defended - poisoned) / (clean - poisoned), a ratio of means over the concepts of all three.
 
     1: the defense gave back all that the poison took. None where the denominator is within noise
     (its interval holds zero, or there is one concept only). Limits: percentiles of the ratio over
     redrawn concepts and seeds. Raises ValueError when no concept is in all three.
     """
-    common = {
-        concept: (clean[concept], poisoned[concept], defended[concept])
-        for concept in clean
-        if concept in poisoned and concept in defended
-    }
+    every = (clean, poisoned, defended)
+    common = {c: [side[c] for side in every] for c in clean if c in poisoned and c in defended}
     loss = paired_difference(
         {concept: sides[0] for concept, sides in common.items()},
         {concept: sides[1] for concept, sides in common.items()},
-        level=level,
     )
     if not loss.excludes_zero:
         return None
-    triples = []
-    for sides in common.values():
-        if len({len(side) for side in sides}) == 1:
-            triples.append(np.array(sides).T)  # [seeds, 3]
-        else:
-            triples.append(np.array([[np.mean(side) for side in sides]]))
-
-    def ratio(means: NDArray[np.float64]) -> NDArray[np.float64]:
-        taken = means[..., 0] - means[..., 1]
-        result: NDArray[np.float64] = (means[..., 2] - means[..., 1]) / taken
-        return result
-
+    triples = [
+        np.array(sides).T  # [seeds, 3]
+        if len({len(side) for side in sides}) == 1
+        else np.array([[np.mean(side) for side in sides]])
+        for sides in common.values()
+    ]
+    whole = np.array([triple.mean(axis=0) for triple in triples]).mean(axis=0)
+    means = np.vstack([_resampled_means(triples, RESAMPLES), whole])
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = ratio(_resampled_means(triples, RESAMPLES))
-    tail = (1 - level) / 2
-    low, high = np.quantile(ratios[np.isfinite(ratios)], [tail, 1 - tail])
-    value = ratio(np.array([triple.mean(axis=0) for triple in triples]).mean(axis=0))
-    return Interval(float(value), float(low), float(high))
+        ratios = (means[:, 2] - means[:, 1]) / (means[:, 0] - means[:, 1])
+    drawn = ratios[:-1]
+    low, high = np.quantile(drawn[np.isfinite(drawn)], [_TAIL, 1 - _TAIL])
+    return Interval(float(ratios[-1]), float(low), float(high))
 
 
 def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
@@ -199,12 +180,12 @@ def holm(p_values: Mapping[Key, float]) -> dict[Key, float]:
 
 
 def tied_best(
-    candidates: Mapping[str, ByConcept], *, higher_is_better: bool = True, level: float = CONFIDENCE
+    candidates: Mapping[str, ByConcept], *, higher_is_better: bool = True
 ) -> frozenset[str]:
     """The candidate with the best mean and all those that are not shown to be worse.
 
     A candidate is shown to be worse when the Holm-adjusted p value of its paired difference to
-    the best is below 1 - level. With one concept, or none in common, all are tied.
+    the best is below 0.05. With one concept, or none in common, all are tied.
     """
     if not candidates:
         return frozenset()
@@ -216,5 +197,5 @@ def tied_best(
         for name, values in candidates.items()
         if name != best and set(values) & set(candidates[best])
     }
-    worse = {name for name, p_value in holm(p_values).items() if p_value < 1 - level}
+    worse = {name for name, p_value in holm(p_values).items() if p_value < 1 - CONFIDENCE}
     return frozenset(candidates) - worse

@@ -4,13 +4,10 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Final
 
 import pandas as pd
 
-from safezone.errors import UserError
-from safezone.files import write_text
 from safezone.results.published import AVERAGE
 from safezone.results.statistics import Interval, mean_interval, tied_best
 from safezone.scores import metric_of
@@ -48,6 +45,12 @@ def number(value: float, decimals: int = 2, sign: bool = False) -> str:
         return "–"
     text = f"{round(value, decimals) + 0.0:{'+' if sign else ''}.{decimals}f}"
     return text.replace("-", "−")
+
+
+def with_limits(interval: Interval, decimals: int = 2, sign: bool = False) -> str:
+    """``0.33 [0.28, 0.38]``; without limits the mean alone."""
+    mean, low, high = (number(value, decimals, sign) for value in interval)
+    return mean if math.isnan(interval.low) else f"{mean} [{low}, {high}]"
 
 
 def paper_number(value: float) -> str:
@@ -94,12 +97,6 @@ class ScoreTable:
     cells: Mapping[CellKey, TableCell]
     paper: Mapping[CellKey, float] = field(default_factory=dict)
 
-    def text(self, cell: TableCell) -> str:
-        """``0.33 [0.28, 0.38]``; without an interval the mean alone."""
-        decimals = metric_of(self.metric).decimals
-        mean, low, high = (number(value, decimals) for value in cell.interval)
-        return mean if math.isnan(cell.interval.low) else f"{mean} [{low}, {high}]"
-
     def counts(self) -> str:
         """What the values rest on, in words."""
         if not self.cells:
@@ -107,37 +104,21 @@ class ScoreTable:
         cells = self.cells.values()
         reference = _span(n for cell in cells for n in cell.n_reference)
         images = f"{_span(n for cell in cells for n in cell.n_generated)} generated"
-        return ", ".join(
-            [
-                f"{count(_span(cell.n_concepts for cell in cells), 'concept')} and "
-                f"{count(_span(cell.n_runs for cell in cells), 'run')} a cell",
-                *([f"{images} images a run"] if reference == "0" else [images]),
-                *([f"{reference} reference images a run"] if reference != "0" else []),
-            ]
+        if reference != "0":
+            images += f", {reference} reference"
+        return (
+            f"{count(_span(cell.n_concepts for cell in cells), 'concept')} and "
+            f"{count(_span(cell.n_runs for cell in cells), 'run')} a cell, {images} images a run"
         )
-
-    def frame(self) -> pd.DataFrame:
-        """One line a cell, numbers in full; NaN where there is no limit or no paper's number."""
-        lines = [
-            {
-                **{"model": self.model, "method": self.method, "metric": self.metric},
-                **{"poison": key[0], "defense": key[1], **cell.interval._asdict()},
-                **{"best": int(cell.best), "tied": int(cell.tied)},
-                **{"n_concepts": cell.n_concepts, "n_runs": cell.n_runs},
-                "n_generated": "-".join(map(str, dict.fromkeys(cell.n_generated))),
-                "n_reference": "-".join(map(str, dict.fromkeys(cell.n_reference))),
-                "paper": self.paper.get(key, math.nan),
-            }
-            for key, cell in self.cells.items()
-        ]
-        return pd.DataFrame(lines)
 
     def texts(self, bold: Callable[[str], str]) -> pd.DataFrame:
         """Poisons by defenses: a sole best bold, ties with =, the paper's number in parentheses."""
 
+        decimals = metric_of(self.metric).decimals
+
         def text(key: CellKey) -> str:
             cell, paper = self.cells.get(key), self.paper.get(key)
-            words = "" if cell is None else self.text(cell)
+            words = "" if cell is None else with_limits(cell.interval, decimals)
             if cell is not None and cell.best:
                 words = f"{words} =" if cell.tied else bold(words)
             return words if paper is None else f"{words} ({paper_number(paper)})".strip()
@@ -161,9 +142,12 @@ class ScoreTable:
         )
 
 
-def settings_of(rows: Iterable[Row]) -> list[tuple[str, str]]:
-    """The (model, method) pairs of the rows, in order; each gets its own tables."""
-    return list(dict.fromkeys((row.model, row.method) for row in rows))
+def by_setting(rows: Iterable[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The rows of each (model, method), in order; each gets its own tables."""
+    result: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        result.setdefault((row.model, row.method), []).append(row)
+    return result
 
 
 def _span(values: Iterable[int]) -> str:
@@ -184,7 +168,7 @@ def score_table(
     ``paper``: the paper's numbers by (poison, defense), of this metric. Raises ValueError when the
     rows mix models or methods.
     """
-    settings = settings_of(rows)
+    settings = list(by_setting(rows))
     if len(settings) != 1:
         raise ValueError(f"rows of one model and method, not of {settings}")
     ours = [row for row in rows if row.metric == metric and math.isfinite(row.value)]
@@ -234,8 +218,20 @@ def markdown_of(frame: pd.DataFrame) -> str:
 
 
 def to_csv(table: ScoreTable) -> str:
-    """One line a cell, numbers in full."""
-    return csv_of(table.frame())
+    """One line a cell, numbers in full; nothing where there is no limit or no paper's number."""
+    lines = [
+        {
+            **{"model": table.model, "method": table.method, "metric": table.metric},
+            **{"poison": key[0], "defense": key[1], **cell.interval._asdict()},
+            **{"best": int(cell.best), "tied": int(cell.tied)},
+            **{"n_concepts": cell.n_concepts, "n_runs": cell.n_runs},
+            "n_generated": "-".join(map(str, dict.fromkeys(cell.n_generated))),
+            "n_reference": "-".join(map(str, dict.fromkeys(cell.n_reference))),
+            "paper": table.paper.get(key, math.nan),
+        }
+        for key, cell in table.cells.items()
+    ]
+    return csv_of(pd.DataFrame(lines))
 
 
 def to_markdown(table: ScoreTable) -> str:
@@ -268,10 +264,3 @@ def to_latex(table: ScoreTable) -> str:
 
 WRITERS: Final = {".csv": to_csv, ".md": to_markdown, ".tex": to_latex}
 """The forms of a table, by the suffix of its file."""
-
-
-def write_table(table: ScoreTable, path: Path) -> None:
-    """Writes the table, atomically, in the form of the suffix; UserError for another suffix."""
-    if path.suffix not in WRITERS:
-        raise UserError(f"{path}: tables are written as {', '.join(WRITERS)}, choose one of these")
-    write_text(path, WRITERS[path.suffix](table))

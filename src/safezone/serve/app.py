@@ -30,7 +30,7 @@ from safezone.miniworld import novel_concepts
 from safezone.models import BUILTIN
 from safezone.personalize import METHODS
 from safezone.poisons.table import POISONS
-from safezone.results.notes import MINI_LIMITS, duration_text
+from safezone.results.meaning import MINI_LIMITS, duration_text
 from safezone.serve.guard import Bounded, read_body, read_object
 from safezone.serve.runner import Runner, read_choices, report_path
 from safezone.serve.session import Session, new_example, new_folder, open_session, sessions

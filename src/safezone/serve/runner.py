@@ -26,7 +26,7 @@ from safezone.lab.training import method_named
 from safezone.poisons import poison
 from safezone.reading import read_json
 from safezone.results.folder import PAGE
-from safezone.results.notes import duration_text
+from safezone.results.meaning import duration_text
 from safezone.serve.session import Session
 from safezone.serve.uploads import require_pictures, without_path
 

@@ -2,17 +2,13 @@
 
 from dataclasses import replace
 
-from torch import Tensor
-
-from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.lab.bench import Bench
 from safezone.lab.makers import read_images
-from safezone.lab.run import Grid, Run
+from safezone.lab.run import Grid
 from safezone.lab.schedule import run_grid
-from safezone.paper.figure import Figure
-from safezone.results.drawings.curves import draw_plane
-from safezone.results.drawings.gallery import Best, Line, dataset_drawing, gallery_drawing
+from safezone.paper.rows import Figure
+from safezone.results.drawings.panels import Tile, draw_plane, draw_tiles
 from safezone.results.drawings.style import Drawing
 from safezone.results.statistics import mean_interval
 from safezone.scores.metrics import cosine_similarity
@@ -20,26 +16,20 @@ from safezone.scores.rows import CLEAN, summarise
 
 
 def dataset(bench: Bench, figure: Figure) -> Drawing:
-    """Figure 14: one example image of each concept."""
-    count = sum(len(c.images) for c in bench.concepts)
-    return dataset_drawing(
-        {c.name: c.images[0] for c in bench.concepts},
-        {c.name: c.class_word for c in bench.concepts},
-        f"{bench.concept_count}, {count} images; the first of each",
-    )
-
-
-def _best(bench: Bench, run: Run, images: Tensor, concept: Concept) -> Best:
-    """The image with the largest mean similarity to the clean images."""
-    encoder = bench.lab.encoders["instance"]
-    pairs = cosine_similarity(encoder.features(images), encoder.features(concept.images))
-    similarity = pairs.mean(dim=1)
-    place = int(similarity.argmax())
-    return Best(run.label, images[place], float(similarity[place]))
+    """Figure 14: one example image of each concept with its class word."""
+    concepts = bench.concepts
+    columns = min(5, len(concepts))
+    tiles: list[Tile | None] = [Tile(c.images[0], f"{c.name} ({c.class_word})") for c in concepts]
+    tiles += [None] * (-len(tiles) % columns)
+    rows = [tiles[i : i + columns] for i in range(0, len(tiles), columns)]
+    count = sum(len(c.images) for c in concepts)
+    title = f"{bench.concept_count}, {count} images; the first of each"
+    drawn = draw_tiles(title, rows, [""] * len(rows), [""] * columns, side=1.2)
+    return Drawing(drawn, {"class_words": {c.name: c.class_word for c in concepts}})
 
 
 def gallery(bench: Bench, figure: Figure) -> Drawing:
-    """Figures 1, 8 and 18 to 21: the most faithful image of each cell.
+    """Figures 1, 8 and 18 to 21: the image of each cell that is most similar to the clean images.
 
     Lines are concepts, with an original image at the left; or clean images and poisons of a single
     concept, with an image that was trained on. Columns are defenses.
@@ -49,26 +39,36 @@ def gallery(bench: Bench, figure: Figure) -> Drawing:
     data = figure.data(bench)[1 if several else 0 :]
     sampling = replace(bench.lab.settings.sampling, images_per_prompt=bench.scope.candidates)
     lab = replace(bench.lab, settings=replace(bench.lab.settings, sampling=sampling))
-    bench = replace(bench, lab=lab)
+    bench, encoder = replace(bench, lab=lab), lab.encoders["instance"]
     cells = [(concept, each) for concept in concepts for each in data]
     runs = {(c.name, d, f): bench.run(c, d, f) for c, d in cells for f in defenses}
-    jobs, lines = bench.made(runs.values(), "generate"), []
+    jobs = bench.made(runs.values(), "generate")
+    tiles: list[list[Tile | None]] = []
+    similarities = {}
     for concept, each in cells:
-        best = {}
+        left = concept if several else bench.poisoned(concept, each)
+        tiles.append([Tile(left.images[0])])
         for name in defenses:
             run = runs[concept.name, each, name]
             images, _ = read_images(jobs[run].of["generate"].place)
-            best[name] = _best(bench, run, images, concept)
-        owner = concept if several else bench.poisoned(concept, each)
-        lines.append(Line(f"{concept.name},\n{each}" if several else each, owner.images[0], best))
-    count = len(sampling.texts()) * sampling.images_per_prompt
-    title = (
-        f"of {count} images each the one most similar to the clean images, by "
-        f"{lab.encoders['instance'].name} (below it), {bench.model.name}, "
-        f"{len(concepts)} concept{'s' * (len(concepts) > 1)}, seed {bench.scope.seed}"
+            pairs = cosine_similarity(encoder.features(images), encoder.features(concept.images))
+            similarity = pairs.mean(dim=1)
+            best = int(similarity.argmax())
+            similarities[run.label] = value = float(similarity[best])
+            tiles[-1].append(Tile(images[best], f"{value:.2f}"))
+    prompts = sampling.texts()
+    count = len(prompts) * sampling.images_per_prompt
+    quoted = " and ".join(f"“{prompt.replace('{}', 'R*')}”" for prompt in prompts)
+    drawn = draw_tiles(
+        f"{quoted}: of {count} images each the one most similar to the clean images, by "
+        f"{encoder.name} (below it), {bench.model.name}, "
+        f"{len(concepts)} concept{'s' * (len(concepts) > 1)}, seed {bench.scope.seed}",
+        tiles,
+        [f"{concept.name},\n{each}" if several else each for concept, each in cells],
+        ["original" if several else "trained on", *defenses],
+        side=1.1,
     )
-    left = "original" if several else "trained on"
-    return gallery_drawing(lines, left, title, sampling.texts())
+    return Drawing(drawn, {"prompts": list(prompts), "similarity": similarities})
 
 
 def poison_plane(bench: Bench, figure: Figure) -> Drawing:
@@ -81,19 +81,15 @@ def poison_plane(bench: Bench, figure: Figure) -> Drawing:
     ]
     grid = Grid("figure 17", tuple(runs))
     rows = run_grid(lab, grid, progress=bench.progress, note=bench.note).rows
+    scores = [summarise(rows, name, ["defense"]) for name in ("instance_similarity", "clip_score")]
     points: dict[str, tuple[float, float]] = {}
     intervals: dict[str, tuple[float, float, float, float]] = {}
     for name in defenses:
-        both = []
-        for metric in ("instance_similarity", "clip_score"):
-            merged: dict[str, list[float]] = {}
-            for (_, defense), values in summarise(rows, metric).items():
-                for concept, seeds in values.items() if defense == name else ():
-                    merged.setdefault(concept, []).append(sum(seeds) / len(seeds))
-            if not merged:
-                raise UserError(f"every run with {name} failed; choose other settings.")
-            both.append(mean_interval({c: [sum(v) / len(v)] for c, v in merged.items()}))
-        similarity, clip = both
+        if not all((name,) in each for each in scores):
+            raise UserError(f"every run with {name} failed; choose other settings.")
+        similarity, clip = (
+            mean_interval({c: [sum(v) / len(v)] for c, v in each[name,].items()}) for each in scores
+        )
         points[name] = (similarity.mean, clip.mean)
         if len(bench.concepts) > 1:
             intervals[name] = (similarity.low, similarity.high, clip.low, clip.high)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from functools import partial
-from types import MappingProxyType
 from typing import Final
 
 import torch
@@ -10,10 +9,9 @@ import torch
 from safezone.defenses.timesteps import Power, Tanh, TimestepDistribution, Uniform
 from safezone.errors import UserError
 from safezone.lab.bench import Bench
-from safezone.paper.figure import Figure
 from safezone.paper.measured import by_timestep, gallery, maps, perturbations, training
-from safezone.paper.row import SEVEN
-from safezone.results.drawings.curves import Panel, Series, draw_panels
+from safezone.paper.rows import SEVEN, Figure
+from safezone.results.drawings.panels import Panel, Series, draw_panels
 from safezone.results.drawings.style import Drawing
 
 _CURVES: Final[Mapping[str, Mapping[str, TimestepDistribution]]] = {
@@ -46,14 +44,14 @@ _ROWS: Final = (
     Figure(2, "attention and sensitivity maps of words", maps.words),
     Figure(3, "sensitivity maps before and during training", maps.before_and_after),
     Figure(4, "loss by timestep", by_timestep.losses, _ADM),
-    Figure(5, "gradient by timestep", by_timestep.gradients),
+    Figure(5, "gradient by timestep", training.gradients),
     Figure(6, "loss inside and outside the concept", training.losses_in_and_out),
     Figure(7, "perturbations of ADM+, before and after JPEG", perturbations.histograms, _ADM),
     _gallery(8, "generated images of one concept, by defense"),
     Figure(9, "sensitivity maps of a second concept", maps.before_and_after),
     Figure(10, "predicted noise and loss by timestep, with the closed form",
            by_timestep.losses_and_norms, _ADM),
-    Figure(11, "gradient by timestep throughout training", by_timestep.gradients_throughout),
+    Figure(11, "gradient by timestep throughout training", training.gradients_throughout),
     Figure(12, "perturbations of all poisons, before and after JPEG",
            perturbations.histograms, SEVEN),
     Figure(13, "power spectra of latents", perturbations.spectra, ("adm+", "adm-", "ea")),
@@ -67,7 +65,7 @@ _ROWS: Final = (
     _gallery(21, "generated images of one concept, by poison, on the beach"),
 )  # fmt: skip
 
-FIGURES: Final[Mapping[int, Figure]] = MappingProxyType({row.number: row for row in _ROWS})
+FIGURES: Final[Mapping[int, Figure]] = {row.number: row for row in _ROWS}
 
 
 def figure(number: int) -> Figure:

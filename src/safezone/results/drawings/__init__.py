@@ -1,1 +1,1 @@
-"""The paper's figures: from arrays to drawings, and what each is measured on."""
+"""How drawings look, what they are put together from, and those beside a table."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from safezone.results.drawings.curves import draw_plane
+from safezone.results.drawings.panels import draw_plane
 from safezone.results.drawings.style import ACCENT, BAR, DOT, WARN, label_axes, panels, stroke
 from safezone.results.published import AVERAGE
 from safezone.results.tables import SIMILARITY, CellKey, ScoreTable, label
@@ -48,10 +48,8 @@ class Charts:
 
 def charts(table: ScoreTable, prompts: ScoreTable | None) -> Charts:
     """The drawings of a grid's first table. ``prompts``: the CLIP scores of the same runs."""
-    places, _ = _places_of(table.defenses)
-    wide = len(table.defenses) > WIDEST and len(places) + (NOMINAL in table.defenses) == len(
-        table.defenses
-    )
+    names, (places, _) = table.defenses, _places_of(table.defenses)
+    wide = len(names) > WIDEST and all(name in places or name == NOMINAL for name in names)
     curves, lines = curve_figures(table) if wide else ({}, [])
     return Charts(
         {} if wide else interval_figures(table),
@@ -97,10 +95,10 @@ def _known(table: ScoreTable, cell: CellKey) -> tuple[float, float, float]:
     return (mean, mean, mean) if math.isnan(low) else (mean, low, high)
 
 
-def _canvas(height: float, *, nbins: int = 5) -> tuple["Figure", "Axes"]:
+def _canvas(height: float) -> tuple["Figure", "Axes"]:
     figure, ((axes,),) = panels(1, 1, width=_WIDTH, height=height)
     axes.tick_params(length=0, labelsize=8)
-    axes.locator_params(nbins=nbins, steps=[1, 2, 5, 10])
+    axes.locator_params(nbins=5, steps=[1, 2, 5, 10])
     return figure, axes
 
 
@@ -111,10 +109,9 @@ def interval_figures(table: ScoreTable) -> dict[str, "Figure"]:
     on clean images.
     """
     figures = {}
-    anchor = table.cells.get((CLEAN, NOMINAL))
+    anchor, (start, end) = table.cells.get((CLEAN, NOMINAL)), axis_limits(table)
     for poison in table.poisons:
         names = [name for name in table.defenses if (poison, name) in table.cells]
-        start, end = axis_limits(table)
         figure, axes = _canvas(0.19 * len(names) + 0.35)
         axes.set(xlim=(start, end), ylim=(len(names) - 0.4, -0.6))
         if anchor is not None:
@@ -140,15 +137,15 @@ def interval_figures(table: ScoreTable) -> dict[str, "Figure"]:
     return figures
 
 
-def _parts_of(column: str) -> dict[str, str]:
-    """``szt; lr=5e-4;steps=1k`` by name of the setting; what names none is the defense."""
-    parts = [part.strip().rpartition("=") for part in column.split(";")]
-    return {name or "defense": value for name, _, value in parts}
-
-
 def _places_of(names: Sequence[str]) -> tuple[dict[str, tuple[str, str, str]], str]:
-    """(panel, line, place on the axis) of each column that is a setting; the axis's own name."""
-    parts = {name: _parts_of(name) for name in names if "=" in name}
+    """(panel, line, place on the axis) of each column that is a setting; the axis's own name.
+
+    ``szt; lr=5e-4;steps=1k`` has two settings and a defense, the part that names none.
+    """
+    parts: dict[str, dict[str, str]] = {}
+    for name in (name for name in names if "=" in name):
+        split = [part.strip().rpartition("=") for part in name.split(";")]
+        parts[name] = {setting or "defense": value for setting, _, value in split}
     varied = [k for k in _SETTINGS if len({settings.get(k) for settings in parts.values()}) > 1]
     places = {}
     for name in names:
@@ -179,22 +176,15 @@ def curve_figures(table: ScoreTable) -> tuple[dict[str, "Figure"], list[str]]:
                 title = ", ".join(filter(None, (label(poison), panel))) if own else panel
                 lines = groups.setdefault(title, {})
                 lines.setdefault(line if own else label(poison), {})[x] = (poison, name)
-    figures = {}
+    figures, (start, end) = {}, axis_limits(table)
     for title, lines in groups.items():
         figure, axes = _canvas(2.1)
-        start, end = axis_limits(table)
         xs = list(dict.fromkeys(x for cells in lines.values() for x in cells))
         for name, cells in lines.items():
             look, at = looks[name], [xs.index(x) for x in cells]
             means, lows, highs = zip(*(_known(table, cell) for cell in cells.values()), strict=True)
-            axes.vlines(
-                at,
-                [max(low, start) for low in lows],
-                [min(high, end) for high in highs],
-                color=look.color,
-                alpha=0.4,
-                linewidth=0.8,
-            )
+            seen = [max(low, start) for low in lows], [min(high, end) for high in highs]
+            axes.vlines(at, *seen, color=look.color, alpha=0.4, linewidth=0.8)
             drawn = {"color": look.color, "linestyle": look.dash, "marker": look.marker}
             axes.plot(at, means, markersize=3.5, gid="curve", **drawn)
             nominal = table.cells.get((next(iter(cells.values()))[0], NOMINAL))

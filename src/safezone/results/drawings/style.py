@@ -15,6 +15,8 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from torch import Tensor
+
 from safezone.files import write_bytes
 
 if TYPE_CHECKING:
@@ -80,7 +82,7 @@ def stroke(index: int) -> Stroke:
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A finished figure. ``numbers``: what it shows, as JSON values (see ``finite``)."""
+    """A finished figure. ``numbers``: what it shows, as ``plain_numbers``."""
 
     figure: "Figure"
     numbers: Mapping[str, Any]
@@ -181,7 +183,9 @@ def save(drawing: Drawing, folder: Path, stem: str) -> list[Path]:
 
 
 def plain_numbers(value: Any) -> Any:
-    """JSON values, floats to six digits, what is not a finite number as None."""
+    """JSON values: tensors as lists, floats to six digits, what is not a finite number as None."""
+    if isinstance(value, Tensor):
+        value = value.tolist()
     if isinstance(value, Mapping):
         return {str(key): plain_numbers(each) for key, each in value.items()}
     if isinstance(value, float):

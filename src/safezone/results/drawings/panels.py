@@ -1,15 +1,15 @@
-"""Drawings of curves: histograms, spectra, bands by timestep, lines, probabilities, a plane."""
+"""What figures are put together from: panels of curves, grids of pictures, a plane of points."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from jaxtyping import Float, Int
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from safezone.analysis.spectra import levels
 from safezone.results.drawings.style import (
     ACCENT,
+    COLOR_MAP,
     DOT,
     LOOKS,
     figure_title,
@@ -47,7 +47,6 @@ class Panel:
     series: Sequence[Series]
     xlabel: str
     ylabel: str
-    log_x: bool = False
     log_y: bool = False
     floor: float | None = None
 
@@ -72,7 +71,12 @@ def draw_panels(
         for axes, panel in zip(axes_row, row, strict=False):
             for place, each in enumerate(panel.series):
                 _curve(axes, each, shared.get(each.label, place))
-            _frame(axes, panel)
+            label_axes(axes, panel.title, panel.xlabel, panel.ylabel)
+            if panel.log_y:
+                axes.set_yscale("log")
+            if panel.floor is not None:
+                axes.set_ylim(bottom=panel.floor)
+            legend(axes)
     figure_title(figure, title)
     return figure
 
@@ -93,60 +97,55 @@ def _curve(axes: "Axes", series: Series, look: int) -> None:
     )
 
 
-def _frame(axes: "Axes", panel: Panel) -> None:
-    label_axes(axes, panel.title, panel.xlabel, panel.ylabel)
-    if panel.log_x:
-        axes.set_xscale("log")
-    if panel.log_y:
-        axes.set_yscale("log")
-    if panel.floor is not None:
-        axes.set_ylim(bottom=panel.floor)
-    legend(axes)
+@dataclass(frozen=True, eq=False)
+class Tile:
+    """One place of a grid: an image, uint8 [3, h, w], or a map of values, float [h, w].
 
-
-def draw_histograms(
-    title: str,
-    histograms: Mapping[str, Mapping[str, Int[Tensor, " bins"]]],
-    notes: Mapping[str, Mapping[str, str]],
-    *,
-    limit: int,
-) -> "Figure":
-    """One panel a poison, one outline a treatment: the share of values at each difference.
-
-    ``histograms[poison][treatment]``: int64 [511]. ``notes``: what the legend adds, such as the
-    bimodality. ``limit``: kappa in levels, drawn as two lines.
+    ``below``: a short line under it. ``outline``: the object's mask at the map's size, drawn as a
+    line, or None.
     """
-    columns = min(3, len(histograms))
-    rows = -(-len(histograms) // columns)
-    figure, grid = panels(rows, columns, width=4.2, height=3.1)
-    every = [axes for row in grid for axes in row]
-    for axes in every[len(histograms) :]:
-        axes.set_axis_off()
-    for axes, (poison, treated) in zip(every, histograms.items(), strict=False):
-        for look, (name, counts) in enumerate(treated.items(), start=1):
-            style = stroke(look)
-            _outline(axes, counts, 3 * limit, style, f"{name}{notes[poison][name]}")
-        for side in (-limit, limit):
-            axes.axvline(side, color="#777777", linewidth=0.8, linestyle=":")
-        axes.set_xlim(-3 * limit, 3 * limit)
-        axes.set_ylim(bottom=0)
-        label_axes(axes, poison, "difference to the clean image (1/255)", "share of values (%)")
-        legend(axes, below=True)
+
+    content: UInt8[Tensor, "3 h w"] | Float[Tensor, "h w"]
+    below: str = ""
+    outline: Float[Tensor, "h w"] | None = None
+
+
+def draw_tiles(
+    title: str,
+    rows: Sequence[Sequence[Tile | None]],
+    row_labels: Sequence[str],
+    column_labels: Sequence[str],
+    *,
+    side: float = 0.95,
+) -> "Figure":
+    """A grid of pictures and maps; maps reach from 0 (dark) to their own 98% quantile."""
+    below = 0.16 if any(tile is not None and tile.below for row in rows for tile in row) else 0.0
+    figure, grid = panels(len(rows), len(column_labels), width=side, height=side + below + 0.05)
+    for r, (axes_row, tiles) in enumerate(zip(grid, rows, strict=True)):
+        for c, (axes, tile) in enumerate(zip(axes_row, tiles, strict=True)):
+            axes.set(xticks=[], yticks=[])
+            axes.grid(False)
+            axes.spines[:].set_visible(False)
+            if r == 0:
+                axes.set_title(column_labels[c], fontsize=7)
+            if c == 0:
+                axes.set_ylabel(row_labels[r], fontsize=7)
+            if tile is None:
+                continue
+            if tile.content.ndim == 3:
+                axes.imshow(tile.content.permute(1, 2, 0).numpy())
+            else:
+                top = max(float(tile.content.flatten().float().quantile(0.98)), 1e-12)
+                axes.imshow(tile.content.numpy(), cmap=COLOR_MAP, vmin=0, vmax=top)
+            if tile.outline is not None and tile.content.ndim == 2:
+                axes.contour(tile.outline.numpy(), levels=[0.5], colors="#ffffff", linewidths=0.7)
+            if tile.below:
+                axes.set_xlabel(tile.below, fontsize=6, labelpad=1)
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(w_pad=0.01, h_pad=0.01, wspace=0.01, hspace=0.01)  # type: ignore[call-arg]
     figure_title(figure, title)
     return figure
-
-
-def _outline(axes: "Axes", counts: Tensor, widest: int, style: Any, name: str) -> None:
-    """The histogram between -widest and widest levels; shares are of all values."""
-    near = levels().abs() <= widest
-    x, share = levels()[near], (100 * counts.double() / counts.sum())[near]
-    axes.fill_between(
-        x, share, step="mid", facecolor=style.color, alpha=0.18, hatch=style.hatch,
-        edgecolor=style.color, linewidth=0,
-    )  # fmt: skip
-    axes.step(
-        x, share, where="mid", color=style.color, linestyle=style.dash, linewidth=1, label=name
-    )
 
 
 def draw_plane(
@@ -200,12 +199,8 @@ def _places(
         width = 4.4 * len(name)
         offsets = [(side, up) for up in (0, 8, -8, 16, -16, 24, -24) for side in (6, -6 - width)]
         boxes = [(x + dx, y + dy - 4, x + dx + width, y + dy + 4) for dx, dy in offsets]
-        free = [
-            i
-            for i, box in enumerate(boxes)
-            if box[2] <= edge + 4 and not any(_overlap(box, other) for other in taken)
-        ]
-        best = free[0] if free else 0
+        inside = (i for i, box in enumerate(boxes) if box[2] <= edge + 4)
+        best = next((i for i in inside if not any(_overlap(boxes[i], o) for o in taken)), 0)
         places[name] = offsets[best]
         taken.append(boxes[best])
     return places
