@@ -23,6 +23,8 @@ Timesteps: TypeAlias = Int[Tensor, " batch"]
 Times: TypeAlias = Real[Tensor, " batch"]
 """What a network is told: with flows and some samplers it lies between whole timesteps."""
 PerExample: TypeAlias = Float[Tensor, " batch"]
+Draws: TypeAlias = Sequence[torch.Generator]
+"""One generator for each image, from which it alone draws."""
 
 
 def stream_seed(*names: str | int) -> int:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from safezone.arrays import Images, randn
+from safezone.arrays import Draws, Images, randn
 from safezone.defenses.purify import Bound, Purifier, TimestepOf1000
 from safezone.errors import UserError
 from safezone.fields import Checked, Count, Share
@@ -49,7 +49,7 @@ def renew(
     model: PixelModel,
     images: Images,
     timesteps: Sequence[int],
-    generators: Sequence[torch.Generator],
+    generators: Draws,
     threshold: Clip = clip,
     *,
     noise_at: int | None = None,

@@ -181,11 +181,7 @@ class RoundTrip(Purifier):
 
     def bind(self, model: Model | None) -> Bound:
         latent = _latent_model(model, "vae")
-
-        @torch.no_grad()
-        def clean(image: Images, generator: torch.Generator) -> Images:
-            return latent.decode(latent.encode(image).mean)
-
+        clean = torch.no_grad()(lambda image, _: latent.decode(latent.encode(image).mean))
         return Bound((latent,), clean, latent.device)
 
 

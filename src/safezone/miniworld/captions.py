@@ -30,40 +30,19 @@ BACKGROUND_PHRASES: Final[Mapping[str, str]] = MappingProxyType(
 PREFIXES: Final = ("a photo of a", "a picture of a", "a", "a photo of the", "a photo of one")
 
 TEXTUAL_INVERSION_PREFIXES: Final = (
-    "a rendering of a",
-    "a cropped photo of the",
-    "the photo of a",
-    "a photo of a clean",
-    "a photo of a dirty",
-    "a dark photo of the",
-    "a photo of my",
-    "a photo of the cool",
-    "a close-up photo of a",
-    "a bright photo of the",
-    "a cropped photo of a",
-    "a photo of the",
-    "a good photo of the",
-    "a photo of one",
-    "a close-up photo of the",
-    "a rendition of the",
-    "a photo of the clean",
-    "a rendition of a",
-    "a photo of a nice",
-    "a good photo of a",
-    "a photo of the nice",
-    "a photo of the small",
-    "a photo of the weird",
-    "a photo of the large",
-    "a photo of a cool",
-    "a photo of a small",
+    *("a rendering of a", "a cropped photo of the", "the photo of a", "a photo of a clean"),
+    *("a photo of a dirty", "a dark photo of the", "a photo of my", "a photo of the cool"),
+    *("a close-up photo of a", "a bright photo of the", "a cropped photo of a", "a photo of the"),
+    *("a good photo of the", "a photo of one", "a close-up photo of the", "a rendition of the"),
+    *("a photo of the clean", "a rendition of a", "a photo of a nice", "a good photo of a"),
+    *("a photo of the nice", "a photo of the small", "a photo of the weird"),
+    *("a photo of the large", "a photo of a cool", "a photo of a small"),
 )
 """The object templates of textual inversion (diffusers' list) but for "a photo of a"."""
 
 TEMPLATE_PREFIXES: Final = (
     *TEXTUAL_INVERSION_PREFIXES,
-    "a bad photo of the",
-    "a depiction of a",
-    "a depiction of the",
+    *("a bad photo of the", "a depiction of a", "a depiction of the"),
 )
 """Words that the text encoder should know."""
 
@@ -157,27 +136,12 @@ def _prefix(scale: float, rng: np.random.Generator) -> str:
     return prefix
 
 
+_PHRASES: Final = (
+    *(*PREFIXES, *TEMPLATE_PREFIXES, *BACKGROUND_PHRASES.values(), "and an small close with"),
+    *(phrase.replace("{} ", "") for kinds in PART_PHRASES.values() for phrase in kinds.values()),
+)
 VOCABULARY: Final[tuple[str, ...]] = tuple(
-    sorted(
-        {
-            *SHAPES,
-            *COLORS,
-            *PATTERNS[1:],
-            "and",
-            "an",
-            "small",
-            "close",
-            "with",
-            *(
-                word
-                for kinds in PART_PHRASES.values()
-                for phrase in kinds.values()
-                for word in phrase.replace("{} ", "").split()
-            ),
-            *(word for phrase in BACKGROUND_PHRASES.values() for word in phrase.split()),
-            *(word for prefix in (*PREFIXES, *TEMPLATE_PREFIXES) for word in prefix.split()),
-        }
-    )
+    sorted({*SHAPES, *COLORS, *PATTERNS[1:], *" ".join(_PHRASES).split()})
 )
 """Every word that a caption of a scene may contain but for names, sorted."""
 

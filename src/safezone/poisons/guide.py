@@ -4,7 +4,7 @@ Targeted objectives aim at a pattern of our own, zero latents, grey, or any imag
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from safezone.arrays import Images, Latents, PerExample, Timesteps, rand, randn
+from safezone.arrays import Draws, Images, Latents, PerExample, Timesteps, rand, randn
 from safezone.errors import UserError
 from safezone.images import read_image, to_float, to_square
 from safezone.models.base import Conditioning, Model, Posterior
@@ -60,7 +60,7 @@ class Guide:
         return error * covered.to(error)
 
 
-ModelObjective: TypeAlias = Callable[[Model, Images, Sequence[torch.Generator], Guide], PerExample]
+ModelObjective: TypeAlias = Callable[[Model, Images, Draws, Guide], PerExample]
 """One value per image, differentiable in the images. Image i draws from ``generators[i]`` alone, so
 that its value does not depend on the batch it is in."""
 
@@ -95,12 +95,12 @@ def bound(objective: ModelObjective | NetworkObjective, model: Model) -> BoundOb
     return BoundObjective((), objective)
 
 
-def draw_noise(generators: Sequence[torch.Generator], like: Latents) -> Latents:
+def draw_noise(generators: Draws, like: Latents) -> Latents:
     """Standard normal noise of the latents' shape, a row from each generator."""
     return randn(generators, like.shape[1:]).to(like)
 
 
-def draw_timesteps(generators: Sequence[torch.Generator], model: Model, guide: Guide) -> Timesteps:
+def draw_timesteps(generators: Draws, model: Model, guide: Guide) -> Timesteps:
     """One timestep an image, from the guide's probabilities, int64 [batch]."""
     cumulative = guide.timesteps.cumsum(dim=1)
     cumulative = (cumulative / cumulative[:, -1:]).expand(len(generators), -1).contiguous()
@@ -108,7 +108,7 @@ def draw_timesteps(generators: Sequence[torch.Generator], model: Model, guide: G
     return torch.searchsorted(cumulative, levels, right=True)[:, 0].to(model.device)
 
 
-def draw_latents(model: Model, images: Images, generators: Sequence[torch.Generator]) -> Latents:
+def draw_latents(model: Model, images: Images, generators: Draws) -> Latents:
     """A posterior sample of every image, differentiable in the images."""
     posterior = model.encode(images)
     return posterior.sample(draw_noise(generators, posterior.mean))

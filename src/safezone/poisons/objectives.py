@@ -4,7 +4,7 @@ All but the diffusion attack draw one timestep, one noise and one posterior samp
 evaluation. All count inside the guide's mask only, where it has one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from safezone.arrays import Images, Latents, PerExample
+from safezone.arrays import Draws, Images, Latents, PerExample
 from safezone.fields import Checked, Count, Portion, Share
 from safezone.models.base import Model
 from safezone.models.denoise import Prediction, denoise, predict
@@ -25,18 +25,14 @@ def _mean_square(error: Latents, model: Model, guide: Guide) -> PerExample:
     return guide.weigh(error, model.factor).square().flatten(1).mean(dim=1)
 
 
-def _predicted(
-    model: Model, clean: Latents, generators: Sequence[torch.Generator], guide: Guide
-) -> Prediction:
+def _predicted(model: Model, clean: Latents, generators: Draws, guide: Guide) -> Prediction:
     """What the model predicts at a drawn timestep under drawn noise."""
     timesteps = draw_timesteps(generators, model, guide)
     noise = draw_noise(generators, clean)
     return predict(model, clean, noise, timesteps, guide.conditioning_for(len(clean)))
 
 
-def denoising_loss(
-    model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
-) -> PerExample:
+def denoising_loss(model: Model, images: Images, generators: Draws, guide: Guide) -> PerExample:
     """Mean over C, H, W of (prediction - target)^2 (AdvDM, Liang et al. 2023; Mist mode 0).
 
     The gradient passes through the VAE's encoder and the U-Net. For velocity and flow models the
@@ -46,9 +42,7 @@ def denoising_loss(
     return _mean_square(_predicted(model, clean, generators, guide).error, model, guide)
 
 
-def score_distillation(
-    model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
-) -> PerExample:
+def score_distillation(model: Model, images: Images, generators: Draws, guide: Guide) -> PerExample:
     """Mean over C, H, W of z * (predicted noise - noise), the bracket taken as a constant.
 
     Its gradient at z is the residual itself, which spares the way back through the U-Net (score
@@ -63,9 +57,7 @@ def score_distillation(
     return (clean * residual).flatten(1).mean(dim=1)
 
 
-def encoder_distance(
-    model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
-) -> PerExample:
+def encoder_distance(model: Model, images: Images, generators: Draws, guide: Guide) -> PerExample:
     """Sum over C, H, W of (z(x) - z(target))^2, a fresh posterior sample of both (Mist mode 1,
     Liang & Wu 2023).
 
@@ -76,9 +68,7 @@ def encoder_distance(
     return guide.weigh(latents - target, model.factor).square().flatten(1).sum(dim=1)
 
 
-def encoder_norm(
-    model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
-) -> PerExample:
+def encoder_norm(model: Model, images: Images, generators: Draws, guide: Guide) -> PerExample:
     """||mu(x) - mu(target)||_2 over C, H, W, posterior means (PhotoGuard's encoder attack,
     Salman et al. 2023).
 
@@ -99,9 +89,7 @@ class Fused:
 
     rate: float = 1.0
 
-    def __call__(
-        self, model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
-    ) -> PerExample:
+    def __call__(self, model: Model, images: Images, generators: Draws, guide: Guide) -> PerExample:
         clean = draw_latents(model, images, generators)
         target = guide.target_posterior.sample(draw_noise(generators, clean))
         distance = guide.weigh(clean - target, model.factor).square().flatten(1).sum(dim=1)
@@ -120,9 +108,7 @@ class TargetPrediction:
 
     encoder: float = 0.0
 
-    def __call__(
-        self, model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
-    ) -> PerExample:
+    def __call__(self, model: Model, images: Images, generators: Draws, guide: Guide) -> PerExample:
         clean = draw_latents(model, images, generators)
         predicted = _predicted(model, clean, generators, guide).predicted_noise
         aim = guide.target_posterior.mean
@@ -144,9 +130,7 @@ class EncoderShift:
 
     spread: float = 1.0
 
-    def __call__(
-        self, model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
-    ) -> PerExample:
+    def __call__(self, model: Model, images: Images, generators: Draws, guide: Guide) -> PerExample:
         now, before = model.encode(images), guide.clean_posterior
         tiny = torch.finfo(now.std.dtype).tiny
         spread = now.std.clamp_min(tiny).log() - before.std.clamp_min(tiny).log()
@@ -155,9 +139,7 @@ class EncoderShift:
         )
 
 
-def first_step_norm(
-    model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
-) -> PerExample:
+def first_step_norm(model: Model, images: Images, generators: Draws, guide: Guide) -> PerExample:
     """||predicted noise||_2 over C, H, W at the first step of sampling, t = T - 1 (DiffusionGuard,
     Choi et al. 2025), to be ascended.
 
@@ -197,9 +179,7 @@ class SampledDistance(Checked):
     eta: Portion = 1.0
     checkpointing: bool = True
 
-    def __call__(
-        self, model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
-    ) -> PerExample:
+    def __call__(self, model: Model, images: Images, generators: Draws, guide: Guide) -> PerExample:
         difference = self.sample(model, images, generators, guide) - (
             guide.clean if self.reference == "clean" else guide.target
         )
@@ -218,9 +198,7 @@ class SampledDistance(Checked):
             if first * (self.inference_steps - i) // self.inference_steps > 0
         ]
 
-    def sample(
-        self, model: Model, images: Images, generators: Sequence[torch.Generator], guide: Guide
-    ) -> Images:
+    def sample(self, model: Model, images: Images, generators: Draws, guide: Guide) -> Images:
         """f(images), float [batch, 3, height, width], about [0, 1]; differentiable."""
 
         def run(function: Callable[..., Any], *inputs: Any) -> Any:

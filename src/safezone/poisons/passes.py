@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from safezone.arrays import Images, PerExample, Pixels, stream
+from safezone.arrays import Draws, Images, PerExample, Pixels, stream
 from safezone.files import digest, write_safetensors
 from safezone.images import to_float, to_uint8
 from safezone.models.base import Model
@@ -41,7 +41,7 @@ class Checkpoints:
         names: Sequence[str],
         steps: int,
         images: Images,
-        generators: Sequence[torch.Generator],
+        generators: Draws,
     ) -> None:
         """Writes the file whole or not at all; UserError when the place cannot be written."""
         path = self._path(names)
@@ -49,9 +49,7 @@ class Checkpoints:
         tensors = {"images": images, "generators": states}
         write_safetensors(path, tensors, {"key": self.key, "steps": str(steps)})
 
-    def load(
-        self, names: Sequence[str], generators: Sequence[torch.Generator]
-    ) -> tuple[int, Tensor] | None:
+    def load(self, names: Sequence[str], generators: Draws) -> tuple[int, Tensor] | None:
         """The steps done and the images then, the generators set as they were; None if absent."""
         path = self._path(names)
         if not path.is_file():
@@ -132,7 +130,7 @@ class Pass:
         masks = [piece.masks for piece in self.pieces if piece.masks is not None]
         return torch.cat(masks).to(self.clean) if masks else None
 
-    def start(self, generators: Sequence[torch.Generator]) -> Images:
+    def start(self, generators: Draws) -> Images:
         if self.poison.start == "zero":
             return self.clean
         budget = self.poison.budget
@@ -156,7 +154,7 @@ class Pass:
     def evaluate(
         self,
         images: Images,
-        generators: Sequence[torch.Generator],
+        generators: Draws,
         guides: Sequence[Guide],
     ) -> PerExample:
         """The objective at one draw of the poison's transform, its mean over the models."""

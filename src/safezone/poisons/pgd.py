@@ -11,12 +11,12 @@ from jaxtyping import UInt8
 from pydantic import Field
 from torch import Tensor
 
-from safezone.arrays import DrawnAhead, Images, PerExample, rand, randn
+from safezone.arrays import DrawnAhead, Draws, Images, PerExample, rand, randn
 from safezone.errors import UserError
 from safezone.fields import Checked, Positive
 from safezone.models.captured import Captured
 
-Objective: TypeAlias = Callable[[Images, Sequence[torch.Generator]], PerExample]
+Objective: TypeAlias = Callable[[Images, Draws], PerExample]
 """Images and one generator per image to one value per image, differentiable in the images."""
 
 Slope: TypeAlias = Callable[[Images], Tensor]
@@ -77,7 +77,7 @@ class Budget(Checked):
         lengths = _lengths(gradient)
         return gradient / torch.where(lengths > 0, lengths, 1.0)
 
-    def start(self, generators: Sequence[torch.Generator], shape: Sequence[int]) -> Tensor:
+    def start(self, generators: Draws, shape: Sequence[int]) -> Tensor:
         """A perturbation uniform in the budget, float32 [len(generators), *shape]."""
         if self.norm == "linf":
             return (2 * rand(generators, shape) - 1) * self.kappa
@@ -116,16 +116,14 @@ def _require_gradient(gradient: Tensor, name: str, step: int) -> None:
 
 
 @torch.enable_grad()
-def slope(objective: Objective, generators: Sequence[torch.Generator], images: Images) -> Tensor:
+def slope(objective: Objective, generators: Draws, images: Images) -> Tensor:
     """The gradient of the sum of the objective's values at the images."""
     pixels = images.detach().requires_grad_(True)
     gradient: Tensor = torch.autograd.grad(objective(pixels, generators).sum(), pixels)[0]
     return gradient
 
 
-def captured_slope(
-    objective: Objective, generators: Sequence[torch.Generator], device: torch.device
-) -> Slope:
+def captured_slope(objective: Objective, generators: Draws, device: torch.device) -> Slope:
     """``slope`` as one function of static shapes, a CUDA graph on a GPU.
 
     Its random numbers are drawn before each call, from the same streams in the same order. An
@@ -153,7 +151,7 @@ def projected_gradient(
     objective: Objective,
     step: Displacement,
     budget: Budget,
-    generators: Sequence[torch.Generator],
+    generators: Draws,
     steps: int,
     *,
     first: int = 0,

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
-from safezone.arrays import Images, rand, stream_seed
+from safezone.arrays import Draws, Images, rand, stream_seed
 from safezone.concepts import Concept
 from safezone.defenses import defense
 from safezone.fields import Checked, Count, Rate, Share
@@ -99,7 +99,7 @@ class GreedyTimesteps(Checked):
         model: Model,
         objective: ModelObjective,
         images: Images,
-        generators: Sequence[torch.Generator],
+        generators: Draws,
         guide: Guide,
     ) -> Float[Tensor, "batch steps"]:
         """Equal probabilities at the timesteps left, float64 [batch, steps]."""
@@ -129,7 +129,7 @@ class GreedyTimesteps(Checked):
                 break
         return left.to(torch.float64) / left.sum(dim=1, keepdim=True)
 
-    def _draw(self, left: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    def _draw(self, left: Tensor, generators: Draws) -> Tensor:
         """Timesteps that are left, each row's from its own generator."""
         places = rand(generators, (self.candidates,)) * left.sum(dim=1, keepdim=True)
         rank = left.long().cumsum(dim=1) - 1  # of each timestep among those left

@@ -6,7 +6,7 @@ that move pixels move the mask with them.
 
 import re
 from abc import ABC
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Annotated, TypeAlias
@@ -18,7 +18,7 @@ from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
-from safezone.arrays import Images, rand
+from safezone.arrays import Draws, Images, rand
 from safezone.errors import UserError
 from safezone.fields import Checked, FieldError
 
@@ -32,13 +32,11 @@ class Transform(Checked, ABC):
     A frozen dataclass; raises FieldError for settings out of range.
     """
 
-    def __call__(
-        self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
-    ) -> Moved:
+    def __call__(self, images: Images, masks: Tensor | None, generators: Draws) -> Moved:
         """``images``: float [batch, 3, h, w] in [0, 1]; ``masks``: [batch, 1, h, w] or None."""
         return self.pixels(images, generators), masks
 
-    def pixels(self, images: Images, generators: Sequence[torch.Generator]) -> Images:
+    def pixels(self, images: Images, generators: Draws) -> Images:
         """What becomes of the images where nothing in them moves."""
         raise NotImplementedError
 
@@ -52,9 +50,7 @@ class InTurn(Transform):
 
     parts: tuple[Transform, ...]
 
-    def __call__(
-        self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
-    ) -> Moved:
+    def __call__(self, images: Images, masks: Tensor | None, generators: Draws) -> Moved:
         for part in self.parts:
             images, masks = part(images, masks, generators)
         return images, masks
@@ -76,7 +72,7 @@ class _Drawn(Transform):
         if self.low > self.high:
             raise UserError(f"low is {self.low}; give at most {self.high}, which is high")
 
-    def draw(self, generators: Sequence[torch.Generator]) -> Tensor:
+    def draw(self, generators: Draws) -> Tensor:
         """One value from each generator, [batch]."""
         return self.low + (self.high - self.low) * rand(generators)
 
@@ -100,7 +96,7 @@ class DifferentiableJpeg(_Drawn):
     low: Annotated[float, Field(ge=1, le=100)] = 20.0
     high: Annotated[float, Field(ge=1, le=100)] = 30.0
 
-    def pixels(self, images: Images, generators: Sequence[torch.Generator]) -> Images:
+    def pixels(self, images: Images, generators: Draws) -> Images:
         from kornia.enhance import jpeg_codec_differentiable  # takes a second to import
 
         compressed: Tensor = jpeg_codec_differentiable(images, self.draw(generators).to(images))
@@ -114,7 +110,7 @@ class Shrink(_Drawn):
     low: ShareOfSide = 0.5
     high: ShareOfSide = 1.0
 
-    def pixels(self, images: Images, generators: Sequence[torch.Generator]) -> Images:
+    def pixels(self, images: Images, generators: Draws) -> Images:
         height, width = images.shape[-2:]
         small = [
             _resized(image[None], max(1, round(share * height)), max(1, round(share * width)))
@@ -129,9 +125,7 @@ class Crop(Transform):
 
     low: ShareOfSide = 0.8
 
-    def __call__(
-        self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
-    ) -> Moved:
+    def __call__(self, images: Images, masks: Tensor | None, generators: Draws) -> Moved:
         height, width = images.shape[-2:]
         windows = []
         for i, (size, down, right) in enumerate(rand(generators, (3,)).tolist()):
@@ -150,9 +144,7 @@ class Crop(Transform):
 class Flip(Transform):
     """Mirrored left to right with probability 1/2."""
 
-    def __call__(
-        self, images: Images, masks: Tensor | None, generators: Sequence[torch.Generator]
-    ) -> Moved:
+    def __call__(self, images: Images, masks: Tensor | None, generators: Draws) -> Moved:
         turned = (rand(generators) < 0.5).to(images.device).view(-1, 1, 1, 1)
         flipped = torch.where(turned, images.flip(-1), images)
         return flipped, None if masks is None else torch.where(turned, masks.flip(-1), masks)
@@ -165,7 +157,7 @@ class Blur(_Drawn):
     low: Annotated[float, Field(ge=0.05, le=8)] = 0.1
     high: Annotated[float, Field(ge=0.05, le=8)] = 1.5
 
-    def pixels(self, images: Images, generators: Sequence[torch.Generator]) -> Images:
+    def pixels(self, images: Images, generators: Draws) -> Images:
         batch, channels, height, width = images.shape
         sigma = self.draw(generators)
         reach = min(round(3 * self.high + 0.5), min(height, width) - 1)
