@@ -24,6 +24,7 @@ import tyro
 from safezone.commands.command import Answer, Command, Folder
 from safezone.errors import UserError
 from safezone.fields import Natural
+from safezone.files import locked, require_new, whole_folder
 from safezone.lab.settings import Names
 
 if TYPE_CHECKING:
@@ -136,17 +137,15 @@ class GridGcCommand(OnGrids):
     """Say what would be removed and remove nothing."""
 
     def run(self) -> Answer:
-        from safezone.files import locked
         from safezone.lab.archive import collect, garbage
 
         if not self.out.is_dir():
             raise UserError(f"{self.out} is not a folder; give the --out of `safezone grid run`")
         if self.dry_run:
             folders = garbage(self.out)
-            lines = [str(folder) for folder in folders] + [
-                f"{len(folders)} folders would be removed"
-            ]
-            return Answer({"dry_run": True, "folders": [str(f) for f in folders]}, "\n".join(lines))
+            names = [str(folder) for folder in folders]
+            lines = [*names, f"{len(folders)} folders would be removed"]
+            return Answer({"dry_run": True, "folders": names}, "\n".join(lines))
         with locked(self.out):
             folders = garbage(self.out)
             freed = collect(self.out, folders)
@@ -166,7 +165,6 @@ class GridExportCommand(OnGrids):
     """Make the pages anew with about so many generated images, 2 kB each; 0 for none."""
 
     def run(self) -> Answer:
-        from safezone.files import require_new, whole_folder
         from safezone.lab.archive import require_workspace, results
         from safezone.results.folder import PAGE, page_of, write_page
 

@@ -24,7 +24,9 @@ from safezone.errors import UserError
 from safezone.fields import Checked, Count, FileName, Weight
 from safezone.lab.config import read_settings
 from safezone.lab.run import Scope
+from safezone.lab.selection import names_in, only, without
 from safezone.lab.settings import Names, Settings, settings_told
+from safezone.models.known import hub_name
 
 if TYPE_CHECKING:
     from safezone.concepts import Concept
@@ -188,8 +190,6 @@ def _settings(options: GridRunCommand) -> Settings:
     """The settings on the grid's model; UserError, before one is opened, where a table needs names
     that this version does not have."""
     from safezone.lab.requirements import require_names
-    from safezone.lab.selection import names_in, only, without
-    from safezone.models.known import hub_name
     from safezone.paper.named import model_for, paper_grid
 
     cells = read_settings(options.machine.config, options.model).cells
@@ -205,7 +205,6 @@ def _settings(options: GridRunCommand) -> Settings:
 def _grid(options: GridRunCommand, lab: "Lab") -> "Grid":
     """The grid at the options' scope, without what --without names; UserError for what is wrong."""
     from safezone.lab.grid_file import file_grid, read_grid_file
-    from safezone.lab.selection import only, without
     from safezone.paper.named import paper_grid
 
     names = [*lab.concepts, *lab.unreadable]
