@@ -23,7 +23,7 @@ from safezone.concepts.datasets import miniworld_concepts
 from safezone.defenses import defense
 from safezone.generate import generate
 from safezone.images import to_float
-from safezone.lab.settings import DEMO
+from safezone.lab.presets import DEMO
 from safezone.models import Model, load_model
 from safezone.personalize import TrainingRun, train
 from safezone.poisons import Poison, fixed_guide, poison, poison_concept

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from safezone.errors import UserError
 from safezone.files import write_text
-from safezone.lab.config import read_settings, settings_yaml
+from safezone.lab.presets import read_settings, settings_yaml
 from safezone.lab.settings import Cells, Poisoning, Settings
 from safezone.results.folder import SETTINGS, write_results
 from safezone.scores import Row, read_rows

@@ -11,7 +11,7 @@ from safezone.audit.entry import (
     headline_numbers,
     training_names,
 )
-from safezone.audit.objects import OBJECT_SUITES
+from safezone.audit.suites import OBJECT_SUITES
 
 KEY = "0123456789abcdef" * 4
 SUITE = OBJECT_SUITES["objects-quick-1"]

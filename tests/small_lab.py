@@ -7,12 +7,7 @@ import torch
 from safezone.concepts import Concept
 from safezone.lab.lab import Lab
 from safezone.lab.run import Grid
-from safezone.lab.settings import (
-    Cells,
-    Poisoning,
-    Sampling,
-    Settings,
-)
+from safezone.lab.settings import Cells, Poisoning, Sampling, Settings
 from safezone.lab.training import Training
 from safezone.models import Model, load_model
 from safezone.scores import Encoders

@@ -31,7 +31,7 @@ from hostile import (
     write_adapter,
 )
 from safezone.cli import COMMANDS, main, module_of
-from safezone.lab.config import read_settings
+from safezone.lab.presets import read_settings
 from safezone.personalize import load_embedding, save_embedding
 
 FOREIGN: Final = {

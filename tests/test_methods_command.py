@@ -14,10 +14,8 @@ from safetensors.torch import load_file, save_file
 
 from safezone.cli import main
 from safezone.errors import UserError
-from safezone.lab.config import read_settings
-from safezone.lab.kinds import KINDS, kind_of
-from safezone.lab.settings import preset
-from safezone.lab.training import TRAINING, Training
+from safezone.lab.presets import KINDS, TRAINING, kind_of, preset, read_settings
+from safezone.lab.training import Training
 from safezone.models import Model
 from safezone.personalize import METHODS, Adapter, save_embedding
 from safezone.personalize.checkpoints import State, save_state

@@ -17,7 +17,7 @@ import torch
 from safezone.concepts.datasets import miniworld_concepts
 from safezone.files import write_json
 from safezone.inspection.detector import DETECTORS, Detector, FlagRate
-from safezone.inspection.look import features_of, image_features
+from safezone.inspection.features import features_of, image_features
 from safezone.models import Model, load_model
 from training.inspection_fit import Cell, auc, fit, rate
 from training.inspection_pictures import (

@@ -18,7 +18,7 @@ _PENALTY: Final = {"mini": 0.001, "photographs": 1.0}
 """Of squared weights; chosen on the development pictures, a fold of objects left out in turn."""
 FOLDS: Final = 6
 
-Rows: TypeAlias = list[Mapping[str, float]]
+Rows: TypeAlias = Sequence[Mapping[str, float]]
 
 
 @dataclass(frozen=True, eq=False)

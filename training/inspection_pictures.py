@@ -13,7 +13,7 @@ from torch import Tensor
 
 from safezone import miniworld
 from safezone.arrays import Pixels, stream
-from safezone.audit.posting import POSTINGS, Posting
+from safezone.audit.suites import POSTINGS, Posting
 from safezone.concepts import Concept
 from safezone.files import write_safetensors
 from safezone.images import read_image, to_float, to_square

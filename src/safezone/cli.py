@@ -147,8 +147,8 @@ _SPARING = (
 
 def _out_of_memory(error: Exception, options: Any) -> str | None:
     """What to lower where memory ran out, of the device or the computer; None for other errors."""
-    from safezone.lab.config import flat
     from safezone.lab.memory import OutOfMemory, is_out_of_memory
+    from safezone.lab.presets import flat
 
     if not isinstance(error, OutOfMemory) and not is_out_of_memory(error):
         return None

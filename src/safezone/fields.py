@@ -7,9 +7,9 @@ pydantic, which reads YAML files into the same dataclasses. ``reason`` says both
 from collections.abc import Mapping
 from dataclasses import fields
 from functools import cache
-from typing import Annotated, Any, Final, TypeAlias, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Final, TypeAlias, get_args, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
@@ -84,7 +84,13 @@ def reason(error: ErrorDetails) -> str:
     return f"is {shown}; give {give.format(**context)}"
 
 
-class Checked:
+class Closed:
+    """A dataclass that takes no keys but its fields where pydantic reads it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = {"extra": "forbid"}
+
+
+class Checked(Closed):
     """A dataclass whose values are checked when it is made; raises FieldError."""
 
     def __post_init__(self) -> None:

@@ -14,11 +14,9 @@ import torch
 from PIL import Image
 
 from safezone.audit.audit import AUDIT, audit, plan_audit
-from safezone.audit.cases import Case, Plan, partial_name, protected_name, read_cases
-from safezone.audit.flags import FEW_CONCEPTS, FLAGS, Facts, raised
-from safezone.audit.outcome import Learned, Outcome, verdict
-from safezone.audit.posting import POSTINGS
-from safezone.audit.suite import SUITES, suite
+from safezone.audit.cases import PROTECTED, Case, Plan, partial_name, read_cases
+from safezone.audit.outcome import FEW_CONCEPTS, FLAGS, Facts, Learned, Outcome, raised, verdict
+from safezone.audit.suites import POSTINGS, SUITES, suite
 from safezone.commands import audit as command
 from safezone.commands.command import parse
 from safezone.concepts import save_concept
@@ -212,7 +210,7 @@ def test_what_cannot_run_is_left_out_and_said(tmp_path: Path, tiny_model: Model)
     assert "not on this machine" in plan.left_out["purifier"]
     runs = list(plan.grid("tiny"))
     cells = {(run.poison, run.defense) for run in runs}
-    assert {(protected_name(a), a.defense) for a in plan.attackers} <= cells
+    assert {(a.poison_name(PROTECTED), a.defense) for a in plan.attackers} <= cells
     assert {(CLEAN, NOMINAL), (CLEAN, "szt"), (partial_name(33), NOMINAL)} <= cells
     assert len(runs) == len(set(runs))
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,21 +14,19 @@ from board_entries import KEY, make_entry
 from safezone.audit.entry import (
     LARGEST_ENTRY,
     contradictions,
-    plain_entry,
     read_entry,
-    write_entry,
 )
-from safezone.audit.objects import OBJECT_SUITES, object_suite
-from safezone.audit.suite import SUITES
+from safezone.audit.suites import OBJECT_SUITES, SUITES, object_suite
 from safezone.cli import main
 from safezone.concepts.datasets import BuiltinSet, miniworld_concepts
 from safezone.errors import UserError
+from safezone.files import write_json
 
 
 def test_an_entry_is_read_as_it_was_written(tmp_path: Path) -> None:
     for attack in (None, "jpeg50+t500"):
         entry = make_entry(attack=attack)
-        write_entry(tmp_path / "entry.json", entry)
+        write_json(tmp_path / "entry.json", asdict(entry))
         assert read_entry(tmp_path / "entry.json") == entry
         assert contradictions(entry) == []
 
@@ -84,7 +83,7 @@ def _one_sentence(text: str, word: str) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_entry_is_refused_in_a_sentence(name: str, tmp_path: Path) -> None:
     change, word = HOSTILE[name]
-    content = plain_entry(make_entry())
+    content = asdict(make_entry())
     change(json_copy := json.loads(json.dumps(content)))
     path = tmp_path / "entry.json"
     path.write_text(json.dumps(json_copy))
@@ -123,7 +122,7 @@ _JSON = some.recursive(
     lambda inner: some.lists(inner, max_size=3) | some.dictionaries(some.text(), inner, max_size=3),
     max_leaves=6,
 )
-_PLACES = [*plain_entry(make_entry()), "measured/PartyBox", "hashes/images", "poison/name"]
+_PLACES = [*asdict(make_entry()), "measured/PartyBox", "hashes/images", "poison/name"]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
@@ -131,7 +130,7 @@ _PLACES = [*plain_entry(make_entry()), "measured/PartyBox", "hashes/images", "po
 def test_whatever_stands_in_an_entry_is_read_or_refused_in_a_sentence(
     tmp_path: Path, place: str, value: Any
 ) -> None:
-    content = json.loads(json.dumps(plain_entry(make_entry())))
+    content = json.loads(json.dumps(asdict(make_entry())))
     _set(place, value)(content)
     path = tmp_path / "entry.json"
     path.write_text(json.dumps(content))
@@ -161,7 +160,7 @@ def test_whatever_stands_in_an_entry_is_read_or_refused_in_a_sentence(
 def test_a_number_that_does_not_follow_from_the_others_is_found(
     tmp_path: Path, place: str, value: Any, word: str
 ) -> None:
-    content = json.loads(json.dumps(plain_entry(make_entry())))
+    content = json.loads(json.dumps(asdict(make_entry())))
     _set(place, value)(content)
     path = tmp_path / "entry.json"
     path.write_text(json.dumps(content))

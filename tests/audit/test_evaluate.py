@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from safezone.audit import objects
+from safezone.audit import suites
 from safezone.audit.entry import ATTACK, BoardEntry, Claimed, contradictions, headline_numbers
 from safezone.audit.entry import training_names as names_of
 from safezone.audit.evaluate import (
@@ -22,8 +22,7 @@ from safezone.audit.evaluate import (
     evaluate,
     read_subject,
 )
-from safezone.audit.objects import ObjectSuite, picture_key
-from safezone.audit.suite import SUITES, Attacker, Suite
+from safezone.audit.suites import SUITES, Attacker, ObjectSuite, Suite, picture_key
 from safezone.audit.verify import Verdict, compared, drawn_concepts, tolerances, verify
 from safezone.errors import UserError
 from safezone.lab.settings import Poisoning, Sampling
@@ -72,7 +71,7 @@ ROW = Defense("darker", preprocess=Darker())
 @pytest.fixture(scope="module", autouse=True)
 def tiny_suite() -> Iterator[None]:
     patch = pytest.MonkeyPatch()
-    patch.setattr(objects, "OBJECT_SUITES", MappingProxyType({TINY.name: TINY}))
+    patch.setattr(suites, "OBJECT_SUITES", MappingProxyType({TINY.name: TINY}))
     yield
     patch.undo()
 

@@ -3,16 +3,17 @@ stranger's text as HTML."""
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from board_entries import KEY, SUITE, make_entry
-from safezone.audit.entry import BoardEntry, Change, Claimed, plain_entry, write_entry
+from safezone.audit.entry import BoardEntry, Change, Claimed
 from safezone.audit.leaderboard import boards, leaderboard_page, read_entries
 from safezone.cli import main
 from safezone.errors import UserError
+from safezone.files import write_json
 from safezone.results.page import render_page
 
 OTHER = "f" * 64
@@ -65,7 +66,7 @@ def test_the_page_asks_nobody_and_escapes_what_strangers_wrote(tmp_path: Path) -
     entries = {**_entries(), "a.json": make_entry("adm+", 0.7, attack="jpeg50+t500")}
     folder = tmp_path / "entries"
     for file, entry in entries.items():
-        write_entry(folder / file, entry)
+        write_json(folder / file, asdict(entry))
     assert read_entries(folder) == dict(sorted(entries.items()))
     text = render_page(leaderboard_page(read_entries(folder), "safezone leaderboard"))
     assert not re.search(r"https?:|@import|url\(|[\"'(]//", text)
@@ -84,7 +85,7 @@ def test_the_command_writes_the_page_and_says_the_order(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for file, entry in _entries().items():
-        write_entry(tmp_path / "entries" / file, entry)
+        write_json(tmp_path / "entries" / file, asdict(entry))
     page = tmp_path / "page.html"
     arguments = ["leaderboard", str(tmp_path / "entries"), "--out", str(page)]
     assert main([*arguments, "--json"]) == 0
@@ -97,7 +98,7 @@ def test_the_command_writes_the_page_and_says_the_order(
 
 
 def test_entries_that_contradict_themselves_get_no_page(tmp_path: Path) -> None:
-    content = json.loads(json.dumps(plain_entry(make_entry())))
+    content = json.loads(json.dumps(asdict(make_entry())))
     content["worst"]["mean"] = 0.0
     (tmp_path / "a.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"a\.json: worst does not follow"):

@@ -20,17 +20,18 @@ from safezone.concepts import save_concept
 from safezone.defenses import defense
 from safezone.errors import UserError
 from safezone.images import to_float
-from safezone.inspection.detector import FEWEST, RATE, Detector, detectors
-from safezone.inspection.look import (
+from safezone.inspection.detector import (
     ADVICE,
+    FEWEST,
+    RATE,
+    Detector,
     Finding,
     common_kind,
-    features_of,
+    detectors,
     findings,
-    image_features,
     personalize_command,
 )
-from safezone.inspection.pixels import pixel_features
+from safezone.inspection.features import features_of, image_features, pixel_features
 from safezone.models import Model
 from safezone.poisons import poison, poison_images
 from small_lab import concept

@@ -111,8 +111,6 @@ def test_workers_do_not_make_again_what_lies_elsewhere(
     class Nobody:
         """Workers that do nothing."""
 
-        open_lab = staticmethod(lambda: lab)
-
         def run(self, work: Work, note: Note) -> Iterator[Failures]:
             yield {}
 

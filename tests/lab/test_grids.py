@@ -13,13 +13,12 @@ from safezone.commands.command import parse
 from safezone.commands.grid_run import GridRunCommand
 from safezone.errors import UserError
 from safezone.lab import trainings
-from safezone.lab.grid_file import file_grid, read_grid_file
+from safezone.lab.grids import file_grid, missing_names, require_names
 from safezone.lab.lab import Lab
 from safezone.lab.memory import Capacity, OutOfMemory
-from safezone.lab.requirements import missing_names, require_names
+from safezone.lab.presets import PRESETS, preset
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.schedule import run_grid
-from safezone.lab.settings import PRESETS, preset
 from safezone.lab.variants import METHOD_NAMES, setting_of, training_of
 from safezone.models.known import KNOWN
 from safezone.paper.named import command, finding, headline, model_for
@@ -174,7 +173,7 @@ exclude:
 def _grid(text: str, tmp_path: Path) -> Grid:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    return file_grid(read_grid_file(path), SCOPE, PRESETS["mini"])
+    return file_grid(path, SCOPE, PRESETS["mini"])
 
 
 def test_a_file_says_axes_includes_and_excludes(tmp_path: Path) -> None:

@@ -26,8 +26,8 @@ from safezone.lab.memory import (
     OutOfMemory,
     memory_left,
 )
+from safezone.lab.presets import PRESETS
 from safezone.lab.schedule import make, run_grid
-from safezone.lab.settings import PRESETS
 from safezone.lab.stage import job, named
 from safezone.models import Model, load_model
 from safezone.personalize import train

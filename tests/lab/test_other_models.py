@@ -14,9 +14,9 @@ from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.lab.cost import count_passes
 from safezone.lab.lab import Lab
+from safezone.lab.presets import preset
 from safezone.lab.run import Grid
 from safezone.lab.schedule import make, run_grid
-from safezone.lab.settings import preset
 from safezone.lab.stage import STAGES, job
 from safezone.models import Model, load_model
 from safezone.models.known import hub_name

@@ -16,20 +16,13 @@ from safezone.concepts.datasets import export_concepts
 from safezone.defenses import defense
 from safezone.errors import UserError
 from safezone.lab import makers, trainings
-from safezone.lab.config import read_settings, settings_yaml
 from safezone.lab.lab import Lab
+from safezone.lab.presets import DEMO, PRESETS, read_settings, settings_yaml
 from safezone.lab.run import Grid, Run, content_key
 from safezone.lab.schedule import plan, run_grid
-from safezone.lab.settings import (
-    DEMO,
-    PRESETS,
-    Poisoning,
-    Sampling,
-    Settings,
-    fraction,
-)
+from safezone.lab.settings import Poisoning, Sampling, Settings, fraction
 from safezone.lab.stage import job, named, of_runs
-from safezone.lab.store import MANIFEST, RUN_RECORD, done
+from safezone.lab.store import MANIFEST, RUN_RECORD, Artifact
 from safezone.lab.training import Training
 from safezone.lab.trainings import TrainingJob, train_all
 from safezone.models import Model
@@ -342,15 +335,19 @@ def test_images_are_recorded_with_the_words_that_drew_them(
 
 def test_what_was_made_otherwise_is_refused(tmp_path: Path) -> None:
     place = tmp_path / "place"
-    assert not done(place, MANIFEST, "key")
+
+    def done(key: str, record: str) -> bool:
+        return Artifact("poison", key, place, record).done
+
+    assert not done("key", MANIFEST)
     place.mkdir()
-    assert not done(place, MANIFEST, "key")
+    assert not done("key", MANIFEST)
     (place / MANIFEST).write_text('{"key": "key"}')
-    assert done(place, MANIFEST, "key")
+    assert done("key", MANIFEST)
     with pytest.raises(UserError, match="other settings"):
-        done(place, MANIFEST, "another")
+        done("another", MANIFEST)
     with pytest.raises(UserError, match="not empty"):
-        done(place, RUN_RECORD, "key")
+        done("key", RUN_RECORD)
 
 
 # Settings

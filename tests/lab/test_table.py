@@ -15,12 +15,11 @@ from safezone.concepts import save_concept
 from safezone.files import write_json
 from safezone.images import write_png
 from safezone.lab import trainings
-from safezone.lab.archive import by_stage, catalogue, garbage
 from safezone.lab.cost import Passes, poison_operations, training_operations
 from safezone.lab.lab import Job, Lab
 from safezone.lab.makers import one_by_one, read_images
 from safezone.lab.run import Run
-from safezone.lab.schedule import estimate, plan, run_grid
+from safezone.lab.schedule import by_stage, catalogue, estimate, garbage, plan, run_grid
 from safezone.lab.settings import Poisoning
 from safezone.lab.stage import STAGES, Stage, job, jobs, own
 from safezone.lab.store import NEEDS, WORK

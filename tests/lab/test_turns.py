@@ -13,9 +13,8 @@ from safezone.lab.lab import TRAINING_FOLDER, Lab
 from safezone.lab.run import Grid
 from safezone.lab.schedule import run_grid
 from safezone.lab.stage import job
-from safezone.lab.store import WORK
+from safezone.lab.store import MAKING, WORK, in_turn, turn
 from safezone.lab.trainings import MEMBERS, member
-from safezone.lab.turns import MAKING, in_turn, turn
 from safezone.models import Model
 from safezone.models.pixel import load_pixel_model
 from safezone.results.folder import RESULT_LOCK, measure

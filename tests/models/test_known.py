@@ -3,8 +3,7 @@
 import pytest
 
 from safezone.errors import UserError
-from safezone.lab.kinds import KINDS, kind_of
-from safezone.lab.settings import preset
+from safezone.lab.presets import KINDS, kind_of, preset
 from safezone.models import load_model, loading
 from safezone.models.known import KNOWN, hub_name, known_model
 

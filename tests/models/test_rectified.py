@@ -11,7 +11,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from safezone.arrays import randn, stream
 from safezone.generate import generate
 from safezone.images import to_uint8
-from safezone.lab.kinds import kind_of
+from safezone.lab.presets import kind_of
 from safezone.models import RectifiedFlow, load_model
 from safezone.models.denoise import predict
 from tiny import write_tiny_folder, write_tiny_rectified_folder

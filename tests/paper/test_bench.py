@@ -12,13 +12,11 @@ import torch
 
 from safezone.concepts import Concept
 from safezone.errors import UserError
-from safezone.lab.bench import Bench
-from safezone.lab.bench_scope import BenchScope
+from safezone.lab.bench import Bench, Measures
 from safezone.lab.lab import UNSCORED, Lab
-from safezone.lab.measure import Measures
 from safezone.lab.run import TEXTUAL_INVERSION, Grid
 from safezone.lab.schedule import make, run_grid
-from safezone.lab.settings import Cells, Poisoning, Sampling, Settings
+from safezone.lab.settings import BenchScope, Cells, Poisoning, Sampling, Settings
 from safezone.lab.stage import job
 from safezone.lab.training import Training
 from safezone.models import Model

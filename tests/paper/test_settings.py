@@ -10,7 +10,7 @@ from safezone.cli import main
 from safezone.commands.command import parse
 from safezone.commands.grid_run import GridRunCommand
 from safezone.commands.paper import FigureCommand
-from safezone.lab.settings import preset
+from safezone.lab.presets import preset
 from safezone.models.known import KNOWN
 from safezone.paper.named import paper_settings
 from safezone.paper.rows import PAPER

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from safezone.files import write_text
-from safezone.lab.config import settings_yaml
-from safezone.lab.settings import PRESETS, Settings
+from safezone.lab.presets import PRESETS, settings_yaml
+from safezone.lab.settings import Settings
 from safezone.scores import Row, read_rows, write_rows
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "gather.py"

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from starlette.testclient import TestClient
 
-from safezone.audit.progress import EXPECTED, read_progress
+from safezone.audit.audit import EXPECTED, read_progress
 from safezone.cli import _find
 from safezone.commands.command import parse
 from safezone.errors import UserError

@@ -16,7 +16,7 @@ from safezone.audit.cases import read_cases
 from safezone.cli import main
 from safezone.errors import UserError
 from safezone.images import read_mask
-from safezone.serve import guard, uploads
+from safezone.serve import uploads
 from safezone.serve.app import Pages, listen
 from safezone.serve.runner import DONE, RUN, Runner
 from safezone.serve.session import SHOWN_SIDE, open_session
@@ -65,7 +65,7 @@ def test_too_many_bytes_are_refused_before_they_are_kept(
     monkeypatch.setattr(uploads, "MOST_BYTES", 1000)
     large = three(b=picture() + bytes(2000))
     assert "b.png has 0 MB, more than" in client.post("/new", files=large).json()["error"]
-    monkeypatch.setattr(guard, "MOST_SENT", 1000)
+    monkeypatch.setattr(uploads, "MOST_SENT", 1000)
     assert client.post("/new", files=large).status_code == 413
     chunks = client.post(
         "/new",

@@ -1,33 +1,41 @@
-"""An audit: plan what can run, run it as one grid, say what follows, write one page."""
+"""An audit: plan what can run, run it as one grid, tell how far it is, write one page."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 
-from safezone import __version__
-from safezone.audit.cases import Case, Plan, at_budgets
-from safezone.audit.flags import Facts
-from safezone.audit.outcome import outcomes
+from safezone.audit.cases import Case, Plan
+from safezone.audit.outcome import Facts, outcomes
 from safezone.audit.page import as_json, lead, visibility
-from safezone.audit.progress import write_expected
-from safezone.audit.suite import Attacker, Suite
+from safezone.audit.suites import Attacker, Suite
 from safezone.defenses import defense, fingerprints
 from safezone.errors import UserError
 from safezone.files import write_json, write_text
 from safezone.generate import generate
+from safezone.lab.cost import count_passes
 from safezone.lab.executors import Executor
-from safezone.lab.kinds import kind_of
-from safezone.lab.lab import Lab
-from safezone.lab.training import training_preset
+from safezone.lab.lab import TRAINING_FOLDER, Lab, Note
+from safezone.lab.presets import preset
+from safezone.lab.run import Grid
+from safezone.lab.stage import planned
+from safezone.lab.store import WORK
 from safezone.models import BUILTIN
+from safezone.personalize.checkpoints import log_path
+from safezone.poisons import Budget
+from safezone.reading import read_json
 from safezone.results.folder import LEAD, measure, rewrite_results
 from safezone.results.tables import SIMILARITY
 from safezone.scores import Pictures, score_images
 
 AUDIT: Final = "audit.json"
+EXPECTED: Final = "expected.json"
+"""In an audit's folder: artifacts and seconds by stage, and the steps of every run."""
+_OVERHEAD: Final = 0.2
+"""Seconds that reading and writing one artifact take beside the operations that are counted."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,52 +63,41 @@ def plan_audit(
     poison of the manifest is made again. Raises UserError for budgets of a protection that is not
     ours or has no originals.
     """
-    builtin = lab.model.name in BUILTIN
-    left_out = {
-        each.name: reason
-        for each in suite.attackers
-        if (reason := _left_out(lab, cases, each, builtin)) is not None
-    }
-    rows = {}
+    left_out = {}
+    for each in suite.attackers:
+        if each.needs_masks and any(case.protected.masks is None for case in cases):
+            left_out[each.name] = "it needs masks; give them, or let --masks draw them"
+        elif (reason := missing_part(lab, each)) is not None:
+            left_out[each.name] = reason
+    poisons = {}
     if budgets:
-        made = cases[0].made
-        if "poison" not in made or any(case.clean is None for case in cases):
+        manifest = cases[0].manifest
+        if "poison" not in manifest or any(case.clean is None for case in cases):
             raise UserError(
                 "--budgets makes the protection again: give images that `safezone poison` made, "
                 "and their originals with --clean"
             )
-        row = lab.settings.poisoning.poison(str(made["poison"]))
-        rows = at_budgets(row, budgets)
-    return Plan(
-        cases, suite, methods, seeds, tuple(partial), rows, builtin=builtin, left_out=left_out
-    )
+        row = lab.settings.poisoning.poison(str(manifest["poison"]))
+        poisons = {level: replace(row, budget=Budget(level / 255)) for level in budgets}
+    builtin = lab.model.name in BUILTIN
+    return Plan(cases, suite, methods, seeds, tuple(partial), poisons, builtin, left_out)
 
 
-def _left_out(lab: Lab, cases: tuple[Case, ...], attacker: Attacker, builtin: bool) -> str | None:
-    if attacker.needs_masks and any(case.protected.masks is None for case in cases):
-        return "it needs masks; give them, or let --masks draw them"
-    return missing_part(lab, attacker, builtin)
+def missing_part(lab: Lab, attacker: Attacker) -> str | None:
+    """Why the networks of an attacker cannot be used on this machine; nothing is fetched."""
+    from huggingface_hub import try_to_load_from_cache
 
-
-def missing_part(lab: Lab, attacker: Attacker, builtin: bool) -> str | None:
-    """Why the networks of an attacker cannot be used on this machine."""
-    model: Any = lab.model
-    preprocess = defense(attacker.defense_for(builtin)).preprocess
+    preprocess = defense(attacker.defense_for(lab.model.name in BUILTIN)).preprocess
     for name in vars(preprocess).values():
-        if isinstance(name, str) and "/" in name and not _is_here(name):
+        if not isinstance(name, str) or "/" not in name or Path(name).is_dir():
+            continue
+        if not isinstance(try_to_load_from_cache(name, "model_index.json"), str):
             return f"{name} is not on this machine; download it once"
     try:
-        fingerprints(preprocess, model)
+        fingerprints(preprocess, lab.model)
     except UserError as error:
         return str(error)
     return None
-
-
-def _is_here(name: str) -> bool:
-    """Whether a network is a folder or in the hub's cache: an audit fetches nothing by itself."""
-    from huggingface_hub import try_to_load_from_cache
-
-    return Path(name).is_dir() or isinstance(try_to_load_from_cache(name, "model_index.json"), str)
 
 
 def audit(
@@ -112,7 +109,7 @@ def audit(
     command: str,
     executor: Executor | None = None,
     progress: bool = True,
-    note: Callable[[str], None] = lambda text: None,
+    note: Note = lambda text: None,
 ) -> Audited:
     """Runs what is missing and writes ``audit.json`` and the page into ``folder``.
 
@@ -136,9 +133,9 @@ def audit(
     seen = visibility(lab, plan)
     largest = seen[0].linf if seen else None
     training = lab.settings.training
-    own = training != training_preset(kind_of(lab.settings.model), training.method)
+    own = training != preset(lab.settings.model, training.method).training
     facts = Facts(plan, outcomes(plan, made.rows), lab.model.name, floor(lab, plan), largest, own)
-    data = dict(as_json(facts, seen, __version__))
+    data = as_json(facts, seen)
     write_json(folder / AUDIT, data)
     write_text(folder / LEAD, lead(lab, facts, seen))
     return Audited(data, rewrite_results(folder), made.failed)
@@ -160,10 +157,74 @@ def floor(lab: Lab, plan: Plan) -> float:
             scheduler=sampling.scheduler,
             progress=False,
         )
-        reference = case.reference
-        pictures = Pictures(
-            images, prompts, reference.images, reference.class_word, reference.placeholder
-        )
+        clean = case.reference
+        pictures = Pictures(images, prompts, clean.images, clean.class_word, clean.placeholder)
         scores = score_images(pictures, {"instance": lab.encoders["instance"]})
         values += [score.value for score in scores if score.metric == SIMILARITY]
     return float(torch.tensor(values).mean())
+
+
+@dataclass(frozen=True)
+class Progress:
+    """``share``: in [0, 1], by time. ``seconds``: of all work, as estimated. ``stage``: the one
+    that is made now, empty when all are there."""
+
+    share: float
+    seconds: float
+    stage: str
+
+
+def write_expected(lab: Lab, grid: Grid, folder: Path) -> None:
+    """Writes what will have been made in the end, done or not, for ``read_progress``."""
+    passes, stages = count_passes(lab.model, lab.poisoners), {}
+    for stage, artifacts in planned(lab, grid):
+        runs = [job.run for job in artifacts.values()]
+        stages[stage.name] = {
+            "places": [each.place.relative_to(lab.folder).as_posix() for each in artifacts],
+            "seconds": stage.seconds(lab, runs, passes) + _OVERHEAD * len(runs),
+        }
+    steps = {run.label: lab.training(run).steps for run in grid}
+    write_json(folder / EXPECTED, {"stages": stages, "steps": steps})
+
+
+def read_progress(folder: Path) -> Progress | None:
+    """How far the audit of this folder is; None where none has begun."""
+    if not (folder / EXPECTED).is_file():
+        return None
+    told, work = read_json(folder / EXPECTED), folder / WORK
+    done, seconds, now = 0.0, 0.0, ""
+    for name, stage in told["stages"].items():
+        places = [work / place for place in stage["places"]]
+        made = float(sum(place.is_dir() for place in places))
+        if made < len(places):
+            now = now or name
+            if name == "personalize":
+                made = min(float(len(places)), made + _begun(work, told["steps"]))
+        seconds += stage["seconds"]
+        done += stage["seconds"] * made / max(1, len(places))
+    return Progress(done / seconds if seconds else 1.0, seconds, now)
+
+
+def _begun(work: Path, steps: Mapping[str, int]) -> float:
+    """The trainings in progress, each as the share of its steps that its log has."""
+    folders = [path for path in (work / TRAINING_FOLDER).glob("*") if path.is_dir()]
+    return sum(
+        _last_step(log_path(folder, label)) / count
+        for folder in folders
+        for label, count in steps.items()
+    )
+
+
+def _last_step(log: Path) -> int:
+    """Of a log that another process may be writing; 0 where there is none."""
+    try:
+        lines = log.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return 0
+    for line in reversed(lines):
+        try:
+            entry: dict[str, Any] = json.loads(line)
+            return int(entry["step"])
+        except (ValueError, KeyError, TypeError):
+            continue  # half-written
+    return 0

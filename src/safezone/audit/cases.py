@@ -1,16 +1,14 @@
 """What is audited: protected images and their clean originals, as runs of the lab."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 import torch
 
-from safezone.audit.posting import POSTINGS
-from safezone.audit.suite import Attacker, Suite
+from safezone.audit.suites import POSTINGS, Attacker, Suite
 from safezone.concepts import Concept, image_files, load_concept, mask_files
 from safezone.concepts.masks import grabcut
 from safezone.errors import UserError
@@ -18,25 +16,25 @@ from safezone.images import png_text, read_image, to_square
 from safezone.lab.lab import Lab
 from safezone.lab.run import Grid, Run
 from safezone.lab.store import MANIFEST
-from safezone.poisons import Budget, Poison
+from safezone.poisons import Poison
 from safezone.reading import read_json
 from safezone.scores.rows import CLEAN, NOMINAL
 
 PROTECTED: Final = "protected"
 """What stands in the place of a poison's name."""
-UNSEEN: Final[Mapping[str, str]] = MappingProxyType({"safezone": "drawn by GrabCut"})
+UNSEEN: Final[Mapping[str, str]] = {"safezone": "drawn by GrabCut"}
 """The text in the PNG of a mask that was drawn and that nobody has looked at."""
 LOSSY: Final = frozenset({".jpg", ".jpeg", ".webp", ".avif", ".heic"})
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One concept. ``clean``: its originals, where there are any. ``made``: the manifest."""
+    """One concept. ``clean``: its originals, if any. ``manifest``: the poison's, if it is ours."""
 
     folder: Path
     protected: Concept
     clean: Concept | None
-    made: Mapping[str, Any]
+    manifest: Mapping[str, Any]
     generated_masks: bool = False
 
     @property
@@ -72,19 +70,6 @@ class Case:
         return self.protected.with_images(mixed)
 
 
-def _folders(root: Path) -> list[Path]:
-    """The folder itself, or those below it that hold images."""
-    if not root.is_dir():
-        raise UserError(f"{root} is not a folder; give the folder of the protected images")
-    inner = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name != "masks"]
-    inner = [path for path in inner if not path.name.startswith(".")]
-    return inner if inner and not any(path.is_file() for path in _pictures(root)) else [root]
-
-
-def _pictures(root: Path) -> Iterator[Path]:
-    return (path for path in root.iterdir() if path.suffix.lower() in {*LOSSY, ".png"})
-
-
 def read_cases(
     protected: Path, clean: Path | None, size: int, *, masks: bool = False
 ) -> tuple[Case, ...]:
@@ -93,21 +78,21 @@ def read_cases(
     ``masks``: draw masks with GrabCut where there are none. Raises UserError where originals are
     missing or do not belong to the protected images, image for image.
     """
-    return tuple(
-        _read_case(folder, _original(folder, protected, clean), size, masks)
-        for folder in _folders(protected)
-    )
-
-
-def _original(folder: Path, protected: Path, clean: Path | None) -> Path | None:
-    if clean is None or folder == protected:
-        return clean
-    return clean / folder.name
+    if not protected.is_dir():
+        raise UserError(f"{protected} is not a folder; give the folder of the protected images")
+    entries = sorted(protected.iterdir())
+    inner = [path for path in entries if path.is_dir() and not path.name.startswith(".")]
+    inner = [path for path in inner if path.name != "masks"]
+    pictures = (path for path in entries if path.suffix.lower() in {*LOSSY, ".png"})
+    if not inner or any(map(Path.is_file, pictures)):
+        return (_read_case(protected, clean, size, masks),)
+    originals = [None if clean is None else clean / folder.name for folder in inner]
+    pairs = zip(inner, originals, strict=True)
+    return tuple(_read_case(folder, original, size, masks) for folder, original in pairs)
 
 
 def _read_case(folder: Path, original: Path | None, size: int, masks: bool) -> Case:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a size is no reason here: every attacker has the same
+    with warnings.catch_warnings(action="ignore"):  # of sizes: every attacker has the same
         concept = load_concept(folder, size)
         clean = None if original is None else load_concept(original, size)
     if clean is not None and len(clean.images) != len(concept.images):
@@ -116,27 +101,17 @@ def _read_case(folder: Path, original: Path | None, size: int, masks: bool) -> C
             "--clean must hold the original of each"
         )
     if clean is not None:
-        concept = replace(concept, name=clean.name, class_word=clean.class_word)
-        concept = replace(concept, masks=clean.masks if concept.masks is None else concept.masks)
+        own = clean.masks if concept.masks is None else concept.masks
+        concept = replace(concept, name=clean.name, class_word=clean.class_word, masks=own)
     generated = masks and concept.masks is None
     if generated:
         drawn = [torch.from_numpy(grabcut(i.permute(1, 2, 0).numpy())) for i in concept.images]
         concept = replace(concept, masks=torch.stack(drawn))
-    generated = generated or any(map(_unseen_masks, filter(None, (folder, original))))
-    manifest = folder / MANIFEST
-    made = read_json(manifest) if manifest.is_file() else {}
-    return Case(folder, concept, clean, made, generated)
-
-
-def _unseen_masks(folder: Path) -> bool:
-    """Whether one of a folder's masks says that it was drawn and not looked at."""
-    files = mask_files(folder, image_files(folder)).values()
-    return any(png_text(path).items() >= UNSEEN.items() for path in files)
-
-
-def protected_name(attacker: Attacker) -> str:
-    """What stands for the poison in the runs of an attacker."""
-    return PROTECTED if attacker.posting is None else f"{PROTECTED} {attacker.posting}"
+    for each in filter(None, (folder, original)):
+        files = mask_files(each, image_files(each)).values()
+        generated = generated or any(png_text(file).items() >= UNSEEN.items() for file in files)
+    path = folder / MANIFEST
+    return Case(folder, concept, clean, read_json(path) if path.is_file() else {}, generated)
 
 
 def partial_name(percent: int) -> str:
@@ -166,24 +141,21 @@ class Plan:
     def attackers(self) -> tuple[Attacker, ...]:
         return tuple(each for each in self.suite.attackers if each.name not in self.left_out)
 
-    @property
-    def given(self) -> dict[tuple[str, str], Concept]:
-        """The images of every name that stands for a poison."""
+    def lab(self, lab: Lab) -> Lab:
+        """The lab with the audit's concepts in it, and all images that stand for poisons."""
+        concepts = {case.name: case.reference for case in self.cases}
+        rows = {budget_name(level): poison for level, poison in self.budgets.items()}
         images: dict[tuple[str, str], Concept] = {}
         for case in self.cases:
             images[case.name, PROTECTED] = case.protected
             for attacker in self.attackers:
                 if attacker.posting is not None:
-                    images[case.name, protected_name(attacker)] = case.posted(attacker.posting)
+                    images[case.name, attacker.poison_name(PROTECTED)] = case.posted(
+                        attacker.posting
+                    )
             for percent in self.partial if case.clean is not None else ():
                 images[case.name, partial_name(percent)] = case.partly(percent)
-        return images
-
-    def lab(self, lab: Lab) -> Lab:
-        """The lab with the audit's concepts and images in it."""
-        concepts = {case.name: case.reference for case in self.cases}
-        rows = {budget_name(level): poison for level, poison in self.budgets.items()}
-        return replace(lab, concepts=concepts, given=self.given, poisons=rows)
+        return replace(lab, concepts=concepts, given=images, poisons=rows)
 
     def grid(self, model: str) -> Grid:
         """Every attacker on the protected images, and what it is compared with.
@@ -191,17 +163,20 @@ class Plan:
         With originals: every defense on them too (what it costs), plain training on partly
         protected ones, and plain and most careful training at every budget.
         """
-        runs: dict[Run, None] = {}
-        for case in self.cases:
-            for method in self.methods:
-                for seed in range(self.seeds):
-                    for poison, defense in self._cells(case):
-                        runs[Run(case.name, poison, defense, method, model, seed)] = None
-        return Grid("audit", tuple(runs))
+        return Grid.of(
+            "audit",
+            (
+                Run(case.name, poison, defense, method, model, seed)
+                for case in self.cases
+                for method in self.methods
+                for seed in range(self.seeds)
+                for poison, defense in self._cells(case)
+            ),
+        )
 
     def _cells(self, case: Case) -> Iterator[tuple[str, str]]:
         for attacker in self.attackers:
-            yield protected_name(attacker), attacker.defense_for(self.builtin)
+            yield attacker.poison_name(PROTECTED), attacker.defense_for(self.builtin)
         if case.clean is None:
             return
         for attacker in self.attackers:
@@ -211,8 +186,3 @@ class Plan:
         for level in self.budgets:
             for attacker in (self.suite.plain, self.attackers[-1]):
                 yield budget_name(level), attacker.defense_for(self.builtin)
-
-
-def at_budgets(poison: Poison, levels: Sequence[int]) -> dict[int, Poison]:
-    """The poison of the protected images at other budgets, in levels of 255."""
-    return {level: replace(poison, budget=Budget(level / 255)) for level in levels}

@@ -6,13 +6,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import Field, TypeAdapter, ValidationError
 
-from safezone.audit.objects import ObjectSuite, object_suite
 from safezone.audit.outcome import plain_values
+from safezone.audit.suites import ObjectSuite, object_suite
 from safezone.errors import UserError
-from safezone.files import write_json
+from safezone.fields import Closed
 from safezone.reading import read_json, require_file
 from safezone.results.statistics import ByConcept, mean_interval
 
@@ -29,17 +28,14 @@ CLEAN_IMAGES: Final = "clean"
 ATTACK: Final = "attack"
 """The training with an attack that somebody contributes."""
 LARGEST_ENTRY: Final = 200_000
-_FORBID: Final = ConfigDict(extra="forbid")
 
 
 @dataclass(frozen=True)
-class Code:
+class Code(Closed):
     """Of a poison or an attack. ``key``: a hash of its settings and its code's version.
 
     ``file``: the SHA-256 of the Python file that it comes from; None: it is a row of ours.
     """
-
-    __pydantic_config__ = _FORBID
 
     name: Name
     key: Hash
@@ -47,10 +43,8 @@ class Code:
 
 
 @dataclass(frozen=True)
-class Hashes:
+class Hashes(Closed):
     """What the numbers rest on; ``networks``: those of purifiers, ``images``: by concept."""
-
-    __pydantic_config__ = _FORBID
 
     model: Hash
     encoder: Hash
@@ -60,10 +54,8 @@ class Hashes:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimate(Closed):
     """A mean over concepts with its interval, which one concept does not have."""
-
-    __pydantic_config__ = _FORBID
 
     training: Name
     mean: Similarity
@@ -78,20 +70,16 @@ class Estimate:
 
 
 @dataclass(frozen=True)
-class Change:
+class Change(Closed):
     """Of the poisoned images of a concept: the largest change in levels of 255, PSNR in dB."""
-
-    __pydantic_config__ = _FORBID
 
     largest: Annotated[int, Field(ge=0, le=255)]
     psnr: Annotated[float, Field(ge=0, le=200, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
-class Claimed:
+class Claimed(Closed):
     """The two numbers as somebody claims them elsewhere, and where."""
-
-    __pydantic_config__ = _FORBID
 
     plain: Similarity | None = None
     worst: Similarity | None = None
@@ -99,14 +87,12 @@ class Claimed:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoardEntry:
+class BoardEntry(Closed):
     """One protection, or one attack on a protection, measured with a suite of objects.
 
     ``measured``: similarity to the originals by concept and training. ``plain`` and ``worst``
     follow from it: what training without care learns, and the training that learns most.
     """
-
-    __pydantic_config__ = _FORBID
 
     form: Literal["protection", "attack"]
     suite: Name
@@ -131,9 +117,11 @@ class BoardEntry:
     @property
     def subject(self) -> str:
         """``adm+``, or ``szt on adm+`` for an attack."""
-        return (
-            self.poison.name if self.attack is None else f"{self.attack.name} on {self.poison.name}"
-        )
+        return f"{self.attack_name} on {self.poison.name}" if self.attack else self.poison.name
+
+    @property
+    def attack_name(self) -> str:
+        return "" if self.attack is None else self.attack.name
 
     def headlines(self) -> list[tuple[str, Estimate]]:
         """What is told first: a title and its number."""
@@ -171,9 +159,6 @@ def headline_numbers(
     return {"clean": clean, "plain": plain, "worst": worst}
 
 
-_ENTRY: Final = TypeAdapter(BoardEntry)
-
-
 def require_claimed(claimed: Claimed) -> None:
     """Raises UserError for what an entry cannot hold as a claim."""
     try:
@@ -193,9 +178,13 @@ def read_entry(path: Path) -> BoardEntry:
         raise UserError(f"{path} is larger than any entry; give one that `safezone evaluate` wrote")
     content = json.dumps(read_json(path))
     try:
-        entry = _ENTRY.validate_json(content, strict=True)
+        entry = TypeAdapter(BoardEntry).validate_json(content, strict=True)
     except ValidationError as error:
-        raise UserError(f"{path} is no entry: {_wrong(error.errors()[0])}") from error
+        first = error.errors()[0]  # of which a line holds no more of a stranger's text than this
+        place = ascii(".".join(map(str, first["loc"])))[1:-1][:60] or "the file"
+        message = ascii(first["msg"].replace("\n", " "))[1:-1][:120]
+        again = "make it again with `safezone evaluate`"
+        raise UserError(f"{path} is no entry: {place}: {message}; {again}") from error
     try:
         object_suite(entry.suite)
     except UserError as error:
@@ -203,23 +192,6 @@ def read_entry(path: Path) -> BoardEntry:
     if (entry.form == "attack") != (entry.attack is not None):
         raise UserError(f"{path} is no entry: an attack is named if, and only if, it is the form")
     return entry
-
-
-def _wrong(error: ErrorDetails) -> str:
-    """Where and what; never more of a stranger's text than fits into a line."""
-    place = ascii(".".join(map(str, error["loc"])))[1:-1][:60] or "the file"
-    message = error["msg"].replace("\n", " ")
-    return f"{place}: {ascii(message)[1:-1][:120]}; make it again with `safezone evaluate`"
-
-
-def write_entry(path: Path, entry: BoardEntry) -> None:
-    """Writes the entry, atomically."""
-    write_json(path, plain_entry(entry))
-
-
-def plain_entry(entry: BoardEntry) -> dict[str, Any]:
-    """The entry as JSON values."""
-    return asdict(entry)
 
 
 def contradictions(entry: BoardEntry) -> list[str]:
@@ -240,15 +212,13 @@ def contradictions(entry: BoardEntry) -> list[str]:
             found.append(f"measured.{concept} does not hold a value for each of the seeds")
     if found:
         return found
-    for name, ours in headline_numbers(entry.measured, names).items():
-        if not _equal(ours, getattr(entry, name)):
-            found.append(f"{name} does not follow from the measured values")
-    return found
 
+    def equal(ours: Any, theirs: Any) -> bool:
+        both = isinstance(ours, float) and isinstance(theirs, float)
+        return abs(ours - theirs) < 1e-6 if both else bool(ours == theirs)
 
-def _equal(ours: Estimate, theirs: Estimate) -> bool:
-    pairs = zip(asdict(ours).values(), asdict(theirs).values(), strict=True)
-    return all(
-        abs(a - b) < 1e-6 if isinstance(a, float) and isinstance(b, float) else a == b
-        for a, b in pairs
-    )
+    return [
+        f"{name} does not follow from the measured values"
+        for name, ours in headline_numbers(entry.measured, names).items()
+        if not all(map(equal, vars(ours).values(), vars(getattr(entry, name)).values()))
+    ]

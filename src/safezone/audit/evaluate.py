@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from safezone.audit.audit import missing_part
 from safezone.audit.cases import Case
@@ -19,7 +18,7 @@ from safezone.audit.entry import (
     headline_numbers,
     training_names,
 )
-from safezone.audit.objects import ObjectSuite, picture_key
+from safezone.audit.suites import ObjectSuite, picture_key
 from safezone.defenses import Defense, defense, fingerprints, own_defenses
 from safezone.errors import UserError
 from safezone.files import digest
@@ -47,23 +46,17 @@ class Subject:
     attack_file: str | None = None
 
     @property
-    def form(self) -> str:
-        """``attack`` or ``protection``."""
+    def form(self) -> Literal["protection", "attack"]:
         return "protection" if self.attack is None else "attack"
 
     @property
-    def poison_label(self) -> str:
-        """The poison's name in the lab; of a file's with its hash, which others may share."""
-        return _label(self.poison.name, self.poison_file)
-
-    @property
-    def attack_label(self) -> str:
-        """The attack's, likewise."""
-        return _label("" if self.attack is None else self.attack.name, self.attack_file)
-
-
-def _label(name: str, file: str | None) -> str:
-    return name if file is None else f"{name}-{file[:12]}"
+    def labels(self) -> tuple[str, str]:
+        """The poison's and the attack's names in the lab; a file's with its hash, since files may
+        share a name."""
+        attack = "" if self.attack is None else self.attack.name
+        pairs = ((self.poison.name, self.poison_file), (attack, self.attack_file))
+        poison, attack = (name if file is None else f"{name}-{file[:12]}" for name, file in pairs)
+        return poison, attack
 
 
 def read_subject(suite: ObjectSuite, poison: str | Path, attack: str | Path | None) -> Subject:
@@ -71,25 +64,22 @@ def read_subject(suite: ObjectSuite, poison: str | Path, attack: str | Path | No
 
     Raises UserError for names and files that do not give one poison, or one attack.
     """
-    settings, poison_file, attack_file, row = suite.poisoning, None, None, None
+    settings, name, row = suite.poisoning, poison, None
+
+    def only(rows: Mapping[str, Any], file: Path, noun: str) -> Any:
+        if len(rows) != 1:
+            raise UserError(f"{file} has {len(rows)} {noun}s; leave one in it")
+        return next(iter(rows.values()))
+
     if isinstance(poison, Path):
         settings = replace(settings, files=(str(poison),))
-        name = _only(own_poisons([poison]), poison, "poison").name
-        poison_file = digest(poison.read_bytes())
-    else:
-        name = poison
+        name = only(own_poisons([poison]), poison, "poison").name
     if isinstance(attack, Path):
-        row = _only(own_defenses([attack]), attack, "defense")
-        attack_file = digest(attack.read_bytes())
+        row = only(own_defenses([attack]), attack, "defense")
     elif attack is not None:
         row = defense(attack)
-    return Subject(settings.poison(name), row, poison_file, attack_file)
-
-
-def _only(rows: Mapping[str, Any], file: Path, noun: str) -> Any:
-    if len(rows) != 1:
-        raise UserError(f"{file} has {len(rows)} {noun}s; leave one in it")
-    return next(iter(rows.values()))
+    hashes = [digest(f.read_bytes()) if isinstance(f, Path) else None for f in (poison, attack)]
+    return Subject(settings.poison(str(name)), row, *hashes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,42 +94,20 @@ class Trial:
     wanted: Mapping[Subject, Sequence[str]]
     seed: int = 0
 
-    @cached_property
-    def ready(self) -> Lab:
-        """The lab with the subjects' rows under their labels."""
-        poisons = {each.poison_label: each.poison for each in self.wanted}
-        attacks = {each.attack_label: each.attack for each in self.wanted if each.attack}
-        return replace(self.lab, poisons=poisons, defenses=attacks)
-
     @property
     def builtin(self) -> bool:
-        """Whether the model is a built-in one."""
         return self.lab.model.name in BUILTIN
 
     def run(self, concept: str, poison: str, training: str, index: int = 0) -> Run:
-        """One cell, by the names of the lab."""
         model = self.lab.model.name
         return Run(concept, poison, training, TEXTUAL_INVERSION, model, self.seed + index)
 
     def cells(self, subject: Subject) -> dict[str, tuple[str, str]]:
         """(poison, defense) of each training of the subject."""
-        cells = {CLEAN_IMAGES: (CLEAN, NOMINAL)}
+        cells = {CLEAN_IMAGES: (CLEAN, NOMINAL), ATTACK: subject.labels}
         for each in self.suite.attackers.attackers:
-            posting = "" if each.posting is None else f" {each.posting}"
-            poison = subject.poison_label + posting
-            cells[each.name] = (poison, each.defense_for(self.builtin))
-        cells[ATTACK] = (subject.poison_label, subject.attack_label)
+            cells[each.name] = (each.poison_name(subject.labels[0]), each.defense_for(self.builtin))
         return {name: cells[name] for name in training_names(self.suite, subject.form)}
-
-    def require_attackers(self) -> None:
-        """Raises UserError where an attacker of the suite cannot run here, or an attack."""
-        for attacker in self.suite.attackers.attackers:
-            reason = missing_part(self.lab, attacker, self.builtin)
-            if reason is not None:
-                raise UserError(f"{self.suite.name} needs its attacker {attacker.name}: {reason}")
-        for subject in self.wanted:
-            if subject.attack is not None:
-                fingerprints(subject.attack.preprocess, self.lab.purifying)
 
 
 @dataclass(frozen=True)
@@ -157,16 +125,23 @@ def evaluate(
 
     Raises UserError when an attacker cannot run here or a run fails: an entry has no gaps.
     """
-    trial.require_attackers()
+    for attacker in trial.suite.attackers.attackers:
+        reason = missing_part(trial.lab, attacker)
+        if reason is not None:
+            raise UserError(f"{trial.suite.name} needs its attacker {attacker.name}: {reason}")
+    for subject in trial.wanted:
+        if subject.attack is not None:
+            fingerprints(subject.attack.preprocess, trial.lab.purifying)
     poisoned = [
-        trial.run(concept, subject.poison_label, NOMINAL)
+        trial.run(concept, subject.labels[0], NOMINAL)
         for subject, concepts in trial.wanted.items()
         for concept in concepts
     ]
-    lab = trial.ready
-    _require_none(
-        make(lab, Grid("poisons", _once(poisoned)), last="poison", progress=progress, note=note)
-    )
+    poisons = {each.labels[0]: each.poison for each in trial.wanted}
+    attacks = {each.labels[1]: each.attack for each in trial.wanted if each.attack}
+    lab = replace(trial.lab, poisons=poisons, defenses=attacks)
+    wanted = Grid.of("poisons", poisoned)
+    _require_none(make(lab, wanted, last="poison", progress=progress, note=note))
     lab = replace(lab, given=_postings(trial, lab, poisoned))
     runs = [
         trial.run(concept, *cell, index)
@@ -175,25 +150,16 @@ def evaluate(
         for cell in trial.cells(subject).values()
         for index in range(trial.suite.seeds)
     ]
-    results = run_grid(lab, Grid("evaluate", _once(runs)), progress=progress, note=note)
+    results = run_grid(lab, Grid.of("evaluate", runs), progress=progress, note=note)
     _require_none(results.failed)
     values = summarise(results.rows, SIMILARITY)
-    return {
-        subject: Found(
-            {
-                concept: {
-                    name: values[cell][concept] for name, cell in trial.cells(subject).items()
-                }
-                for concept in concepts
-            },
-            {concept: _change(trial, lab, subject, concept) for concept in concepts},
-        )
-        for subject, concepts in trial.wanted.items()
-    }
-
-
-def _once(runs: Iterable[Run]) -> tuple[Run, ...]:
-    return tuple(dict.fromkeys(runs))
+    found = {}
+    for subject, concepts in trial.wanted.items():
+        cells = trial.cells(subject)
+        measured = {c: {name: values[at][c] for name, at in cells.items()} for c in concepts}
+        changes = {concept: _change(trial, lab, subject, concept) for concept in concepts}
+        found[subject] = Found(measured, changes)
+    return found
 
 
 def _require_none(failed: Mapping[Run, str]) -> None:
@@ -204,17 +170,17 @@ def _require_none(failed: Mapping[Run, str]) -> None:
 def _postings(trial: Trial, lab: Lab, poisoned: Iterable[Run]) -> dict[tuple[str, str], Any]:
     """What a platform gives back of the poisoned files, under the names that ``cells`` uses."""
     images = {}
-    names = [each.posting for each in trial.suite.attackers.attackers if each.posting]
-    for run in poisoned if names else ():
+    posting = [each for each in trial.suite.attackers.attackers if each.posting is not None]
+    for run in poisoned if posting else ():
         artifact = job(lab, run).of["poison"]
         case = Case(artifact.place, lab.load(artifact), None, {})
-        for name in names:
-            images[run.concept, f"{run.poison} {name}"] = case.posted(name)
+        for each in posting:
+            images[run.concept, each.poison_name(run.poison)] = case.posted(str(each.posting))
     return images
 
 
 def _change(trial: Trial, lab: Lab, subject: Subject, concept: str) -> Change:
-    run = trial.run(concept, subject.poison_label, NOMINAL)
+    run = trial.run(concept, subject.labels[0], NOMINAL)
     poisoned = lab.load(job(lab, run).of["poison"]).images
     seen = imperceptibility(lab.concepts[concept].images, poisoned)
     psnr = seen["psnr"].clamp(max=100.0)  # equal images have none
@@ -253,7 +219,7 @@ def entry_of(trial: Trial, subject: Subject, found: Found, claimed: Claimed) -> 
     poison, attack = code_of(trial, subject)
     numbers = headline_numbers(found.measured, training_names(trial.suite, subject.form))
     return BoardEntry(
-        form="protection" if attack is None else "attack",
+        form=subject.form,
         suite=trial.suite.name,
         model=trial.lab.model.name,
         seed=trial.seed,

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Final
 
 from markupsafe import Markup
 
@@ -25,8 +24,6 @@ from safezone.results.page import Page, Section
 from safezone.results.statistics import ByConcept, tied_best
 from safezone.results.tables import SIMILARITY
 from safezone.scores.rows import CLEAN, NOMINAL, Row
-
-TITLE: Final = "Which protections hold?"
 
 
 @dataclass(frozen=True)
@@ -49,12 +46,10 @@ class Standing:
 
     @property
     def psnr(self) -> float:
-        """Mean over concepts, in dB."""
         return fmean(each.psnr for each in self.entry.changes.values())
 
     @property
     def largest(self) -> int:
-        """The largest change of any value, in levels of 255."""
         return max(each.largest for each in self.entry.changes.values())
 
 
@@ -117,21 +112,12 @@ def _board(suite: str, model: str, weights: str, group: Mapping[str, BoardEntry]
 
 def _standing(file: str, entry: BoardEntry, attacks: Sequence[tuple[str, BoardEntry]]) -> Standing:
     titles = {each.name: each.title for each in entry.of.attackers.attackers}
-    worst, by, values = (
-        entry.worst,
-        titles[entry.worst.training],
-        entry.values(entry.worst.training),
-    )
-    lowered = False
+    last, by = entry, titles[entry.worst.training]
     for name, attack in attacks:
-        if attack.worst.training == ATTACK and attack.worst.mean > worst.mean:
-            worst, by, values = attack.worst, f"{_named(attack)}, {name}", attack.values(ATTACK)
-            lowered = True
-    return Standing(file, entry, worst, by, values, attacks, lowered)
-
-
-def _named(entry: BoardEntry) -> str:
-    return "" if entry.attack is None else entry.attack.name
+        if attack.worst.training == ATTACK and attack.worst.mean > last.worst.mean:
+            last, by = attack, f"{attack.attack_name}, {name}"
+    values = last.values(last.worst.training)
+    return Standing(file, entry, last.worst, by, values, attacks, last is not entry)
 
 
 def _rows(board: Board) -> list[Row]:
@@ -150,7 +136,7 @@ def _rows(board: Board) -> list[Row]:
 def _of_entry(entry: BoardEntry, poison: str, *, clean: bool, attack: bool) -> list[Row]:
     suite = entry.of
     images = len(suite.sampling.texts()) * suite.sampling.images_per_prompt
-    shown = {suite.attackers.plain.name: NOMINAL, CLEAN_IMAGES: NOMINAL, ATTACK: _named(entry)}
+    shown = {suite.attackers.plain.name: NOMINAL, CLEAN_IMAGES: NOMINAL, ATTACK: entry.attack_name}
     return [
         Row(
             concept,
@@ -184,12 +170,5 @@ def leaderboard_page(entries: Mapping[str, BoardEntry], command: str = "") -> Pa
             name = f"{board.suite}-{board.model}-{board.weights[:12]}"
             notes = caveats(own, photographs=False)
             sections.append(Section(name, title, own, notes=notes, command=command))
-    values: dict[str, Any] = {"boards": every, "of_board": OF_BOARD}
-    lead = Markup(fill_template("leaderboard.html.j2", **values))
-    return Page(TITLE, sections, rows, versions(), lead)
-
-
-OF_BOARD: Final = (
-    "Similarity to the clean objects that a training still learns from protected images: lower is "
-    "better for the owner of the images. The worst case is the training that learned most."
-)
+    lead = Markup(fill_template("leaderboard.html.j2", boards=every))
+    return Page("Which protections hold?", sections, rows, versions(), lead)

@@ -1,17 +1,18 @@
-"""What an audit's rows say: what each attacker learned, the worst case, what that is beside clean.
+"""What follows from an audit's rows: what each attacker learned, the worst case, and the flags.
 
 All numbers are similarities to the clean originals (to the protected images where there are none),
 means over concepts with the seeds nested. The owner's worst case is the attacker that learned most.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from safezone.audit.cases import Plan, budget_name, partial_name, protected_name
-from safezone.audit.suite import Attacker
-from safezone.results.statistics import ByConcept, Interval, mean_interval, recovery
+from safezone.audit.cases import PROTECTED, Plan, budget_name, partial_name
+from safezone.audit.suites import Attacker
+from safezone.lab.settings import fraction
+from safezone.results.statistics import Interval, mean_interval, recovery
 from safezone.results.tables import SIMILARITY
 from safezone.scores.rows import CLEAN, NOMINAL, Row, summarise
 
@@ -19,7 +20,8 @@ NOTHING_LEARNED: Final = 0.1
 """A similarity above the class word's by less than this counts as nothing learned."""
 HALF: Final = 0.5
 """The share of what clean images give from which a protection counts as not having held."""
-Values: TypeAlias = Mapping[tuple[str, ...], ByConcept]
+FEW_CONCEPTS: Final = 5
+"""Below this an audit is a look at images, not a measurement."""
 
 
 @dataclass(frozen=True)
@@ -53,31 +55,26 @@ class Outcome:
     failed: Mapping[str, str]
 
     @property
-    def kept(self) -> float | None:
-        """What the worst case has of what plain training has on clean images."""
-        if self.clean is None or self.clean.mean <= 0:
-            return None
-        return self.worst.similarity.mean / self.clean.mean
+    def costs(self) -> bool:
+        """Whether the worst case's training takes from clean images at least what it gives back."""
+        if self.clean is None or self.worst.clean is None or self.worst is self.plain:
+            return False
+        gain = self.worst.similarity.mean - self.plain.similarity.mean
+        return self.clean.mean - self.worst.clean.mean >= max(0.02, gain)
 
 
 def outcomes(plan: Plan, rows: Sequence[Row]) -> list[Outcome]:
     """One for each method of which plain training ended well."""
-    results = []
-    for method in plan.methods:
-        own = [row for row in rows if row.method == method]
-        values = summarise(own, SIMILARITY)
-        reasons = {(row.poison, row.defense): row.reason for row in own if row.reason}
-        found = _outcome(plan, method, values, reasons)
-        if found is not None:
-            results.append(found)
-    return results
+    every = (_outcome(plan, m, [row for row in rows if row.method == m]) for m in plan.methods)
+    return [each for each in every if each is not None]
 
 
-def _outcome(
-    plan: Plan, method: str, values: Values, reasons: Mapping[tuple[str, str], str]
-) -> Outcome | None:
+def _outcome(plan: Plan, method: str, rows: Sequence[Row]) -> Outcome | None:
+    values = summarise(rows, SIMILARITY)
+    reasons = {(row.poison, row.defense): row.reason for row in rows if row.reason}
+
     def cell(attacker: Attacker) -> tuple[str, str]:
-        return protected_name(attacker), attacker.defense_for(plan.builtin)
+        return attacker.poison_name(PROTECTED), attacker.defense_for(plan.builtin)
 
     def interval(poison: str, defense: str) -> Interval | None:
         by_concept = values.get((poison, defense))
@@ -115,7 +112,7 @@ def _outcome(
     )
 
 
-def verdict(outcome: Outcome, floor: float | None) -> str:
+def verdict(outcome: Outcome, floor: float) -> str:
     """One sentence on one method; it never says that a protection is safe.
 
     ``floor``: the similarity of what the model draws for the class word alone.
@@ -129,18 +126,17 @@ def verdict(outcome: Outcome, floor: float | None) -> str:
             "much the protection took."
         )
     clean = outcome.clean.mean
-    base = 0.0 if floor is None else floor
-    if clean - base < NOTHING_LEARNED:
+    if clean - floor < NOTHING_LEARNED:
         return (
             f"With {outcome.method} not even the clean images were learned ({clean:.2f}, the class "
-            f"word alone {base:.2f}), so this says nothing about the protection."
+            f"word alone {floor:.2f}), so this says nothing about the protection."
         )
-    share = (worst - base) / (clean - base)
+    share = max(0.0, (worst - floor) / (clean - floor))
     began = f"With {outcome.method}, clean images gave {clean:.2f} and protected ones {plain:.2f}"
     if worst == plain:
         return f"{began}; none of {len(outcome.attackers) - 1} careful trainings learned more."
     held = "the protection did not hold" if share >= HALF else "part of the protection was left"
-    return f"{began}; {most}, {max(0.0, share):.0%} of what clean images gave: {held}."
+    return f"{began}; {most}, {share:.0%} of what clean images gave: {held}."
 
 
 def plain_values(value: Any) -> Any:
@@ -156,3 +152,135 @@ def plain_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain_values(each) for each in value]
     return value
+
+
+# Flags: when nothing, or less, follows
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What the flags look at. ``floor``: the similarity of what the class word alone draws.
+
+    ``largest``: the largest change of any value of a pixel, in [0, 1]; None without originals.
+    ``own_training``: whether the trainings were told other settings than the model's preset.
+    """
+
+    plan: Plan
+    outcomes: Sequence[Outcome]
+    model: str
+    floor: float
+    largest: float | None
+    own_training: bool = False
+
+    @property
+    def manifests(self) -> list[Mapping[str, Any]]:
+        """The manifests of the protected folders that our own poisons wrote."""
+        return [case.manifest for case in self.plan.cases if case.manifest]
+
+    @property
+    def over_budget(self) -> bool:
+        """Whether an image is changed by more than the protection claims."""
+        claims = [fraction(each["kappa"]) for each in self.manifests if "kappa" in each]
+        if self.largest is None or not claims:
+            return False
+        return self.largest > float(max(claims)) + 0.5 / 255 + 1e-6
+
+
+@dataclass(frozen=True)
+class Flag:
+    """``raised``: whether it holds; ``text``: what it means, one sentence."""
+
+    name: str
+    raised: Callable[[Facts], bool]
+    text: str
+
+
+FLAGS: Final[tuple[Flag, ...]] = (
+    Flag(
+        "no-originals",
+        lambda facts: any(case.clean is None for case in facts.plan.cases),
+        "There are no clean originals, so similarities are to the protected images and what the "
+        "protection took cannot be told; give --clean.",
+    ),
+    Flag(
+        "clean-not-learned",
+        lambda facts: any(
+            each.clean is not None and each.clean.mean - facts.floor < NOTHING_LEARNED
+            for each in facts.outcomes
+        ),
+        "The clean images were hardly learned better than the class word alone draws them, so "
+        "nothing follows for the protected ones.",
+    ),
+    Flag(
+        "budget-exceeded",
+        lambda facts: facts.over_budget,
+        "The protected images differ from the originals by more than the protection's budget: they "
+        "were changed afterwards, or these are other originals.",
+    ),
+    Flag(
+        "lossy-file",
+        lambda facts: any(case.lossy for case in facts.plan.cases),
+        "Protected images are in a lossy form (JPEG, WebP), which has changed the protection "
+        "already; audit the files as the protection wrote them too.",
+    ),
+    Flag(
+        "care-costs-clean",
+        lambda facts: any(each.costs for each in facts.outcomes),
+        "The training that learned most loses at least as much on clean images as it gains here, "
+        "so its gain is not recovery alone.",
+    ),
+    Flag(
+        "purifier-of-this-world",
+        lambda facts: (
+            facts.plan.builtin and any(each.name == "purifier" for each in facts.plan.attackers)
+        ),
+        "The built-in purifier was trained on the very world of the built-in model; purifiers of "
+        "photographs know less of what they clean.",
+    ),
+    Flag(
+        "white-box",
+        lambda facts: any(each.get("model") == facts.model for each in facts.manifests),
+        "The protection was made on the model that is trained here, its best case; on another "
+        "model it may do less.",
+    ),
+    Flag(
+        "carried-over",
+        lambda facts: any(each.get("model") not in (None, facts.model) for each in facts.manifests),
+        "The protection was made on another model than the one that is trained here.",
+    ),
+    Flag(
+        "unknown-maker",
+        lambda facts: len(facts.manifests) < len(facts.plan.cases),
+        "It is not known on which model the protection was made, so white box and carried over "
+        "cannot be told apart.",
+    ),
+    Flag(
+        "other-training",
+        lambda facts: facts.own_training,
+        "The trainings had other settings than this model's preset (--config), so these numbers "
+        "are not the suite's.",
+    ),
+    Flag(
+        "few-concepts",
+        lambda facts: len(facts.plan.cases) < FEW_CONCEPTS,
+        f"Fewer than {FEW_CONCEPTS} concepts: this is a look at these images, not a measurement of "
+        "the protection.",
+    ),
+    Flag(
+        "generated-masks",
+        lambda facts: any(case.generated_masks for case in facts.plan.cases),
+        "The masks were drawn by GrabCut and not looked at; a wrong mask makes Safe-Zone Training "
+        "look worse than it is.",
+    ),
+    Flag(
+        "stronger-attack-missing",
+        lambda facts: bool(facts.plan.left_out) or any(each.failed for each in facts.outcomes),
+        "Known attackers of the suite did not run here, so the worst case may be worse.",
+    ),
+)
+"""Every flag; the tests raise each of them and leave each of them down."""
+
+
+def raised(facts: Facts) -> list[Flag]:
+    """The flags that hold, in the table's order."""
+    return [flag for flag in FLAGS if flag.raised(facts)]

@@ -1,7 +1,7 @@
 """The upper part of an audit's page: the verdict, the flags, pictures in a row, visibility."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -9,10 +9,9 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from safezone.audit.cases import PROTECTED, Case, Plan, budget_name, protected_name
-from safezone.audit.flags import Facts, raised
-from safezone.audit.outcome import Outcome, plain_values, verdict
-from safezone.audit.suite import Attacker
+from safezone import __version__
+from safezone.audit.cases import PROTECTED, Case, Plan, budget_name
+from safezone.audit.outcome import Facts, Outcome, plain_values, raised, verdict
 from safezone.lab.lab import Lab
 from safezone.lab.makers import read_images
 from safezone.lab.run import Run
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
 CROP: Final = 64
 """Side of the crop that is shown pixel by pixel."""
+UNTESTED: Final = "not tested"
 _METHODS: Final = ("textual inversion", "lora", "custom diffusion")
 
 
@@ -53,8 +53,14 @@ def visibility(lab: Lab, plan: Plan) -> list[Visibility]:
 
 
 def _visible(lab: Lab, cases: Sequence[Case], name: str, level: int | None) -> Visibility:
-    pairs = [(case.reference.images, images_of(lab, case, name)) for case in cases]
-    clean, changed = (torch.cat(side) for side in zip(*pairs, strict=True))
+    def images(case: Case) -> Tensor:  # uint8 [n, 3, S, S]
+        if name == PROTECTED:
+            return case.protected.images
+        run = Run(case.name, name, NOMINAL, _METHODS[0], lab.model.name, 0)
+        return lab.load(job(lab, run).of["poison"]).images
+
+    clean = torch.cat([case.reference.images for case in cases])
+    changed = torch.cat([images(case) for case in cases])
     measured = imperceptibility(clean, changed)
     psnr = measured["psnr"]
     return Visibility(
@@ -67,50 +73,32 @@ def _visible(lab: Lab, cases: Sequence[Case], name: str, level: int | None) -> V
     )
 
 
-def images_of(lab: Lab, case: Case, name: str) -> Tensor:
-    """The images that stand for a poison, as the lab has them: uint8 [n, 3, S, S]."""
-    if name == PROTECTED:
-        return case.protected.images
-    run = Run(case.name, name, NOMINAL, _METHODS[0], lab.model.name, 0)
-    return lab.load(job(lab, run).of["poison"]).images
-
-
-@dataclass(frozen=True, eq=False)
-class _Line:
-    outcome: Outcome
-    concept: str
-    pictures: Sequence[tuple[str, Picture]]
-
-
-def _attacker(plan: Plan, name: str) -> Attacker:
-    return next(each for each in plan.suite.attackers if each.name == name)
-
-
-def _line(lab: Lab, plan: Plan, outcome: Outcome) -> _Line:
+def _line(lab: Lab, plan: Plan, outcome: Outcome) -> dict[str, Any]:
     """Four pictures: mine, protected, what plain and what the best careful training learned."""
     case, plain = plan.cases[0], outcome.plain
     careful = [each for each in outcome.attackers if each.attacker != plain.attacker]
     best = max(careful, key=lambda each: each.similarity.mean, default=plain)
     shown = [] if case.clean is None else [("mine", case.clean.images[0])]
     shown.append(("protected", case.protected.images[0]))
+    attackers = {each.name: each for each in plan.suite.attackers}
     for title, learned in ((plain.title, plain), (best.title, best)):
-        attacker = _attacker(plan, learned.attacker)
+        attacker = attackers[learned.attacker]
         defense = attacker.defense_for(plan.builtin)
-        run = Run(case.name, protected_name(attacker), defense, outcome.method, lab.model.name, 0)
+        run = Run(
+            case.name, attacker.poison_name(PROTECTED), defense, outcome.method, lab.model.name, 0
+        )
         artifact = job(lab, run).of["generate"]
         if artifact.done:
             shown.append((title, read_images(artifact.place)[0][0]))
-    return _Line(
-        outcome, case.name, [(title, picture(image, title, 320)) for title, image in shown]
-    )
+    pictures = [(title, picture(image, title, 320)) for title, image in shown]
+    return {"outcome": outcome, "concept": case.name, "pictures": pictures}
 
 
 def _interval(value: Interval | None) -> str:
     if value is None:
         return "–"
-    if math.isnan(value.low):
-        return f"{value.mean:.2f}"
-    return f"{value.mean:.2f} [{value.low:.2f}, {value.high:.2f}]"
+    limits = "" if math.isnan(value.low) else f" [{value.low:.2f}, {value.high:.2f}]"
+    return f"{value.mean:.2f}{limits}"
 
 
 def _close(case: Case) -> list[tuple[str, Picture]]:
@@ -120,16 +108,10 @@ def _close(case: Case) -> list[tuple[str, Picture]]:
     clean, changed = case.clean.images[:1], case.protected.images[:1]
     start = max(0, (clean.shape[-1] - CROP) // 2)
     window = slice(start, start + CROP)
-    change = amplified_difference(clean, changed)
-    crops = {
-        "original, 1:1": clean,
-        "protected, 1:1": changed,
-        f"the change, {GAIN} times": change,
-    }
-    return [
-        (title, picture(images[0, :, window, window].contiguous(), title, exact=True))
-        for title, images in crops.items()
-    ]
+    titles = ("original, 1:1", "protected, 1:1", f"the change, {GAIN} times")
+    images = torch.cat([clean, changed, amplified_difference(clean, changed)])
+    crops = images[:, :, window, window].contiguous()
+    return [(t, picture(crop, t, exact=True)) for t, crop in zip(titles, crops, strict=True)]
 
 
 def plane(outcome: Outcome, seen: Iterable[Visibility]) -> "Figure | None":
@@ -159,7 +141,11 @@ def lead(lab: Lab, facts: Facts, seen: Sequence[Visibility]) -> str:
     """The upper part of the page, as HTML."""
     plan, outcomes = facts.plan, facts.outcomes
     figure = plane(outcomes[0], seen) if outcomes else None
-    tested = {each.method: each for each in outcomes}
+    numbers = {
+        each.method: f"{each.plain.similarity.mean:.2f} plain, "
+        f"{each.worst.similarity.mean:.2f} worst case"
+        for each in outcomes
+    }
     models = list(dict.fromkeys([facts.model, "sd15", "sd21", "sdxl"]))
     return fill_template(
         "audit.html.j2",
@@ -172,7 +158,10 @@ def lead(lab: Lab, facts: Facts, seen: Sequence[Visibility]) -> str:
         left_out=plan.left_out,
         models=models,
         matrix={
-            method: [_cell(tested.get(method)) if m == facts.model else UNTESTED for m in models]
+            method: [
+                numbers.get(method, UNTESTED) if each == facts.model else UNTESTED
+                for each in models
+            ]
             for method in dict.fromkeys([*plan.methods, *_METHODS])
         },
         lines=[_line(lab, plan, each) for each in outcomes],
@@ -182,23 +171,13 @@ def lead(lab: Lab, facts: Facts, seen: Sequence[Visibility]) -> str:
     )
 
 
-UNTESTED: Final = "not tested"
-
-
-def _cell(outcome: Outcome | None) -> str:
-    if outcome is None:
-        return UNTESTED
-    plain, worst = outcome.plain.similarity.mean, outcome.worst.similarity.mean
-    return f"{plain:.2f} plain, {worst:.2f} worst case"
-
-
-def as_json(facts: Facts, seen: Sequence[Visibility], version: str) -> Mapping[str, Any]:
+def as_json(facts: Facts, seen: Sequence[Visibility]) -> dict[str, Any]:
     """What ``audit.json`` holds."""
     plan = facts.plan
     worst = max((each.worst.similarity.mean for each in facts.outcomes), default=None)
     return {
         "suite": plan.suite.name,
-        "version": version,
+        "version": __version__,
         "model": facts.model,
         "concepts": [case.name for case in plan.cases],
         "seeds": plan.seeds,

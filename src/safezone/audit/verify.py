@@ -11,7 +11,7 @@ from scipy import stats
 
 from safezone.audit.entry import BoardEntry, Hashes, contradictions, training_names
 from safezone.audit.evaluate import Found, Subject, Trial, code_of, evaluate, hashes_of
-from safezone.audit.objects import ObjectSuite
+from safezone.audit.suites import ObjectSuite
 from safezone.lab.lab import Note
 
 EntryName = TypeVar("EntryName")
@@ -48,14 +48,10 @@ def differing(trial: Trial, ours: Hashes, subject: Subject, entry: BoardEntry) -
         pairs["another file of the attack"] = (attack.file, entry.attack.file)
         pairs["other code or settings of the attack"] = (attack.key, entry.attack.key)
     return [
-        f"{what}: {_short(there)} in the entry, {_short(here)} here"
+        f"{what}: {(there or 'none')[:12]} in the entry, {(here or 'none')[:12]} here"
         for what, (here, there) in pairs.items()
         if here != there
     ]
-
-
-def _short(key: str | None) -> str:
-    return "none" if key is None else key[:12]
 
 
 @dataclass(frozen=True)
@@ -73,12 +69,10 @@ class Deviation:
 
     @property
     def difference(self) -> float:
-        """Measured minus claimed."""
         return self.measured - self.claimed
 
     @property
     def within(self) -> bool:
-        """Whether the difference is within the tolerance."""
         return abs(self.difference) <= self.tolerance
 
     def __str__(self) -> str:
@@ -98,25 +92,18 @@ class Verdict:
 
     @property
     def within(self) -> bool:
-        """Whether nothing was found."""
         return not self.problems and all(each.within for each in self.deviations)
-
-    @property
-    def worst(self) -> Deviation | None:
-        """The number that uses most of its tolerance."""
-        return max(
-            self.deviations, key=lambda each: abs(each.difference) / each.tolerance, default=None
-        )
 
     def sentences(self) -> list[str]:
         """What to tell: problems, else what is off, else how near the limit the worst number is."""
-        off = [f"not within: {each}" for each in self.deviations if not each.within]
-        if self.problems or off or self.worst is None:
-            return [*(f"not within: {each}" for each in self.problems), *off]
-        return [f"within; of {len(self.deviations)} numbers the furthest off is {self.worst}"]
+        numbers = self.deviations
+        wrong = [*self.problems, *(str(each) for each in numbers if not each.within)]
+        if wrong or not numbers:
+            return [f"not within: {each}" for each in wrong]
+        worst = max(numbers, key=lambda each: abs(each.difference) / each.tolerance)
+        return [f"within; of {len(numbers)} numbers the furthest off is {worst}"]
 
     def as_json(self) -> dict[str, Any]:
-        """As JSON values."""
         numbers = [{**asdict(each), "within": each.within} for each in self.deviations]
         return {"within": self.within, "problems": [*self.problems], "numbers": numbers}
 
@@ -147,13 +134,10 @@ def compared(entry: BoardEntry, found: Found) -> list[Deviation]:
         claims, finds = zip(*(pair(concept, name) for concept in concepts), strict=True)
         result.append(Deviation("mean", name, fmean(claims), fmean(finds), mean))
     for concept in concepts:
-        claimed, now = entry.changes[concept], found.changes[concept]
-        result += [
-            Deviation(
-                concept, "largest change, of 255", claimed.largest, now.largest, LARGEST_WITHIN
-            ),
-            Deviation(concept, "PSNR, dB", claimed.psnr, now.psnr, PSNR_WITHIN),
-        ]
+        old, now = entry.changes[concept], found.changes[concept]
+        largest = (old.largest, now.largest, LARGEST_WITHIN)
+        result.append(Deviation(concept, "largest change, of 255", *largest))
+        result.append(Deviation(concept, "PSNR, dB", old.psnr, now.psnr, PSNR_WITHIN))
     return result
 
 
@@ -175,11 +159,8 @@ def verify(
         key: [*contradictions(entry), *differing(trial, hashes, subject, entry)]
         for key, (subject, entry) in entries.items()
     }
-    wanted = {entries[key][0]: concepts for key, found in problems.items() if not found}
+    honest = {key: pair for key, pair in entries.items() if not problems[key]}
+    wanted = {subject: concepts for subject, _ in honest.values()}
     measured = evaluate(replace(trial, wanted=wanted), progress=progress, note=note)
-    return {
-        key: Verdict(problems[key])
-        if problems[key]
-        else Verdict((), compared(entry, measured[subject]))
-        for key, (subject, entry) in entries.items()
-    }
+    verdicts = {key: Verdict(problems[key]) for key in entries}
+    return verdicts | {key: Verdict((), compared(e, measured[s])) for key, (s, e) in honest.items()}

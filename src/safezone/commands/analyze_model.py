@@ -54,7 +54,7 @@ class AnalyzeTimestepsCommand(OnModel):
         from safezone.analysis.timesteps import timestep_grid
         from safezone.commands.opening import open_model, require_out_folder
         from safezone.files import digest
-        from safezone.lab.measure import Measures
+        from safezone.lab.bench import Measures
         from safezone.models.base import Posterior
         from safezone.paper.measured.by_timestep import expanded_drawing, statistics
         from safezone.paper.measured.training import gradient_drawing
@@ -152,7 +152,7 @@ class AnalyzeSensitivityCommand(OnModel):
         import torch
 
         from safezone.commands.opening import open_model, require_out_folder
-        from safezone.lab.measure import Measures
+        from safezone.lab.bench import Measures
         from safezone.paper.measured.maps import TIMES, Probe, folder_maps
         from safezone.results.drawings.style import save
 

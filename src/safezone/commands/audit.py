@@ -119,10 +119,10 @@ def plan_of(options: AuditCommand) -> "tuple[Lab, Plan]":
     """The lab and what is to run; UserError for options that do not fit the images."""
     from safezone.audit.audit import plan_audit
     from safezone.audit.cases import read_cases
-    from safezone.audit.suite import suite
+    from safezone.audit.suites import suite
     from safezone.commands.opening import open_encoders, open_model
-    from safezone.lab.config import read_settings
     from safezone.lab.lab import Lab
+    from safezone.lab.presets import read_settings
     from safezone.lab.store import WORK
     from safezone.lab.training import method_named
 
@@ -193,7 +193,7 @@ class ServeCommand(Command):
             ) from error
         from safezone.commands.opening import require_out_folder
         from safezone.files import locked
-        from safezone.lab.kinds import require_spelling
+        from safezone.lab.presets import require_spelling
         from safezone.serve.runner import Runner
 
         require_out_folder(self.folder)

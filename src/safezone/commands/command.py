@@ -18,7 +18,7 @@ import tyro
 
 from safezone.errors import UserError
 from safezone.fields import AT_LEAST_ONE, Checked, Count, FieldError, require_fields
-from safezone.lab.config import read_settings
+from safezone.lab.presets import read_settings
 from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, Settings
 from safezone.lab.training import Training
 from safezone.models.precision import LongPrompts, Precision

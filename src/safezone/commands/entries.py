@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -20,11 +20,12 @@ from safezone.commands.command import (
 )
 from safezone.errors import UserError
 from safezone.fields import Count, Natural
+from safezone.files import write_json
 
 if TYPE_CHECKING:
     from safezone.audit.entry import Code
     from safezone.audit.evaluate import Subject, Trial
-    from safezone.audit.objects import ObjectSuite
+    from safezone.audit.suites import ObjectSuite
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,9 +68,9 @@ class EvaluateCommand(Processor, Command):
     """Folder of what is made on the way."""
 
     def run(self) -> Answer:
-        from safezone.audit.entry import Claimed, plain_entry, require_claimed, write_entry
+        from safezone.audit.entry import Claimed, require_claimed
         from safezone.audit.evaluate import entry_of, evaluate, read_subject
-        from safezone.audit.objects import object_suite
+        from safezone.audit.suites import object_suite
         from safezone.commands.opening import require_out_folder
 
         suite = object_suite(self.suite)
@@ -83,13 +84,13 @@ class EvaluateCommand(Processor, Command):
         trial = _open_trial(self, suite, self.model, 0, {subject: suite.concepts})
         outcome = evaluate(trial, progress=progress(), note=note)[subject]
         entry = entry_of(trial, subject, outcome, claimed)
-        write_entry(self.out, entry)
+        write_json(self.out, asdict(entry))
         lines = [f"{entry.subject} on {entry.model}, {entry.suite}:"]
         lines += [
             f"    {title}: {each.text} ({each.training})" for title, each in entry.headlines()
         ]
         lines.append(f"entry: {self.out}")
-        return Answer({**plain_entry(entry), "out": str(self.out)}, "\n".join(lines))
+        return Answer({**asdict(entry), "out": str(self.out)}, "\n".join(lines))
 
 
 @dataclass(frozen=True, kw_only=True)

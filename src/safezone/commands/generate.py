@@ -185,9 +185,10 @@ def _adapter_files(paths: Sequence[Path]) -> dict[Path, Path]:
 
 
 def _jobs(options: GenerateCommand, files: dict[Path, Path], model: "Model") -> "list[DrawingJob]":
+    from safezone.files import digest
     from safezone.lab.makers import DrawingJob
     from safezone.lab.stage import drawn, named
-    from safezone.lab.store import RUN_RECORD, made_key
+    from safezone.lab.store import RUN_RECORD, recorded_key
     from safezone.personalize import load_adapter
     from safezone.reading import read_json
     from safezone.scores import CLEAN, NOMINAL
@@ -223,6 +224,7 @@ def _jobs(options: GenerateCommand, files: dict[Path, Path], model: "Model") -> 
             value = origin.get(name)
             record[name] = value and os.path.relpath(file.parent / value, place)
         parts = drawn(weights, options.sampling, concept, seed)
-        images = named("generate").artifact(place, "", made_key(file, RUN_RECORD), *parts)
+        key = recorded_key(own, digest(file), file.name)
+        images = named("generate").artifact(place, "", key, *parts)
         jobs.append(DrawingJob(replace(images, place=place), adapter, concept, seed, record))
     return jobs

@@ -64,9 +64,9 @@ class GridShowCommand(Command):
     """A table or figure, as table17 or figure8."""
 
     def run(self) -> Answer:
-        from safezone.lab.requirements import missing_names
+        from safezone.lab.grids import missing_names
+        from safezone.lab.presets import preset
         from safezone.lab.run import Scope
-        from safezone.lab.settings import preset
         from safezone.paper import named
 
         row = named.paper_grid(self.grid)
@@ -113,7 +113,7 @@ class GridStatusCommand(OnGrids):
     """How far the grids of a folder are, and what their artifacts take on disk."""
 
     def run(self) -> Answer:
-        from safezone.lab.archive import by_stage, catalogue, unfinished
+        from safezone.lab.schedule import by_stage, catalogue, unfinished
 
         grids, stages = unfinished(self.out), by_stage(catalogue(self.out))
         lines = [f"{name}: {there} of {every} artifacts" for name, (there, every) in grids.items()]
@@ -137,7 +137,7 @@ class GridGcCommand(OnGrids):
     """Say what would be removed and remove nothing."""
 
     def run(self) -> Answer:
-        from safezone.lab.archive import collect, garbage
+        from safezone.lab.schedule import collect, garbage
 
         if not self.out.is_dir():
             raise UserError(f"{self.out} is not a folder; give the --out of `safezone grid run`")
@@ -165,7 +165,7 @@ class GridExportCommand(OnGrids):
     """Make the pages anew with about so many generated images, 2 kB each; 0 for none."""
 
     def run(self) -> Answer:
-        from safezone.lab.archive import require_workspace, results
+        from safezone.lab.schedule import require_workspace, results
         from safezone.results.folder import PAGE, page_of, write_page
 
         require_workspace(self.out)

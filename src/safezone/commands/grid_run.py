@@ -22,9 +22,8 @@ from safezone.commands.command import (
 )
 from safezone.errors import UserError
 from safezone.fields import Checked, Count, FileName, Weight
-from safezone.lab.config import read_settings
+from safezone.lab.presets import read_settings
 from safezone.lab.run import Scope
-from safezone.lab.selection import names_in, only, without
 from safezone.lab.settings import Names, Settings, settings_told
 from safezone.models.known import hub_name
 
@@ -189,7 +188,7 @@ def open_lab(
 def _settings(options: GridRunCommand) -> Settings:
     """The settings on the grid's model; UserError, before one is opened, where a table needs names
     that this version does not have."""
-    from safezone.lab.requirements import require_names
+    from safezone.lab.grids import names_in, only, require_names, without
     from safezone.paper.named import model_for, paper_grid
 
     cells = read_settings(options.machine.config, options.model).cells
@@ -204,7 +203,7 @@ def _settings(options: GridRunCommand) -> Settings:
 
 def _grid(options: GridRunCommand, lab: "Lab") -> "Grid":
     """The grid at the options' scope, without what --without names; UserError for what is wrong."""
-    from safezone.lab.grid_file import file_grid, read_grid_file
+    from safezone.lab.grids import file_grid, only, without
     from safezone.paper.named import paper_grid
 
     names = [*lab.concepts, *lab.unreadable]
@@ -213,7 +212,7 @@ def _grid(options: GridRunCommand, lab: "Lab") -> "Grid":
         raise UserError(f"There are {len(names)} concepts; give --concepts 1 to {len(names)}.")
     scope = Scope(lab.model.name, tuple(names[:most]), tuple(range(options.seeds)))
     if options.grid.endswith(_YAML):
-        grid = file_grid(read_grid_file(Path(options.grid)), scope, lab.settings)
+        grid = file_grid(Path(options.grid), scope, lab.settings)
     else:
         grid = paper_grid(options.grid).build(scope)
     return only(without(grid, options.without), options.only)

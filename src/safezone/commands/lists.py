@@ -226,7 +226,7 @@ class ModelsCommand(Command):
         return {"list": self._list, "path": self._path, "convert": self._convert}[self.action]()
 
     def _list(self) -> Answer:
-        from safezone.lab.settings import preset
+        from safezone.lab.presets import preset
         from safezone.models.known import KNOWN
 
         models, lines = [], ["built in:"]

@@ -14,8 +14,8 @@ import tyro
 from safezone.commands.command import Answer, Experiment, Flat, Machine, early, note, progress
 from safezone.errors import UserError
 from safezone.fields import Count
-from safezone.lab.bench_scope import BenchScope
-from safezone.lab.settings import DEMO, Cells, Names, Settings, preset, settings_told
+from safezone.lab.presets import DEMO, preset
+from safezone.lab.settings import BenchScope, Cells, Names, Settings, settings_told
 
 if TYPE_CHECKING:
     from safezone.concepts import Concept

@@ -177,7 +177,7 @@ def _jobs(
     from safezone.lab.run import Run
     from safezone.lab.settings import Settings
     from safezone.lab.stage import job
-    from safezone.lab.store import source_key, take
+    from safezone.lab.store import MANIFEST, recorded_key, take
     from safezone.lab.trainings import TrainingJob
     from safezone.personalize import TrainingRun
     from safezone.scores import CLEAN
@@ -185,7 +185,10 @@ def _jobs(
     method = options.training.personalization()
     settings = Settings(options.model, training=options.training)
     by_label = {label: concept for label, (concept, _) in concepts.items()}
-    sources = {label: source_key(folder, concept) for label, (concept, folder) in concepts.items()}
+    sources = {
+        label: recorded_key(folder / MANIFEST, concept.content_key())
+        for label, (concept, folder) in concepts.items()
+    }
     lab = Lab(options.out, model, UNSCORED, settings, by_label, sources=sources)
     jobs = []
     for label, (concept, folder) in concepts.items():
@@ -224,9 +227,9 @@ def _jobs(
 def _copy(concept: "Concept", place: Path) -> Path:
     """The images as they are trained on, kept with the results."""
     from safezone.concepts import CONCEPT_FILE, save_concept
-    from safezone.lab.store import done
+    from safezone.lab.store import Artifact
 
     key = concept.content_key()
-    if not done(place, CONCEPT_FILE, key):
+    if not Artifact("training", key, place, CONCEPT_FILE).done:
         save_concept(concept, place, extra={"key": key})
     return place

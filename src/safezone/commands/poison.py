@@ -136,8 +136,14 @@ class InspectCommand(OnModel):
 
     def run(self) -> Answer:
         from safezone.concepts import image_files
-        from safezone.inspection.detector import KIND_TEXTS, RATE
-        from safezone.inspection.look import common_kind, features_of, findings, personalize_command
+        from safezone.inspection.detector import (
+            KIND_TEXTS,
+            RATE,
+            common_kind,
+            findings,
+            personalize_command,
+        )
+        from safezone.inspection.features import features_of
 
         image_files(self.folder)  # tells a wrong folder before a model is opened
         detector, model, chosen_on = _detector(self)
@@ -194,7 +200,7 @@ def _detector(options: InspectCommand) -> "tuple[Detector, Model | None, str]":
     """What judges, the model that it needs, and on which images its threshold was chosen."""
     from safezone.commands.opening import is_procedural, open_model
     from safezone.inspection.detector import detectors
-    from safezone.inspection.look import features_of
+    from safezone.inspection.features import features_of
 
     builtin = options.model == "mini"
     if not builtin and options.clean is None:

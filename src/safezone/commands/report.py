@@ -10,7 +10,8 @@ import tyro
 from safezone.commands.command import Answer, Flat, Folder, OnModel, note
 from safezone.errors import UserError
 from safezone.fields import Natural
-from safezone.lab.settings import Scoring, Settings, preset
+from safezone.lab.presets import preset
+from safezone.lab.settings import Scoring, Settings
 from safezone.reading import read_json
 
 if TYPE_CHECKING:

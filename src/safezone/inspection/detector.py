@@ -1,6 +1,7 @@
-"""From features to a score, a yes or no, and what kind of poison it looks like."""
+"""From features to a score, a yes or no, what kind of poison it looks like, and what to do."""
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from pydantic import TypeAdapter
 
+from safezone.concepts import image_files, mask_files
 from safezone.errors import UserError
 
 PoisonKind: TypeAlias = Literal["fine", "broad", "nothing"]
@@ -17,6 +19,13 @@ KIND_TEXTS: Final[Mapping[PoisonKind, str]] = {
     "broad": "low-frequency tint or pattern",
     "nothing": "nothing",
 }
+ADVICE: Final[Mapping[PoisonKind, tuple[str, str]]] = {
+    "fine": ("szt", "jpeg+t600"),
+    "broad": ("lm+t600", "t600"),
+    "nothing": ("nominal", "nominal"),
+}
+"""What to train with, where there are masks and where there are none: JPEG takes high frequencies
+only; the timesteps and the mask help against both."""
 FlagRate: TypeAlias = tuple[float, float, float, int]
 """A share of clean images that are flagged, its 95% interval, and of how many images."""
 
@@ -100,3 +109,40 @@ class Detector:
 def detectors(path: Path = DETECTORS) -> Mapping[str, Detector]:
     """Those that ship: ``mini`` for the built-in world, ``photographs`` for pixels alone."""
     return TypeAdapter(dict[str, Detector]).validate_json(path.read_bytes())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is told of one image. ``score``: in [0, 1]; ``flagged``: above the threshold."""
+
+    name: str
+    score: float
+    flagged: bool
+    kind: PoisonKind
+    features: Mapping[str, float]
+
+
+def findings(
+    detector: Detector, features: Mapping[str, Mapping[str, float]]
+) -> tuple[Finding, ...]:
+    """One for each image, in the order of the files."""
+    result = []
+    for name, each in features.items():
+        score = detector.score(each)
+        flagged = score > detector.threshold
+        result.append(Finding(name, score, flagged, detector.kind(each), each))
+    return tuple(result)
+
+
+def common_kind(found: Sequence[Finding]) -> PoisonKind:
+    """The kind of most flagged images; nothing where none is."""
+    kinds = [each.kind for each in found if each.flagged]
+    return max(("fine", "broad"), key=kinds.count) if kinds else "nothing"
+
+
+def personalize_command(folder: Path, kind: PoisonKind, model: str) -> str:
+    """The command that trains on the folder with the defense for that kind."""
+    masks = bool(mask_files(folder, image_files(folder)))
+    defense = ADVICE[kind][0 if masks else 1]
+    words = ["safezone", "personalize", str(folder), "--defense", defense, "--model", model]
+    return shlex.join([*words, "--out", f"runs/{folder.resolve().name}"])

@@ -1,11 +1,17 @@
-"""What a figure is measured on: a lab, how large the figure is, and what was measured before."""
+"""What a figure is measured on: a lab, how large the figure is, and what was measured before.
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+The stage ``measure``: arrays that figures and analyses are drawn from, measured once.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
 from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -13,19 +19,55 @@ from safezone.analysis.timesteps import posterior_of
 from safezone.concepts import Concept
 from safezone.concepts.masks import latent_mask
 from safezone.errors import UserError
-from safezone.lab.bench_scope import BenchScope
+from safezone.files import write_safetensors
 from safezone.lab.lab import Job, Lab
-from safezone.lab.measure import Measures
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run
 from safezone.lab.schedule import make
-from safezone.lab.stage import job
+from safezone.lab.settings import BenchScope
+from safezone.lab.stage import job, named
+from safezone.lab.store import turn
 from safezone.lab.variants import PAPER_STEPS
 from safezone.models.base import Model, Posterior
 from safezone.personalize import History, read_history
 from safezone.personalize.history import mark_steps
 from safezone.scores import CLEAN, NOMINAL
 
+ARRAYS: Final = "arrays.safetensors"
+"""The file in a measurement's folder."""
+
 Unit = TypeVar("Unit")
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """The measurements of a work folder with one model, whose weights are in every key."""
+
+    work: Path
+    model: Model
+
+    @cached_property
+    def model_key(self) -> str:
+        return self.model.fingerprint()
+
+    def arrays(
+        self, label: str, compute: Callable[[], Mapping[str, Tensor]], *parts: Any
+    ) -> dict[str, Tensor]:
+        """What ``compute`` measures, or has measured before under the key of these ``parts``.
+
+        Of several processes that ask for the same at once, one measures and the others wait.
+        Raises UserError when a file is damaged or cannot be written.
+        """
+        artifact = named("measure").artifact(self.work, label, label, self.model_key, *parts)
+        if not artifact.done:
+            with turn(artifact.place, wait=True):
+                if not artifact.done:
+                    arrays = compute()
+                    with artifact.written({}) as folder:
+                        write_safetensors(folder / ARRAYS, arrays)
+        try:
+            return load_file(artifact.place / ARRAYS)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{artifact.place / ARRAYS} is damaged; remove its folder") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +99,8 @@ class Bench:
         return f"{count} concept{'s' * (count != 1)}"
 
     def run(self, concept: Concept, data: str, defense: str = NOMINAL) -> Run:
-        name = self.lab.model.name
-        return Run(concept.name, data, defense, TEXTUAL_INVERSION, name, self.scope.seed)
+        cell = (concept.name, data, defense, TEXTUAL_INVERSION)
+        return Run(*cell, self.model.name, self.scope.seed)
 
     def each(self, what: str, units: Sequence[Unit]) -> Iterator[Unit]:
         """The units, with a progress bar."""
@@ -69,7 +111,7 @@ class Bench:
 
         With the keys and in the folders of claims and grids. Raises UserError for one that fails.
         """
-        grid = Grid("figure", tuple(dict.fromkeys(runs)))
+        grid = Grid.of("figure", runs)
         failed = make(self.lab, grid, last=last, progress=self.progress, note=self.note)
         if failed:
             run, reason = next(iter(failed.items()))
@@ -77,7 +119,6 @@ class Bench:
         return {run: job(self.lab, run) for run in grid}
 
     def poison_all(self, concepts: Iterable[Concept], data: Iterable[str]) -> None:
-        """Makes every poison that is missing."""
         self.made([self.run(c, d) for c in concepts for d in data if d != CLEAN], "poison")
 
     def poisoned(self, concept: Concept, data: str) -> Concept:
@@ -115,11 +156,10 @@ class Bench:
         if last > 0 and set(steps) <= {0, last} and training.schedule == "constant":
             return True
         marks = mark_steps(training.steps)
-        missed = sorted(set(steps) - set(marks))
-        if missed:
+        for step in sorted(set(steps) - set(marks)):
             raise UserError(
-                f"No vectors are kept of step {missed[0]}: a training of {training.steps} steps "
-                f"keeps every {marks[1]}th; give one of those."
+                f"No vectors are kept of step {step}: a training of {training.steps} steps keeps "
+                f"every {marks[1]}th; give one of those."
             )
         return False
 

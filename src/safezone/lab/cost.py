@@ -42,15 +42,13 @@ def count_passes(model: Model, poisoning: Sequence[Model] = ()) -> Passes:
 
     ``poisoning``: the models that poisons are made on, where they are others.
     """
-    latents, steps, _ = _inputs(model)
     encode, predict = _encode_and_predict(model)
-    decode = _operations(lambda: model.decode(latents))
-    batch = latents.expand(BATCH, -1, -1, -1)
-    many = model.embed_text(model.tokenize(["a photo"] * BATCH))
+    latents, steps, words = _inputs(model, BATCH)
+    decode = _operations(lambda: model.decode(latents[:1]))
 
     def seconds() -> float:
         started = time.perf_counter()
-        model.predict(batch, steps.expand(BATCH), many).sum().item()  # waits for a GPU
+        model.predict(latents, steps, words).sum().item()  # waits for a GPU
         return time.perf_counter() - started
 
     best = min(seconds() for _ in range(4))  # the first one warms up
@@ -62,10 +60,10 @@ def _image(model: Model) -> Tensor:
     return torch.full((1, 3, model.image_size, model.image_size), 0.5, device=model.device)
 
 
-def _inputs(model: Model) -> tuple[Tensor, Tensor, Conditioning]:
-    words = model.embed_text(model.tokenize(["a photo"]))
-    steps = torch.zeros(1, dtype=torch.long, device=model.device)
-    return model.encode(_image(model)).mean, steps, words
+def _inputs(model: Model, count: int = 1) -> tuple[Tensor, Tensor, Conditioning]:
+    latents = model.encode(_image(model)).mean.expand(count, -1, -1, -1)
+    steps = torch.zeros(count, dtype=torch.long, device=model.device)
+    return latents, steps, model.embed_text(model.tokenize(["a photo"] * count))
 
 
 def _encode_and_predict(model: Model) -> tuple[float, float]:
@@ -106,16 +104,11 @@ def image_operations(lab: Lab, run: Run, passes: Passes) -> float:
     return images_of(lab) * (passes.predict * predictions + passes.decode)
 
 
-def _png(lab: Lab) -> float:
-    """A PNG of these models takes about half of its pixels' bytes."""
-    return 1.5 * lab.model.image_size**2
-
-
 def concept_size(lab: Lab, run: Run) -> float:
-    """The bytes of a concept's images as PNG."""
-    return _png(lab) * len(lab.concepts[run.concept].images)
+    """The bytes of a concept's images as PNG, each about half of its pixels'."""
+    return 1.5 * lab.model.image_size**2 * len(lab.concepts[run.concept].images)
 
 
 def image_size(lab: Lab, run: Run) -> float:
-    """The bytes of a run's generated images as PNG."""
-    return _png(lab) * images_of(lab)
+    """The bytes of a run's generated images, likewise."""
+    return 1.5 * lab.model.image_size**2 * images_of(lab)

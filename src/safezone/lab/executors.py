@@ -14,7 +14,9 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -40,13 +42,11 @@ RETRIES: Final = 3
 
 
 class Executor(Protocol):
-    """Where workers are, and how many. ``open_lab``: how each opens what it needs."""
-
-    @property
-    def open_lab(self) -> OpenLab: ...
+    """Where workers are, and how many."""
 
     def run(self, work: Work, note: Note) -> Iterator[Failures]:
-        """What each worker returns; raises what one raised, UserError when workers keep dying."""
+        """What each worker returns; raises what one raised, UserError when workers keep dying, or
+        when a library is not installed."""
         ...
 
 
@@ -55,6 +55,20 @@ def _lost() -> UserError:
         f"a worker was lost more than {RETRIES} times (killed, or out of memory); give fewer "
         "--workers and start the same command again"
     )
+
+
+@contextmanager
+def _pool(count: int, begin: Callable[[], None] | None = None) -> Iterator[ProcessPoolExecutor]:
+    """Processes that end with the block, whatever they are at. ``begin``: what each does first."""
+    spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
+    pool = ProcessPoolExecutor(count, spawn, initializer=begin)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in multiprocessing.active_children():
+            process.terminate()
+        pool.shutdown()
 
 
 def _help() -> None:
@@ -89,18 +103,10 @@ class Helped:
     progress: bool = True
 
     def run(self, work: Work, note: Note) -> Iterator[Failures]:
-        """As the protocol says."""
-        spawn = multiprocessing.get_context("spawn")
-        pool = ProcessPoolExecutor(self.helpers, spawn, initializer=_help)
-        try:
+        with _pool(self.helpers, _help) as pool:
             for _ in range(self.helpers):
                 pool.submit(work, self.open_lab, note=_quiet)
             yield work(lambda: self.lab, progress=self.progress, note=note)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for process in multiprocessing.active_children():
-                process.terminate()
-            pool.shutdown()
 
 
 @dataclass(frozen=True)
@@ -111,22 +117,12 @@ class Processes:
     workers: int = 2
 
     def run(self, work: Work, note: Note) -> Iterator[Failures]:
-        """As the protocol says."""
-        spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
         for _ in range(RETRIES + 1):
-            pool = ProcessPoolExecutor(self.workers, spawn)
-            try:
-                for future in as_completed(
-                    [pool.submit(work, self.open_lab) for _ in range(self.workers)]
-                ):
-                    yield future.result()
+            with _pool(self.workers) as pool, suppress(BrokenProcessPool):
+                futures = [pool.submit(work, self.open_lab) for _ in range(self.workers)]
+                yield from (future.result() for future in as_completed(futures))
                 return
-            except BrokenProcessPool:
-                note("a worker process was lost; others go on with what it did")
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
-                for process in multiprocessing.active_children():
-                    process.terminate()
+            note("a worker process was lost; others go on with what it did")
         raise _lost()
 
 
@@ -141,11 +137,14 @@ class Ray:
     gpus: float = 0.0
 
     def run(self, work: Work, note: Note) -> Iterator[Failures]:
-        """As the protocol says; UserError when Ray is not installed."""
         ray = _library("ray")
         self._start(ray)
         try:
-            count = self.workers if self.address is None else self._room(ray.cluster_resources())
+            count = self.workers
+            if self.address is not None:
+                room = ray.cluster_resources()
+                most = room.get("GPU", 0) / self.gpus if self.gpus else room.get("CPU", 1)
+                count = max(1, int(most))
             remote = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=RETRIES)(_call)
             waiting = [remote.remote(work, self.open_lab) for _ in range(count)]
             while waiting:
@@ -157,10 +156,6 @@ class Ray:
             raise _lost() from error
         finally:
             ray.shutdown()  # a cluster with an address goes on
-
-    def _room(self, resources: Mapping[str, float]) -> int:
-        most = resources.get("GPU", 0) / self.gpus if self.gpus else resources.get("CPU", 1)
-        return max(1, int(most))
 
     def _start(self, ray: Any) -> None:
         """Connects, or starts workers here; again where a busy machine was too slow for Ray."""
@@ -199,7 +194,6 @@ class Slurm:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, work: Work, note: Note) -> Iterator[Failures]:
-        """As the protocol says; UserError when submitit is not installed."""
         submitit = _library("submitit")
         executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
         executor.update_parameters(name="safezone", **self.parameters)
@@ -212,7 +206,10 @@ class Slurm:
                 if error is None:
                     yield job.result()
                 elif not isinstance(error, submitit.core.utils.UncompletedJobError):
-                    raise _cause(error)
+                    # Of an error in a job submitit gives the trace as text.
+                    last = ["", *str(error).strip().splitlines()][-1]
+                    name, colon, sentence = last.partition("Error: ")
+                    raise UserError(sentence) if colon and name.startswith("safezone") else error
             left = sum(error is not None for _, error in errors)
             if not left:
                 return
@@ -220,17 +217,7 @@ class Slurm:
         raise _lost()
 
 
-def _cause(error: Exception) -> Exception:
-    """A user error in a job is told as one; of others submitit gives the trace as text."""
-    last = str(error).strip().splitlines()[-1] if str(error).strip() else ""
-    name, colon, sentence = last.partition("Error: ")
-    user = colon and name.startswith("safezone")
-    return UserError(sentence) if user else error
-
-
 def _library(name: str) -> Any:
-    from importlib import import_module
-
     try:
         return import_module(name)
     except ImportError as error:

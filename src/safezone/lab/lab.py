@@ -3,9 +3,8 @@
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from safezone.concepts import Concept, load_concept
 from safezone.defenses import Defense, defense, fingerprints
@@ -21,12 +20,12 @@ from safezone.poisons import Poison
 from safezone.scores import Encoders
 
 Note: TypeAlias = Callable[[str], None]
+Value = TypeVar("Value")
 Failures: TypeAlias = dict[Run, str]
 """Why runs failed."""
 
 TRAINING_FOLDER: Final = "training"
 """The folder of checkpoints in a workspace."""
-
 
 UNSCORED: Final = Encoders({}, "none")
 """For a lab that scores nothing."""
@@ -52,33 +51,22 @@ class Make(Protocol):
     ) -> Failures: ...
 
 
-@lru_cache(maxsize=256)
-def _unopened(row: Defense, model: Any) -> str | None:
-    """Why the networks that the defense needs cannot be opened."""
-    try:
-        fingerprints(row.preprocess, model)
-    except UserError as error:
-        return str(error)
-    return None
-
-
 @dataclass(frozen=True, eq=False)
 class Lab:
     """Everything that the keys of a grid's stages depend on.
 
-    ``folder``: the workspace. ``concepts``: the
-    clean concepts by name, at the model's size. ``unreadable``: why other concepts of the data set
-    could not be read; their runs fail with that reason. ``sources``: by concept, the key of the
-    stage that made its images, where they are not clean photographs. ``reuse``: folders of
-    artifacts by key, which are copied instead of made again. ``poisoners``: the models that poisons
-    are made on, ``originals``: the clean concepts at their size, and ``purifier``: what purifiers
-    denoise with, where these are not the model that is personalized. ``given``: images that
-    somebody has protected already, by concept and the name that stands for the poison.
-    ``poisons`` and ``defenses``: rows that the settings and the table do not make, by name.
-    ``sharers``: processes that work in the folder at a time and take equal shares of what is made
-    together. Random streams: a poison's seed is the run's, or ``settings.cells.poison_seed`` for
-    all seeds; training and generation have the run's. Raises UserError for prompts that do not
-    name what was learned.
+    ``folder``: the workspace. ``concepts``: the clean concepts by name, at the model's size.
+    ``unreadable``: why other concepts of the data set could not be read; their runs fail with that
+    reason. ``sources``: by concept, the key of the stage that made its images, where they are not
+    clean photographs. ``reuse``: folders of artifacts by key, which are copied instead of made
+    again. ``poisoners``: the models that poisons are made on, ``originals``: the clean concepts at
+    their size, and ``purifier``: what purifiers denoise with, where these are not the model that is
+    personalized. ``given``: images that somebody has protected already, by concept and the name
+    that stands for the poison. ``poisons`` and ``defenses``: rows that the settings and the table
+    do not make, by name. ``sharers``: processes that work in the folder at a time and take equal
+    shares of what is made together. Random streams: a poison's seed is the run's, or
+    ``settings.cells.poison_seed`` for all seeds; training and generation have the run's. Raises
+    UserError for prompts that do not name what was learned.
     """
 
     folder: Path
@@ -104,36 +92,40 @@ class Lab:
 
     @property
     def model_key(self) -> str:
-        """The hash of the model's weights."""
-        key: str = self.remember("model", self.model.fingerprint)
-        return key
+        return self.remember("model", self.model.fingerprint)
 
-    def remember(self, name: Any, compute: Callable[[], Any]) -> Any:
+    def remember(self, name: Any, compute: Callable[[], Value]) -> Value:
         """The value of this name, computed the first time."""
         if name not in self._known:
             self._known[name] = compute()
-        return self._known[name]
+        value: Value = self._known[name]
+        return value
 
     def item_bytes(self, model: Model) -> ItemBytes:
         """What one item of a pass through the model takes."""
-        taken: ItemBytes = self.remember((ItemBytes, model), lambda: ItemBytes.of(model))
-        return taken
+        return self.remember((ItemBytes, model), lambda: ItemBytes.of(model))
 
     def refused(self, run: Run) -> str | None:
         """Why the run cannot begin: its concept, or a network of its defense, cannot be read."""
-        if run.concept in self.unreadable:
-            return self.unreadable[run.concept]
-        model: Any = self.purifying
-        return _unopened(self.defense(run), model)
+        preprocess = self.defense(run).preprocess
+
+        def unopened() -> str | None:
+            try:
+                fingerprints(preprocess, self.purifying)
+            except UserError as error:
+                return str(error)
+            return None
+
+        return self.unreadable.get(run.concept) or self.remember(
+            ("networks", run.defense), unopened
+        )
 
     @property
     def poisoning(self) -> tuple[Model, ...]:
-        """The models that poisons are made on."""
         return self.poisoners or (self.model,)
 
     @property
     def purifying(self) -> Model:
-        """The model that purifiers denoise with."""
         return self.purifier or self.model
 
     def original(self, name: str) -> Concept:
@@ -142,10 +134,9 @@ class Lab:
 
     def concept_key(self, name: str) -> str:
         """Of a concept's images as they were given: how they were made, else their content."""
-        key: str = self.remember(
-            ("concept", name), lambda: self.sources.get(name) or self.concepts[name].content_key()
+        return self.sources.get(name) or self.remember(
+            ("concept", name), self.concepts[name].content_key
         )
-        return key
 
     def defense(self, run: Run) -> Defense:
         return self.defenses.get(run.defense) or defense(run.defense)
@@ -153,10 +144,9 @@ class Lab:
     def poison_settings(self, run: Run) -> Poison:
         if run.poison in self.poisons:
             return self.poisons[run.poison]
-        poison: Poison = self.remember(
+        return self.remember(
             ("poison", run.poison), lambda: self.settings.poisoning.poison(run.poison)
         )
-        return poison
 
     def poison_seed(self, run: Run) -> int:
         fixed = self.settings.cells.poison_seed

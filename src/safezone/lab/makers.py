@@ -26,8 +26,7 @@ from safezone.lab.lab import Failures, Job, Lab, Note
 from safezone.lab.memory import DRAWN, Capacity, OutOfMemory
 from safezone.lab.run import Run
 from safezone.lab.settings import Sampling
-from safezone.lab.store import IMAGES_RECORD, ROWS_FILE, Artifact
-from safezone.lab.turns import in_turn, together
+from safezone.lab.store import IMAGES_RECORD, ROWS_FILE, Artifact, in_turn, together
 from safezone.models.base import Model
 from safezone.personalize import Adapter, read_adapter
 from safezone.reading import read_json
@@ -87,10 +86,6 @@ def in_groups(
     return failed
 
 
-def _each(lab: Lab, jobs: Sequence[Job]) -> Iterable[Sequence[Job]]:
-    return ([job] for job in jobs)
-
-
 def one_by_one(
     stage: str,
     make: Callable[[Lab, Job], None],
@@ -102,11 +97,14 @@ def one_by_one(
 ) -> Failures:
     """Makes what is missing, each artifact by one of the processes that share the workspace."""
 
+    def groups(lab: Lab, jobs: Sequence[Job]) -> Iterable[Sequence[Job]]:
+        return ([job] for job in jobs)
+
     def alone(lab: Lab, group: Sequence[Job]) -> None:
         (job,) = group
         make(lab, job)
 
-    return in_groups(stage, _each, alone, lab, jobs, progress=progress, note=note)
+    return in_groups(stage, groups, alone, lab, jobs, progress=progress, note=note)
 
 
 def clean(lab: Lab, job: Job) -> None:
@@ -138,9 +136,9 @@ def about_images(lab: Lab, job: Job) -> dict[str, Any]:
     """What the record of a run's images says of it: its cell, the clean and the trained images, the
     adapter's folder."""
     place = job.of["generate"].place
-    beside = {"clean": job.of["clean"].place, "training": job.of["poison"].place}
-    beside["embedding"] = job.of["personalize"].place
-    return asdict(job.run) | {name: os.path.relpath(at, place) for name, at in beside.items()}
+    stages = {"clean": "clean", "training": "poison", "embedding": "personalize"}
+    beside = {name: os.path.relpath(job.of[each].place, place) for name, each in stages.items()}
+    return asdict(job.run) | beside
 
 
 def _images_a_pass(lab: Lab) -> Capacity:
@@ -285,9 +283,8 @@ def score_rows(
     encoders: Encoders, pictures: Pictures, run: Run, poison_model: str = ""
 ) -> list[Row]:
     """The rows of one run. ``poison_model``: what its poison was made on, if another model."""
-    cell = (run.concept, run.poison, run.defense, run.method, run.model, run.seed)
     scores = score_images(pictures, encoders.by_slot)
-    return [Row(*cell, *score, poison_model=poison_model) for score in scores]
+    return [Row(**asdict(run), **score._asdict(), poison_model=poison_model) for score in scores]
 
 
 def score(lab: Lab, job: Job) -> None:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from safezone.concepts import Concept, save_concept
 from safezone.lab.lab import Job, Lab
 from safezone.lab.memory import POISONED, Capacity
@@ -96,10 +98,6 @@ class Unwritten:
         return Unpoisoned(concept.images, concept.image_names, concept.masks, kept)
 
 
-def _json_number(value: float) -> float | None:
-    return value if value == value and abs(value) != float("inf") else None
-
-
 def write_poisoned(
     models: Sequence[Model],
     wanted: Sequence[Unwritten],
@@ -124,19 +122,22 @@ def write_poisoned(
     clean = [each.clean for each in todo]
     how: dict[str, Any] = {"captured": captured, "progress": progress}
     made = poison_many(models, clean, poison, seed, batch_size=batch_size, **how)
-    made_on = " + ".join(model.name for model in models)
-    told = {
+    common = {
         **poison.record(),
         "seed": seed,
-        "model": made_on,
+        "model": " + ".join(model.name for model in models),
         "precision": " + ".join(dict.fromkeys(model.precision for model in models)),
     }
+
+    def number(value: Tensor) -> float | None:
+        return float(value) if value.isfinite() else None
+
     for each, images in zip(todo, made, strict=True):
         concept, poisoned = each.concept, each.concept.with_images(images)
-        provenance = {**told, "key": each.artifact.key}
+        provenance = {**common, "key": each.artifact.key}
         measured = imperceptibility(concept.images, images)
         numbers = [
-            {"image": name, **{metric: _json_number(float(v[i])) for metric, v in measured.items()}}
+            {"image": name, **{metric: number(values[i]) for metric, values in measured.items()}}
             for i, name in enumerate(concept.image_names)
         ]
         about = {

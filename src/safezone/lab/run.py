@@ -1,7 +1,7 @@
 """Run and Grid: the cells of a table; content keys: what an artifact depends on, as a hash."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import product
 from pathlib import Path
@@ -30,7 +30,8 @@ class Run:
     seed: int
 
     def __post_init__(self) -> None:
-        require_seed(self.seed)
+        if self.seed < 0:
+            raise UserError(f"The seed is {self.seed}; give 0 or a larger whole number.")
 
     @property
     def label(self) -> str:
@@ -64,6 +65,11 @@ class Grid:
         return len(self.runs)
 
     @staticmethod
+    def of(name: str, runs: Iterable[Run]) -> "Grid":
+        """The runs without repeats."""
+        return Grid(name, tuple(dict.fromkeys(runs)))
+
+    @staticmethod
     def product(
         name: str,
         *,
@@ -91,17 +97,13 @@ class Scope:
     seeds: tuple[int, ...]
 
 
-def require_seed(seed: int) -> None:
-    """Raises UserError for a negative seed."""
-    if seed < 0:
-        raise UserError(f"The seed is {seed}; give 0 or a larger whole number.")
-
-
 def _plain(value: Any) -> Any:
     """What JSON cannot hold: dataclasses with their class, functions by name, files by content."""
     if is_dataclass(value) and not isinstance(value, type):
-        settings = {f.name: getattr(value, f.name) for f in fields(value)}
-        return [_class_name(type(value)), settings]
+        kind = type(value)  # without its module, which may move; of the user's own with its hash
+        own = kind.__module__.startswith(OWN_MODULE)
+        name = f"{kind.__module__}.{kind.__qualname__}" if own else kind.__qualname__
+        return [name, {f.name: getattr(value, f.name) for f in fields(value)}]
     if isinstance(value, Path):
         return digest(value)
     if isinstance(value, Mapping):
@@ -109,12 +111,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Callable):  # type: ignore[arg-type]
         return f"{value.__module__}.{value.__qualname__}"
     raise TypeError(f"{type(value).__name__} cannot be part of a content key")
-
-
-def _class_name(kind: type) -> str:
-    """Without its module, which may move; of the user's own class with its file's hash."""
-    own = kind.__module__.startswith(OWN_MODULE)
-    return f"{kind.__module__}.{kind.__qualname__}" if own else kind.__qualname__
 
 
 def content_key(*parts: Any) -> str:

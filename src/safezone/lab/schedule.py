@@ -1,18 +1,27 @@
-"""What there is to do, how long it takes, and the way through all stages."""
+"""Loops over the table of stages: what is to do, how long it takes, the way through, the rest."""
 
+import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
+from typing import Any, Final
 
+from safezone.errors import UserError
+from safezone.files import write_json
 from safezone.lab.cost import Passes
 from safezone.lab.executors import Executor, OpenLab
 from safezone.lab.lab import TRAINING_FOLDER, Failures, Job, Lab, Note
-from safezone.lab.run import Grid, Run
-from safezone.lab.stage import STAGES, Stage, jobs, of_runs, own
-from safezone.lab.store import ROWS_FILE, take
+from safezone.lab.run import Grid
+from safezone.lab.stage import STAGES, Stage, jobs, of_runs, own, planned
+from safezone.lab.store import NEEDS, ROWS_FILE, WORK, take
 from safezone.lab.trainings import sweep
-from safezone.scores import Row, read_rows
+from safezone.reading import read_json
+from safezone.scores import Row, Score, read_rows
+
+CATALOGUE: Final = "catalogue.json"
+"""In the work folder: every finished artifact. It can be rebuilt from them at any time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,29 +44,25 @@ class Cost:
 
 def plan(lab: Lab, grid: Grid, stages: Sequence[Stage] = STAGES) -> dict[str, tuple[int, int]]:
     """(done, all) of every stage; nothing is made."""
-    made = jobs(lab, grid, stages)
-    counts = {}
-    for stage in of_runs(stages):
-        artifacts = own(stage, made)
-        counts[stage.name] = (sum(each.done for each in artifacts), len(artifacts))
-    return counts
+    return {
+        stage.name: (sum(each.done for each in artifacts), len(artifacts))
+        for stage, artifacts in planned(lab, grid, stages)
+    }
 
 
 def estimate(
     lab: Lab, grid: Grid, passes: Passes, workers: int = 1, stages: Sequence[Stage] = STAGES
 ) -> Mapping[str, Cost]:
     """The cost of every stage; nothing is written."""
-    made, costs = jobs(lab, grid, stages), {}
-    for stage in of_runs(stages):
-        artifacts = own(stage, made)
+    costs = {}
+    for stage, artifacts in planned(lab, grid, stages):
         todo = [
             job.run
             for artifact, job in artifacts.items()
             if artifact.key not in lab.reuse and not artifact.done
         ]
-        operations = sum(stage.operations(lab, run, passes) for run in todo)
+        seconds = stage.seconds(lab, todo, passes) / workers
         size = sum(stage.size(lab, run) for run in todo)
-        seconds = operations / passes.per_second / workers
         costs[stage.name] = Cost(len(artifacts) - len(todo), len(todo), seconds, size)
     return costs
 
@@ -76,7 +81,7 @@ def make(
     A run that fails does not stop the others. Any number of processes may do so in one folder at
     the same time.
     """
-    failed = {run: reason for run in grid if (reason := lab.refused(run)) is not None}
+    failed = _refused(lab, grid)
     made = jobs(lab, grid, stages)
     for stage in of_runs(stages):
         left = [job for job in made if job.run not in failed]
@@ -104,6 +109,10 @@ def _reuse(lab: Lab, stage: Stage, made: Iterable[Job]) -> None:
             take(lab.reuse[artifact.key], artifact, stage.about(lab, job))
 
 
+def _refused(lab: Lab, grid: Grid) -> Failures:
+    return {run: reason for run in grid if (reason := lab.refused(run)) is not None}
+
+
 def _tell(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
@@ -123,30 +132,130 @@ def run_grid(
     stages: Sequence[Stage] = STAGES,
 ) -> Results:
     """Makes what is missing of the grid, here or by an executor's workers, and reads the rows."""
-    made = {job.run: job for job in jobs(lab, grid, stages)}
+    able = jobs(lab, grid, stages)
+    of = {job.run: job.of for job in able}
     if executor is None:
         failed = make(lab, grid, progress=progress, note=note, stages=stages)
-    else:  # what one worker could not do another may have done
-        failed = {run: reason for run in grid if (reason := lab.refused(run)) is not None}
+    else:
+        failed = _refused(lab, grid)
         for stage in of_runs(stages):
-            _reuse(lab, stage, made.values())
+            _reuse(lab, stage, able)
         for failures in executor.run(partial(_work, grid), note):
             failed |= failures
-        failed = {run: why for run, why in failed.items() if not _complete(made.get(run))}
+        for run in [*failed]:  # what one worker could not do another may have done
+            if run in of and all(artifact.done for artifact in of[run].values()):
+                del failed[run]
     rows: list[Row] = []
     for run in grid:
         if run in failed:
-            rows.append(failed_row(run, failed[run]))
+            nothing = Score("instance_similarity", float("nan"), 0, 0)
+            rows.append(Row(**asdict(run), **nothing._asdict(), reason=failed[run]))
         else:
-            rows += read_rows(made[run].of["score"].place / ROWS_FILE)
+            rows += read_rows(of[run]["score"].place / ROWS_FILE)
     return Results(rows, failed)
 
 
-def _complete(job: Job | None) -> bool:
-    return job is not None and all(artifact.done for artifact in job.of.values())
+# What lies in a workspace, and what no result needs any more
 
 
-def failed_row(run: Run, reason: str) -> Row:
-    """The row of a run without scores."""
-    cell = (run.concept, run.poison, run.defense, run.method, run.model, run.seed)
-    return Row(*cell, "instance_similarity", float("nan"), 0, 0, reason)
+@dataclass(frozen=True)
+class Entry:
+    """One finished artifact. ``place``: relative to the work folder. ``size``: in bytes."""
+
+    stage: str
+    place: str
+    key: str
+    size: int
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def _folders(work: Path, stages: Sequence[Stage]) -> Iterator[tuple[Stage, Path]]:
+    for stage in stages:
+        for folder in sorted((work / stage.name).glob("*")):
+            if folder.is_dir():
+                yield stage, folder
+
+
+def require_workspace(workspace: Path) -> Path:
+    """The work folder; UserError for a folder in which no grid was run."""
+    work = workspace / WORK
+    if not work.is_dir():
+        raise UserError(f"{workspace} is no folder of `safezone grid run`; give its --out")
+    return work
+
+
+def catalogue(workspace: Path, stages: Sequence[Stage] = STAGES) -> list[Entry]:
+    """Every finished artifact, from the index where it is right, else from the artifacts.
+
+    The index is written anew when it was missing, damaged or older than what is there.
+    """
+    work = require_workspace(workspace)
+    try:
+        known = {e["place"]: Entry(**e) for e in read_json(work / CATALOGUE)["artifacts"]}
+    except (UserError, KeyError, TypeError):
+        known = {}
+
+    def entry(stage: Stage, folder: Path, place: str) -> Entry:
+        key = str(read_json(folder / stage.record).get("key", ""))
+        return Entry(stage.name, place, key, _bytes(folder))
+
+    entries = [
+        known.get(place := str(folder.relative_to(work))) or entry(stage, folder, place)
+        for stage, folder in _folders(work, stages)
+        if (folder / stage.record).is_file()
+    ]
+    if entries != list(known.values()):
+        write_json(work / CATALOGUE, {"artifacts": [asdict(entry) for entry in entries]})
+    return entries
+
+
+def by_stage(entries: list[Entry], stages: Sequence[Stage] = STAGES) -> dict[str, tuple[int, int]]:
+    """(artifacts, bytes) of every stage, in the order of the data."""
+    sizes = {stage.name: [e.size for e in entries if e.stage == stage.name] for stage in stages}
+    return {name: (len(each), sum(each)) for name, each in sizes.items()}
+
+
+def results(workspace: Path) -> dict[str, dict[str, Any]]:
+    """{grid: what its needs.json says} of all grids that were run here."""
+    return {file.parent.name: read_json(file) for file in sorted(workspace.glob(f"*/{NEEDS}"))}
+
+
+def garbage(workspace: Path, stages: Sequence[Stage] = STAGES) -> list[Path]:
+    """Artifacts that no grid of the workspace rests on, and what killed processes left.
+
+    What figures have measured is no grid's, and stays.
+    Raises UserError when no grid says what it needs: then everything would be garbage.
+    """
+    work = require_workspace(workspace)
+    grids = results(workspace)
+    if not grids:
+        raise UserError(f"{workspace} has no grid with a {NEEDS}; run one there before gc")
+    needed = {place for grid in grids.values() for place in grid["artifacts"]}
+    unneeded = [
+        folder
+        for _, folder in _folders(work, list(of_runs(stages)))
+        if str(folder.relative_to(work)) not in needed
+    ]
+    left = [*work.glob("*/.partial-*"), *(work / TRAINING_FOLDER).glob("*")]
+    return sorted({*unneeded, *left})
+
+
+def collect(workspace: Path, folders: list[Path]) -> int:
+    """Removes the folders and returns how many bytes that freed."""
+    freed = sum(map(_bytes, folders))
+    for folder in folders:
+        shutil.rmtree(folder)
+    catalogue(workspace)
+    return freed
+
+
+def unfinished(workspace: Path) -> dict[str, tuple[int, int]]:
+    """{grid: (artifacts that are there, all that it needs)}."""
+    there = {entry.place for entry in catalogue(workspace)}
+    return {
+        name: (sum(place in there for place in grid["artifacts"]), len(grid["artifacts"]))
+        for name, grid in results(workspace).items()
+    }

@@ -1,26 +1,23 @@
-"""Settings as frozen values: a preset, a YAML file over it, the command line over that."""
+"""What an experiment, a training of it and a figure can be told, as frozen values."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import tyro
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from tyro.constructors import PrimitiveConstructorSpec
 
 from safezone.errors import UserError
-from safezone.fields import Checked, Count, Finite, Natural, Portion
-from safezone.lab.kinds import kind_of
-from safezone.lab.training import TRAINING, Training, training_preset
+from safezone.fields import Checked, Closed, Count, Finite, Natural, Portion
+from safezone.lab.training import Training
 from safezone.models.precision import LongPrompts, Precision
+from safezone.scores.rows import CLEAN
 from safezone.scores.table import SLOTS
 
 if TYPE_CHECKING:
     from safezone.poisons import Poison
-
-_FORBID: Final = {"extra": "forbid"}
 
 
 def fraction(value: Any) -> Any:
@@ -70,8 +67,6 @@ Names: TypeAlias = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 class Poisoning(Checked):
     """How strong a poison is and how it is searched."""
 
-    __pydantic_config__: ClassVar[Any] = _FORBID
-
     kappa: Fraction = 16 / 255
     """Largest change of any value of a pixel, pixels in [0, 1]: 0.0627 or 16/255."""
     norm: Literal["linf", "l2"] = "linf"
@@ -103,16 +98,12 @@ class Poisoning(Checked):
                 "The norm is l2, where kappa and eta are lengths over all of an image; "
                 "give eta too, such as kappa 3 and eta 0.2."
             )
-        own: dict[str, Any] = {
-            "eta": self.eta,
-            "steps": self.steps,
-            "start": self.start,
-            "prompt": self.prompt,
-            "target": None if self.target is None else read_target(self.target),
-            "transform": None if self.transform is None else transform(self.transform),
-            "repetitions": self.repetitions,
-        }
-        chosen = {key: value for key, value in own.items() if value is not None}
+        parts = ("eta", "steps", "start", "prompt", "target", "transform", "repetitions")
+        own: dict[str, Any] = {part: getattr(self, part) for part in parts}
+        chosen = {part: value for part, value in own.items() if value is not None}
+        for part, read in (("target", read_target), ("transform", transform)):
+            if part in chosen:
+                chosen[part] = read(chosen[part])
         row = poison(name, own_poisons(Path(file) for file in self.files))
         return replace(row, budget=Budget(self.kappa, self.norm), **chosen)
 
@@ -120,8 +111,6 @@ class Poisoning(Checked):
 @dataclass(frozen=True)
 class Sampling(Checked):
     """What is generated with the learned token."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     prompts: Names = ("all25",)
     """Prompt list, text file or a prompt, with {} for the learned word or (generate) in full; may
@@ -146,13 +135,12 @@ class Sampling(Checked):
 
     def templates(self) -> tuple[str, ...]:
         """All prompts, of which each must have ``{}``, or the learned words would not be seen."""
-        texts = self.texts()
-        complete = next((text for text in texts if "{}" not in text), None)
-        if complete is not None:
-            raise UserError(
-                f"the prompt {complete!r} has no {{}}; put {{}} where the learned word belongs"
-            )
-        return texts
+        for text in self.texts():
+            if "{}" not in text:
+                raise UserError(
+                    f"the prompt {text!r} has no {{}}; put {{}} where the learned word belongs"
+                )
+        return self.texts()
 
 
 _ENCODERS: Any = make_dataclass(
@@ -166,17 +154,13 @@ _ENCODERS: Any = make_dataclass(
 
 
 @dataclass(frozen=True)
-class Scoring(_ENCODERS):  # type: ignore[misc]  # a field for each slot of scores.table
+class Scoring(_ENCODERS, Closed):  # type: ignore[misc]  # a field for each slot of scores.table
     """What looks at the generated images."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
 
 @dataclass(frozen=True)
 class Cells(Checked):
     """Which runs a table is made of."""
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     concepts: Count = 10
     """How many of the built-in novel concepts, from the first."""
@@ -195,7 +179,7 @@ class Cells(Checked):
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Closed):
     """Everything that an experiment can be told; the fields are the groups of a YAML file.
 
     ``poison_model``: what poisons are made on, several as an ensemble; none is the model that is
@@ -203,8 +187,6 @@ class Settings:
     that model too. ``precision``: what models compute in. ``long_prompts``: what becomes of those
     that the text encoder cannot take whole.
     """
-
-    __pydantic_config__: ClassVar[Any] = _FORBID
 
     model: str = "mini"
     poison_model: Names = ()
@@ -223,54 +205,55 @@ def settings_told(told: Any, cells: Cells, model: str | None = None) -> Settings
 
     ``model``: instead of the one that they name.
     """
-    same = {
-        each.name: getattr(told, each.name) for each in fields(Settings) if each.name != "cells"
-    }
-    return Settings(**same | {"cells": cells, "model": told.model if model is None else model})
+    names = [each.name for each in fields(Settings) if each.name != "cells"]
+    settings = Settings(cells=cells, **{name: getattr(told, name) for name in names})
+    return settings if model is None else replace(settings, model=model)
 
 
 CANDIDATES: Final = 4
 """Images of each cell of a figure, of which it shows the most faithful one."""
-
-PRESETS: Final[Mapping[str, Settings]] = MappingProxyType(
-    {
-        "mini": Settings(
-            model="mini",
-            training=TRAINING["mini", "ti"],
-            sampling=Sampling(prompts=("mini",), steps=25, guidance=4.0),
-            scoring=Scoring(**{slot.setting: slot.built_in for slot in SLOTS.values()}),
-            cells=Cells(poison_seed=0),
-        ),
-        # The paper's: five images for each of 24 prompts; the sampler is not stated there.
-        "sd15": Settings(
-            model="sd15",
-            sampling=Sampling(("paper24",), images_per_prompt=5, steps=50, guidance=7.5),
-        ),
-    }
-)
-"""Settings by kind of model; what a model called otherwise gets is ``sd15``."""
-
-DEMO: Final = replace(
-    PRESETS["mini"],
-    sampling=replace(
-        PRESETS["mini"].sampling,
-        prompts=(
-            "a photo of a {}",
-            "a photo of a {} on grass",
-            "a photo of a {} in the snow",
-            "a photo of a {} in the water",
-            "a photo of a {} on wood",
-            "a photo of a {} at night",
-        ),
-    ),
-    cells=Cells(concepts=6, seeds=1, poisons=("adm+",), defenses=("nominal", "szt"), poison_seed=0),
-)
-"""Six concepts, about nine minutes of one core."""
+Several: TypeAlias = Annotated[int, Field(ge=2)]
 
 
-def preset(model: str, method: str = "ti") -> Settings:
-    """The preset for a model's name, folder or hub name and for a method."""
-    kind = kind_of(model)
-    return replace(
-        PRESETS.get(kind, PRESETS["sd15"]), model=model, training=training_preset(kind, method)
-    )
+@dataclass(frozen=True)
+class BenchScope(Checked):
+    """How large a figure is made; the options of ``safezone figure``, which needs no torch yet."""
+
+    seed: Natural = 0
+    """Of training, generation and measuring."""
+    poisons: Annotated[Names, tyro.conf.arg(name="poison")] = ()
+    """Poison beside clean images; may be given repeatedly. By default the figure's own."""
+    defenses: Annotated[Names, tyro.conf.arg(name="defense")] = ()
+    """Defense; may be given repeatedly. By default the figure's own."""
+    images: Several = 1000
+    """Random scenes of figures 4 and 10; on the built-in model poisoning 1,000 takes half an hour,
+    measuring them 4 minutes."""
+    moments: Several = 3000
+    """Further clean scenes for the mean and covariance of figure 10's closed form."""
+    timesteps: int = 21
+    """How many timesteps, equally spaced."""
+    rows: Several = 32
+    """Random vocabulary rows of every sensitivity map."""
+    noises: Count = 4
+    """Noises that the maps of figures 2, 3 and 9 are averaged over."""
+    draws: Count = 2
+    """Noises for each image of a gradient (figures 5 and 11)."""
+    losses: Annotated[Count | None, tyro.conf.arg(metavar="N")] = None
+    """Losses for each concept and timestep of figures 5 and 11, in place of --draws; the paper
+    takes 1000."""
+    candidates: Count = CANDIDATES
+    """Images for each cell, of which the most faithful is shown (figures 1, 8 and 18 to 21)."""
+    at: Annotated[Natural | None, tyro.conf.arg(metavar="STEP")] = None
+    """Training step that figures 3, 5 and 9 look at; by default a tenth, for 5 a fifth, of all."""
+    marks: Annotated[tuple[int, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="STEP")] = ()
+    """Training step that figures 6, 11 and 16 look at; may be given repeatedly. By default for 6
+    the start and every tenth, for 11 every fifth, for 16 the paper's 100, 500 and 900 of 5000."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if CLEAN in self.poisons:
+            raise UserError("clean images are always shown; name poisons only.")
+
+    def data(self, own: Sequence[str]) -> list[str]:
+        """``clean`` and the poisons that were asked for, else the figure's own."""
+        return list(dict.fromkeys([CLEAN, *(self.poisons or own)]))

@@ -23,10 +23,6 @@ from safezone.poisons import poison_fingerprints
 from safezone.scores import CLEAN
 
 
-def _nothing(lab: Lab, run: Run, passes: Passes) -> float:
-    return 0.0
-
-
 @dataclass(frozen=True)
 class Stage:
     """One arrow of the way of the data: from the keys of its inputs to a folder.
@@ -36,9 +32,8 @@ class Stage:
     does, of a run; a text where the key is known without inputs, None where the run leaves its
     first input as it is. A stage without ``settings`` is not of runs: figures measure with it, by
     keys of their own. ``label``: the beginning of a folder's name. ``operations``: floating-point
-    operations of one artifact. ``size``: its bytes. ``share``: artifacts of one task, where
-    workers share the work. ``tasks``: jobs that are made together, where number does not decide.
-    ``about``: what the record says of the run, beside what the key covers.
+    operations of one artifact. ``size``: its bytes. ``about``: what the
+    record says of the run, beside what the key covers.
     """
 
     name: str
@@ -48,23 +43,22 @@ class Stage:
     settings: Callable[[Lab, Run], Sequence[Any] | str | None] | None = None
     make: Make | None = None
     label: Callable[[Lab, Run], str] = lambda lab, run: run.label
-    operations: Callable[[Lab, Run, Passes], float] = _nothing
+    operations: Callable[[Lab, Run, Passes], float] = lambda lab, run, passes: 0.0
     size: Callable[[Lab, Run], float] = lambda lab, run: 4e3
     about: Callable[[Lab, Job], Mapping[str, Any]] = lambda lab, job: {}
+
+    def seconds(self, lab: Lab, runs: Iterable[Run], passes: Passes) -> float:
+        """How long the artifacts of these runs take to make."""
+        return sum(self.operations(lab, run, passes) for run in runs) / passes.per_second
 
     def artifact(self, work: Path, label: str, *parts: Any) -> Artifact:
         """What the stage makes of these parts, in a work folder; see ``content_key``."""
         return self.known(work, label, content_key(self.name, self.version, *parts))
 
     def known(self, work: Path, label: str, key: str) -> Artifact:
-        """The artifact of this key in a work folder."""
         return Artifact(
             self.name, key, work / self.name / f"{clipped(label)}-{key[:16]}", self.record
         )
-
-
-def _clean(lab: Lab, run: Run) -> str:
-    return lab.concept_key(run.concept)
 
 
 def _poison(lab: Lab, run: Run) -> Sequence[Any] | None:
@@ -97,20 +91,12 @@ def drawn(model_key: str, sampling: Sampling, concept: str, seed: int) -> Sequen
     return [model_key, {**asdict(sampling), "prompts": sampling.texts()}, concept, seed]
 
 
-def _generate(lab: Lab, run: Run) -> Sequence[Any]:
-    return drawn(lab.model_key, lab.settings.sampling, run.concept, run.seed)
-
-
-def _score(lab: Lab, run: Run) -> Sequence[Any]:
-    return [lab.encoders.key]
-
-
 STAGES: Final[tuple[Stage, ...]] = (
     Stage(
         "clean",
         version=1,
         record="concept.json",
-        settings=_clean,
+        settings=lambda lab, run: lab.concept_key(run.concept),
         make=partial(makers.one_by_one, "clean", makers.clean),
         label=lambda lab, run: run.concept,
         size=cost.concept_size,
@@ -152,7 +138,9 @@ STAGES: Final[tuple[Stage, ...]] = (
         version=3,
         record=IMAGES_RECORD,
         inputs=("personalize",),
-        settings=_generate,
+        settings=lambda lab, run: drawn(
+            lab.model_key, lab.settings.sampling, run.concept, run.seed
+        ),
         make=partial(makers.in_groups, "generate", makers.drawing_groups, makers.make_images),
         operations=cost.image_operations,
         size=cost.image_size,
@@ -163,7 +151,7 @@ STAGES: Final[tuple[Stage, ...]] = (
         version=2,
         record=KEY_FILE,
         inputs=("generate", "clean"),
-        settings=_score,
+        settings=lambda lab, run: [lab.encoders.key],
         make=partial(makers.one_by_one, "score", makers.score),
     ),
     Stage("measure", version=3, record=KEY_FILE),
@@ -206,12 +194,19 @@ def own(stage: Stage, made: Iterable[Job]) -> dict[Artifact, Job]:
     """The stage's artifacts, each with the first of the jobs that rest on it."""
     found: dict[Artifact, Job] = {}
     for each in made:
-        artifact = each.of.get(stage.name)
-        if artifact is not None and artifact.stage == stage.name:
-            found.setdefault(artifact, each)
+        if each.of[stage.name].stage == stage.name:
+            found.setdefault(each.of[stage.name], each)
     return found
 
 
 def of_runs(stages: Sequence[Stage] = STAGES) -> Iterator[Stage]:
     """The stages that runs go through."""
     return (stage for stage in stages if stage.settings is not None)
+
+
+def planned(
+    lab: Lab, runs: Iterable[Run], stages: Sequence[Stage] = STAGES
+) -> Iterator[tuple[Stage, dict[Artifact, Job]]]:
+    """Every stage of runs with all artifacts that these rest on, made or not."""
+    able = jobs(lab, runs, stages)
+    return ((stage, own(stage, able)) for stage in of_runs(stages))

@@ -1,15 +1,22 @@
-"""Artifacts, what a workspace holds, and the check of weights."""
+"""Artifacts, and the turns of processes that share a workspace: one at a time makes each."""
 
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from safezone.concepts import Concept
 from safezone.errors import UserError, WorkspaceError
-from safezone.files import PARTIAL, digest, move_file, require_new, whole_folder, write_json
+from safezone.files import (
+    PARTIAL,
+    digest,
+    lock_file,
+    move_file,
+    require_new,
+    whole_folder,
+    write_json,
+)
 from safezone.models.fingerprint import tensors
 from safezone.reading import read_json
 
@@ -22,26 +29,8 @@ RUN_RECORD: Final = "run.json"
 IMAGES_RECORD: Final = "images.json"
 ROWS_FILE: Final = "rows.jsonl"
 KEY_FILE: Final = "key.json"
-RECORDS: Final = (MANIFEST, RUN_RECORD, IMAGES_RECORD, KEY_FILE)
-
-
-def done(place: Path, record: str, key: str) -> bool:
-    """Whether ``place`` holds the artifact of this key with all the files that its record names.
-
-    Raises UserError when it is something else that is not empty.
-    """
-    if (place / record).is_file():
-        content = read_json(place / record)
-        if content.get("key") != key:
-            raise WorkspaceError(
-                f"{place} was made with other settings or images; choose another --out or remove it"
-            )
-        return set(content.get("files", ())) <= _files(place)
-    try:
-        require_new(place)
-    except UserError as error:
-        raise WorkspaceError(str(error)) from error
-    return False
+MAKING: Final = ".making-"
+"""The lock of an artifact, beside it, while a process makes it."""
 
 
 def _files(place: Path) -> set[str]:
@@ -59,8 +48,23 @@ class Artifact:
 
     @property
     def done(self) -> bool:
-        """Whether it is there, with all its files; UserError when something else is there."""
-        return done(self.place, self.record, self.key)
+        """Whether it is there, with all files that its record names.
+
+        Raises UserError when the place is something else that is not empty.
+        """
+        if (self.place / self.record).is_file():
+            content = read_json(self.place / self.record)
+            if content.get("key") != self.key:
+                raise WorkspaceError(
+                    f"{self.place} was made with other settings or images; choose another --out or "
+                    "remove it"
+                )
+            return set(content.get("files", ())) <= _files(self.place)
+        try:
+            require_new(self.place)
+        except UserError as error:
+            raise WorkspaceError(str(error)) from error
+        return False
 
     @property
     def failure(self) -> str | None:
@@ -87,10 +91,41 @@ class Artifact:
                     move_file(temporary / name, self.place / name)
 
 
+def turn(place: Path, *, wait: bool = False) -> AbstractContextManager[bool]:
+    """Whether ``place`` is this process's to make; False while another one is at it.
+
+    ``wait``: until the other one has ended, which may have made it by then. The turn ends with the
+    process. Raises UserError when the folder cannot be written.
+    """
+    return lock_file(place.with_name(f"{MAKING}{place.name}"), wait=wait)
+
+
+def together(groups: Iterable[Sequence[Path]]) -> Generator[list[Path]]:
+    """Every group's places, held while the caller works on them; those that others make come last,
+    each alone."""
+    waiting: list[Path] = []
+    for group in groups:
+        with ExitStack() as held:
+            ours = [place for place in group if held.enter_context(turn(place))]
+            if ours:
+                yield ours
+        waiting += [place for place in group if place not in ours]
+    for place in waiting:
+        with turn(place, wait=True):
+            yield [place]
+
+
+def in_turn(places: Iterable[Path]) -> Generator[Path]:
+    """Every place, held while the caller works on it; those that others make come last."""
+    with closing(together([place] for place in places)) as turns:
+        for (place,) in turns:
+            yield place
+
+
 def artifacts_in(folder: Path) -> dict[str, Path]:
     """The folders of all artifacts below a folder, by their keys; UserError where there is none."""
     found: dict[str, Path] = {}
-    for record in RECORDS:
+    for record in (MANIFEST, RUN_RECORD, IMAGES_RECORD, KEY_FILE):
         for path in sorted(folder.rglob(record)):
             key = read_json(path).get("key")
             if isinstance(key, str) and PARTIAL not in str(path):
@@ -119,18 +154,12 @@ def take(source: Path, artifact: Artifact, about: Mapping[str, Any]) -> bool:
     return True
 
 
-def made_key(file: Path, record: str) -> str:
-    """The key of the artifact that a file belongs to, if it is unchanged, else of its content."""
-    path, content = file.parent / record, digest(file)
-    manifest = read_json(path) if path.is_file() else {}
-    return str(manifest["key"]) if manifest.get("files", {}).get(file.name) == content else content
-
-
-def source_key(folder: Path, concept: Concept) -> str:
-    """The key of the poison that made a folder's images, if they are unchanged, else of these."""
-    path, content = folder / MANIFEST, concept.content_key()
-    manifest = read_json(path) if path.is_file() else {}
-    return str(manifest["key"]) if manifest.get("content") == content else content
+def recorded_key(record: Path, content: str, file: str | None = None) -> str:
+    """The key in a record while the images, or the ``file``, have the content that it names; else
+    that content."""
+    known = read_json(record) if record.is_file() else {}
+    named = known.get("content") if file is None else known.get("files", {}).get(file)
+    return str(known["key"]) if named == content else content
 
 
 def require_finite(owner: object, name: str) -> None:

@@ -1,10 +1,8 @@
-"""What a training can be told, for every method, and the presets by model and method."""
+"""What a training can be told, for every method."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
 import tyro
 
@@ -14,6 +12,7 @@ from safezone.fields import Checked, Count, Natural, Positive, Rate, Weight
 if TYPE_CHECKING:
     from safezone.personalize import Personalization
 
+Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
 _LAYER_ENDS: Final = ("to_q", "to_k", "to_v", "to_out.0")
 _NOT_OF_A_METHOD: Final = (
     "method",
@@ -29,8 +28,6 @@ _NOT_OF_A_METHOD: Final = (
 class Training(Checked):
     """How a concept is learned: see ``safezone.personalize`` for every setting."""
 
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
-
     method: Annotated[str, tyro.conf.arg(metavar="NAME")] = "ti"
     """ti (textual inversion), lora or custom-diffusion; each has its own preset."""
     steps: Count = 5000
@@ -41,7 +38,7 @@ class Training(Checked):
     """Passes whose gradients are averaged for one step."""
     learning_rate: Rate = 5e-4
     """AdamW's."""
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    schedule: Schedule = "constant"
     """Of the learning rate."""
     vectors: Count = 1
     """Token vectors that the placeholder stands for (ti, custom-diffusion)."""
@@ -125,50 +122,6 @@ class Training(Checked):
             if not values["start"].is_file():
                 raise UserError(f"start names {self.start}, which does not exist; check the path.")
         return kind(**values)
-
-
-_LORA: Final = Training("lora", steps=1000, learning_rate=1e-4)
-_CUSTOM: Final = Training("custom-diffusion", steps=1000, learning_rate=1e-5)
-_SHORT: Final = Training(steps=2500)
-# Chosen on clean images of the six development objects; docs/claim.md tells what else was tried.
-_MINI: Final = Training(steps=200, batch_size=2, learning_rate=2e-2, checkpoint_every=20)
-_MINI_LAYERS: Final = replace(_MINI, steps=400, learning_rate=2e-3, schedule="cosine")
-
-TRAINING: Final[Mapping[tuple[str, str], Training]] = MappingProxyType(
-    {
-        ("mini", "ti"): _MINI,
-        ("mini", "lora"): replace(_MINI_LAYERS, method="lora"),
-        ("mini", "custom-diffusion"): replace(_MINI_LAYERS, method="custom-diffusion"),
-        # Sec. 5.1, and Appendix P for the other methods, whose rates are those of diffusers' own
-        # scripts: the paper does not state them.
-        ("sd15", "ti"): Training(steps=5000, batch_size=1, learning_rate=5e-4),
-        ("sd15", "lora"): _LORA,
-        ("sd15", "custom-diffusion"): _CUSTOM,
-        # Appendix O.
-        ("sd15-rf", "ti"): _SHORT,
-        ("sd15-rf", "lora"): _LORA,
-        ("sd15-rf", "custom-diffusion"): _CUSTOM,
-        ("sd21", "ti"): _SHORT,
-        ("sd21", "lora"): _LORA,
-        ("sd21", "custom-diffusion"): _CUSTOM,
-        ("sdxl", "ti"): Training(steps=500, accumulation=5),
-        ("sdxl", "lora"): _LORA,
-        ("sdxl", "custom-diffusion"): _CUSTOM,
-    }
-)
-"""By kind of model (``safezone.lab.kinds``) and method."""
-
-
-def training_preset(kind: str, method: str) -> Training:
-    """The preset for a kind of model; a method without one brings its own fields' defaults.
-
-    Raises UserError for an unknown method.
-    """
-    if (kind, method) in TRAINING:
-        return TRAINING[kind, method]
-    own: dict[str, Any] = {each.name: each.default for each in fields(method_named(method))}
-    shared = {each.name for each in fields(Training)} - {"method", "templates", "start"}
-    return Training(method, **{name: own[name] for name in shared & own.keys()})
 
 
 def method_named(name: str) -> "type[Personalization]":

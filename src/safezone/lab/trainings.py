@@ -4,12 +4,12 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from safetensors import SafetensorError
 
@@ -20,9 +20,8 @@ from safezone.lab.lab import TRAINING_FOLDER, Failures, Job, Lab, Note
 from safezone.lab.makers import failure_reason
 from safezone.lab.memory import RUNS, Capacity, ItemBytes, OutOfMemory, fitting
 from safezone.lab.run import Run, content_key
-from safezone.lab.store import Artifact
+from safezone.lab.store import MAKING, Artifact, in_turn, turn
 from safezone.lab.training import Training
-from safezone.lab.turns import MAKING, in_turn, turn
 from safezone.models.base import Model
 from safezone.personalize import PreparedRun, TrainingRun, save_adapter, train
 from safezone.personalize.checkpoints import CHECKPOINT, log_path
@@ -32,8 +31,6 @@ from safezone.reading import read_json
 
 MEMBERS: Final = "members.json"
 """In the folder of a training's checkpoints: its runs (``member``)."""
-
-_Item = TypeVar("_Item")
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,11 +64,11 @@ def member(artifact: Artifact, scratch: Path) -> str:
 
 
 def _groups(
-    wanted: Mapping[Artifact, _Item], scratch: Path, runs_per_pass: int
-) -> Iterator[tuple[Path, list[_Item]]]:
+    jobs: Iterable[TrainingJob], scratch: Path, runs_per_pass: int
+) -> Iterator[tuple[Path, list[TrainingJob]]]:
     """Trainings that were begun before, with the runs that they had; then new ones of the rest."""
-    named = {member(artifact, scratch): item for artifact, item in wanted.items()}
-    missing = [member(artifact, scratch) for artifact in wanted if not artifact.done]
+    named = {member(job.artifact, scratch): job for job in jobs}
+    missing = [name for name, job in named.items() if not job.artifact.done]
     for record in sorted(scratch.glob(f"*/{MEMBERS}")):
         members = _members(record)
         if set(missing) & set(members) and set(members) <= named.keys():
@@ -155,23 +152,23 @@ def train_all(
     ``scratch`` holds the checkpoints: a killed training goes on from its last one. A run that
     became NaN is written as well; its record tells the step.
     """
-    wanted = {job.artifact: job for job in jobs}
-    todo = [artifact for artifact in wanted if not artifact.done]
+    todo = [job.artifact for job in jobs if not job.artifact.done]
     started = time.monotonic()
-    while any(not each.done for each in wanted):  # again where another process had other groups
-        groups = dict(
-            _groups(wanted, scratch, most or training.runs_per_pass or _fitting(model, training))
-        )
+    while not all(each.done for each in todo):  # again where another process had other groups
+        runs_per_pass = most or training.runs_per_pass or _fitting(model, training)
+        groups = dict(_groups(jobs, scratch, runs_per_pass))
         with closing(in_turn(groups)) as turns:
             for folder in turns:
                 group = _to_train(folder, groups[folder])
                 if group:
                     _train_pass(model, group, training, folder, progress)
                 _discard(folder)
-                finished = sum(each.done for each in todo)
-                left = _left(started, finished, len(todo))
+                finished, left = sum(each.done for each in todo), ""
+                if 0 < finished < len(todo):  # at the pace so far
+                    pace = (time.monotonic() - started) / finished
+                    left = f", about {max(1, round(pace * (len(todo) - finished) / 60))} min left"
                 note(f"{finished} of {len(todo)} runs trained{left}")
-    sweep(scratch, [artifact for artifact in wanted if artifact.done])
+    sweep(scratch, [job.artifact for job in jobs if job.artifact.done])
 
 
 def _train_pass(
@@ -183,6 +180,7 @@ def _train_pass(
     if method.prior:
         runs = with_class_images(model, runs, method.prior_images)
     observers = trackers_of(training.tracker, folder.parent, method.content())
+    previews = folder.parent / "previews" / folder.name
     try:
         adapters = train(
             model,
@@ -190,9 +188,7 @@ def _train_pass(
             method,
             folder,
             progress=progress,
-            preview=preview_writer(
-                model, method.preview_prompts, folder.parent / "previews" / folder.name
-            ),
+            preview=preview_writer(model, method.preview_prompts, previews),
             compile=training.compile,
             checkpointing=training.checkpointing,
             captured=training.captured,
@@ -206,14 +202,13 @@ def _train_pass(
     for job, run, adapter in zip(group, runs, adapters, strict=True):
         if job.artifact.done:
             continue
-        failed_at = adapter.provenance["failed_at"]
-        record = {**job.record, "seed": run.seed, "failed_at": failed_at}
-        provenance = {**adapter.provenance, **record, "key": job.artifact.key}
-        if failed_at is not None:
-            record["failed"] = f"the training became NaN at step {failed_at}"
-        record["settings"] = dict(adapter.provenance["settings"])
-        names = ("precision", "unseen")
-        record |= {name: adapter.provenance[name] for name in names if name in adapter.provenance}
+        own = adapter.provenance
+        record = {**job.record, "seed": run.seed, "failed_at": own["failed_at"]}
+        provenance = {**own, **record, "key": job.artifact.key}
+        if own["failed_at"] is not None:
+            record["failed"] = f"the training became NaN at step {own['failed_at']}"
+        record["settings"] = dict(own["settings"])
+        record |= {name: own[name] for name in ("precision", "unseen") if name in own}
         with job.artifact.written(record) as temporary:
             save_adapter(replace(adapter, provenance=provenance), temporary)
             log = log_path(folder, run.key)
@@ -241,14 +236,6 @@ def with_class_images(
     return [replace(run, prior=prior[run.concept.class_word]) for run in runs]
 
 
-def _left(started: float, finished: int, todo: int) -> str:
-    """How long the rest will take at the pace so far."""
-    if not 0 < finished < todo:
-        return ""
-    minutes = (time.monotonic() - started) / finished * (todo - finished) / 60
-    return f", about {max(1, round(minutes))} min left"
-
-
 def about(lab: Lab, job: Job) -> dict[str, Any]:
     """What an adapter's record says of its run."""
     return {**asdict(job.run), "defense_parts": repr(lab.defense(job.run))}
@@ -261,14 +248,11 @@ def _prepared(lab: Lab, job: Job) -> PreparedRun:
     shares a pass with others.
     """
     row, run, concept = lab.defense(job.run), job.run, lab.load(job.of["preprocess"])
-    mask, factor = row.loss_mask, lab.model.factor
-    mask(concept.images, concept.masks, factor, concept=concept.name)
+    row.loss_mask(concept.images, concept.masks, lab.model.factor, concept=concept.name)
     if lab.training(run).templates == "captions":
         captions_of(concept, 1)
-    record = {"defense": row.name}
-    return PreparedRun(
-        run.label, concept, row.timesteps, mask, run.seed, record=record, words=row.words
-    )
+    how, record = (row.timesteps, row.loss_mask, run.seed), {"defense": row.name}
+    return PreparedRun(run.label, concept, *how, record=record, words=row.words)
 
 
 def personalize(lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note) -> Failures:

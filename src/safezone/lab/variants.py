@@ -8,29 +8,27 @@ learning rate.
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from types import MappingProxyType
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, cast, get_args
 
-from safezone import personalize
 from safezone.errors import UserError
-from safezone.lab.kinds import kind_of
+from safezone.lab.presets import kind_of, training_preset
 from safezone.lab.run import TEXTUAL_INVERSION
-from safezone.lab.training import Training, training_preset
+from safezone.lab.training import Schedule, Training
+from safezone.personalize import METHODS
 from safezone.scores.rows import NOMINAL, Row
 
 CUSTOM_DIFFUSION_CROP: Final = "custom diffusion crop"
 
-METHOD_NAMES: Final[Mapping[str, str]] = MappingProxyType(
-    {kind.name: key for key, kind in personalize.METHODS.items()}
-    | {CUSTOM_DIFFUSION_CROP: "custom-diffusion"}
-)
+METHOD_NAMES: Final[Mapping[str, str]] = {
+    **{kind.name: key for key, kind in METHODS.items()},
+    CUSTOM_DIFFUSION_CROP: "custom-diffusion",
+}
 """What rows and grids call each method, and what the settings call it."""
 
 PAPER_STEPS: Final = 5000
 PAPER_LEARNING_RATE: Final = 5e-4
 _NAMES: Final = ("schedule", "lr", "steps")
-Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
-_SCHEDULES: Final = ("constant", "linear", "cosine")
+_SCHEDULES: Final = get_args(Schedule)
 
 
 def hyperparameter_methods() -> tuple[str, ...]:
@@ -100,11 +98,9 @@ def training_of(base: Training, method: str, model: str) -> Training:
 
 def columns_of(rows: Sequence[Row]) -> list[Row]:
     """Variants of a method as columns: what its name says of settings takes the defense's place."""
-    moved = []
-    for row in rows:
-        method, name = column_of(row.method, row.defense)
-        moved.append(replace(row, method=method, defense=name))
-    return moved
+    columns = (column_of(row.method, row.defense) for row in rows)
+    pairs = zip(rows, columns, strict=True)
+    return [replace(row, method=method, defense=name) for row, (method, name) in pairs]
 
 
 def column_of(method: str, defense: str) -> tuple[str, str]:
@@ -112,5 +108,4 @@ def column_of(method: str, defense: str) -> tuple[str, str]:
     setting = setting_of(method)
     if not setting:
         return method, defense
-    name = setting if defense == NOMINAL else f"{defense}; {setting}"
-    return split_method(method)[0], name
+    return split_method(method)[0], setting if defense == NOMINAL else f"{defense}; {setting}"

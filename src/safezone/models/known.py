@@ -9,7 +9,7 @@ from typing import Final
 @dataclass(frozen=True)
 class KnownModel:
     """``hub``: its name there; ``also``: further places of the same weights or architecture.
-    ``preset``: the kind of model whose settings are its (``lab.kinds``). ``image_size``: side in
+    ``preset``: the kind of model whose settings are its (``lab.presets``). ``image_size``: side in
     pixels. ``predicts``: what the network gives. ``note``: what else to know."""
 
     hub: str

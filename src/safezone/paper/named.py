@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from safezone.errors import UserError
+from safezone.lab.presets import preset
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Scope
-from safezone.lab.settings import CANDIDATES, Settings, preset
+from safezone.lab.settings import CANDIDATES, Settings
 from safezone.lab.variants import METHOD_NAMES, PAPER_STEPS, split_method, training_of
 from safezone.models.known import KNOWN, hub_name
 from safezone.paper.rows import PAPER, ROWS, PaperRow

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from safezone.lab.kinds import kind_of
+from safezone.lab.presets import kind_of
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Scope
 from safezone.lab.settings import CANDIDATES, Settings
 from safezone.lab.variants import hyperparameter_methods

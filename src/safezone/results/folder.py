@@ -15,9 +15,9 @@ from typing import Any, Final, Literal
 from markupsafe import Markup
 
 from safezone.files import locked, write_json, write_text
-from safezone.lab.config import flat, settings_yaml
 from safezone.lab.executors import Executor
 from safezone.lab.lab import Lab
+from safezone.lab.presets import flat, settings_yaml
 from safezone.lab.run import Grid, Run
 from safezone.lab.schedule import plan, run_grid
 from safezone.lab.stage import job, jobs

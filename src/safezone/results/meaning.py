@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from safezone import __version__
-from safezone.lab.kinds import kind_of
+from safezone.lab.presets import kind_of
 from safezone.results.comparisons import recovery_of
 from safezone.results.published import Published
 from safezone.results.statistics import (

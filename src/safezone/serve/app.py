@@ -1,7 +1,7 @@
 """The page's addresses: each reads what was sent, makes one call, and answers."""
 
 import socket
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
@@ -9,7 +9,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final, TypeAlias
 
-import jinja2
 import python_multipart  # noqa: F401  starlette reads what is uploaded with it
 import uvicorn
 from starlette.applications import Starlette
@@ -22,8 +21,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from safezone.audit.cases import PROTECTED
-from safezone.audit.suite import SUITES
+from safezone.audit.suites import SUITES
 from safezone.concepts.folder import MOST_IMAGES
 from safezone.errors import UserError
 from safezone.miniworld import novel_concepts
@@ -31,7 +29,7 @@ from safezone.models import BUILTIN
 from safezone.personalize import METHODS
 from safezone.poisons.table import POISONS
 from safezone.results.meaning import MINI_LIMITS, duration_text
-from safezone.serve.guard import Bounded, read_body, read_object
+from safezone.results.page import environment
 from safezone.serve.runner import Runner, read_choices, report_path
 from safezone.serve.session import Session, new_example, new_folder, open_session, sessions
 from safezone.serve.uploads import (
@@ -39,7 +37,10 @@ from safezone.serve.uploads import (
     MOST_SENT,
     ORIGINALS,
     PARTS,
+    Bounded,
     Upload,
+    read_body,
+    read_object,
     store,
     without_path,
 )
@@ -59,7 +60,7 @@ _REPORT: Final[dict[str, str]] = {
     "script-src 'unsafe-inline'; frame-ancestors 'self'"
 }
 """The audit's page is one file, whose script and style are in it."""
-Call: TypeAlias = Callable[[Session, Request], Response]
+Call: TypeAlias = Callable[..., Response]
 
 
 class Pages:
@@ -68,13 +69,7 @@ class Pages:
     def __init__(self, root: Path, runner: Runner) -> None:
         self._root, self._runner = root, runner
         self._one = Lock()  # one upload is decoded at a time: pictures may be large
-        self._templates = jinja2.Environment(
-            loader=jinja2.PackageLoader("safezone.serve", "."),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        self._templates = environment("safezone.serve")
 
     def app(self) -> Starlette:
         """The application; its end stops the audit that is at work."""
@@ -90,23 +85,18 @@ class Pages:
             Route(f"{at}/report", self.of(self.report)),
             Route(f"{at}/picture/{{part}}/{{index:int}}", self.of(self.picture)),
             Route(f"{at}/mask/{{index:int}}", self.of(self.mask)),
-            Route(f"{at}/mask/{{index:int}}", self.paint, methods=["PUT"]),
+            Route(f"{at}/mask/{{index:int}}", self.of(self.paint, read_body), methods=["PUT"]),
             Route(f"{at}/masks", self.of(self.masks), methods=["POST"]),
-            Route(f"{at}/start", self.start, methods=["POST"]),
+            Route(f"{at}/start", self.of(self.start, read_object), methods=["POST"]),
             Route(f"{at}/stop", self.of(self.stop), methods=["POST"]),
             Route(f"{at}/remove", self.of(self.remove), methods=["POST"]),
         ]
-        handlers: dict[Any, Any] = {
-            UserError: lambda request, error: self.told(request, str(error), 400),
-            HTTPException: lambda request, error: self.told(
-                request, str(error.detail), error.status_code
-            ),
-            ClientDisconnect: lambda request, error: self.told(request, "cut short", 400),
-        }
-        middleware = [
-            Middleware(TrustedHostMiddleware, allowed_hosts=[ADDRESS, "localhost"]),
-            Middleware(Bounded),
-        ]
+
+        def wrong(request: Request, error: Exception) -> Response:
+            if isinstance(error, HTTPException):
+                return self.told(request, str(error.detail), error.status_code)
+            text = "cut short" if isinstance(error, ClientDisconnect) else str(error)
+            return self.told(request, text, 400)
 
         @asynccontextmanager
         async def until_the_end(app: Starlette) -> AsyncIterator[None]:
@@ -115,16 +105,27 @@ class Pages:
 
         return Starlette(
             routes=routes,
-            middleware=middleware,
-            exception_handlers=handlers,
+            middleware=[
+                Middleware(TrustedHostMiddleware, allowed_hosts=[ADDRESS, "localhost"]),
+                Middleware(Bounded),
+            ],
+            exception_handlers=dict.fromkeys((UserError, HTTPException, ClientDisconnect), wrong),
             lifespan=until_the_end,
         )
 
-    def of(self, call: Call) -> Callable[[Request], Response]:
-        """The call with the session that the address names."""
+    def of(
+        self, call: Call, read: Callable[[Request], Awaitable[Any]] | None = None
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """The call with the session that the address names, and with what ``read`` finds sent."""
 
-        def answer(request: Request) -> Response:
-            return call(open_session(self._root, request.path_params["name"]), request)
+        async def answer(request: Request) -> Response:
+            sent = () if read is None else (await read(request),)
+
+            def of_session() -> Response:
+                session = open_session(self._root, request.path_params["name"])
+                return call(session, request, *sent)
+
+            return await run_in_threadpool(of_session)
 
         return answer
 
@@ -139,7 +140,6 @@ class Pages:
         return JSONResponse({"error": sentence}, status, headers=_SAFE)
 
     def asset(self, name: str, request: Request) -> Response:
-        """The page's style or script."""
         return FileResponse(Path(__file__).with_name(name), headers=_SAFE)
 
     def home(self, request: Request) -> Response:
@@ -160,10 +160,9 @@ class Pages:
         return ": ".join([status.state, *status.verdicts[:1]])
 
     async def new(self, request: Request) -> Response:
-        """Stores what was dropped."""
         async with request.form(max_files=10 * MOST_IMAGES, max_fields=10) as form:
             folder = await run_in_threadpool(self._stored, form)
-        return JSONResponse({"go": f"/s/{folder.name}"})
+        return _json({"go": f"/s/{folder.name}"})
 
     def _stored(self, form: FormData) -> Path:
         uploads = [
@@ -179,17 +178,15 @@ class Pages:
         return folder
 
     async def example(self, request: Request) -> Response:
-        """Stores a built-in concept."""
         name = str((await read_object(request)).get("concept", ""))
 
         def make() -> Session:
             with self._one:
                 return new_example(self._root, name)
 
-        return JSONResponse({"go": f"/s/{(await run_in_threadpool(make)).name}"})
+        return _json({"go": f"/s/{(await run_in_threadpool(make)).name}"})
 
     def session(self, session: Session, request: Request) -> Response:
-        """The page of one folder's pictures."""
         return self._page(
             "session.html.j2",
             session=session,
@@ -206,69 +203,43 @@ class Pages:
         )
 
     def state(self, session: Session, request: Request) -> Response:
-        """How it stands; the page asks again and again."""
-        status = self._runner.status(session)
+        status, count = self._runner.status(session), len(session.pictures(session.masked))
         left = None if status.left is None else duration_text(status.left)
-        made = [
-            session.mask_path(i).is_file() for i, _ in enumerate(session.pictures(session.masked))
-        ]
-        return _json({**asdict(status), "left": left, "masks": made})
+        masks = [session.mask_path(index).is_file() for index in range(count)]
+        return _json({**asdict(status), "left": left, "masks": masks})
 
     def report(self, session: Session, request: Request) -> Response:
-        """The audit's page, as it was written."""
         return FileResponse(report_path(session), headers=_SAFE | _REPORT)
 
     def picture(self, session: Session, request: Request) -> Response:
-        """One picture."""
-        folders = {PROTECTED: session.protected, ORIGINALS: session.originals}
-        folder = folders.get(request.path_params["part"]) or session.protected
-        png = session.picture(folder, request.path_params["index"])
-        return Response(png, media_type="image/png", headers=_SAFE)
+        part = session.originals if request.path_params["part"] == ORIGINALS else None
+        return _png(session.picture(part or session.protected, request.path_params["index"]))
 
     def mask(self, session: Session, request: Request) -> Response:
-        """The mask of one picture."""
-        png = session.mask(request.path_params["index"])
-        return Response(png, media_type="image/png", headers=_SAFE)
+        return _png(session.mask(request.path_params["index"]))
 
-    async def paint(self, request: Request) -> Response:
-        """Keeps a painted mask."""
-        png = await read_body(request)
-        index = request.path_params["index"]
-
-        def keep() -> None:
-            session = open_session(self._root, request.path_params["name"])
-            with self._one:
-                self._runner.require_idle(session)
-                session.paint(index, png)
-
-        await run_in_threadpool(keep)
+    def paint(self, session: Session, request: Request, png: bytes) -> Response:
+        with self._one:
+            self._runner.require_idle(session)
+            session.paint(request.path_params["index"], png)
         return _json({})
 
     def masks(self, session: Session, request: Request) -> Response:
-        """Draws the masks that are missing."""
         with self._one:
             self._runner.require_idle(session)
             return _json({"told": session.find_objects()})
 
-    async def start(self, request: Request) -> Response:
-        """Starts, or goes on."""
-        choices = read_choices(await read_object(request))
-
-        def begin() -> None:
-            session = open_session(self._root, request.path_params["name"])
-            with self._one:
-                self._runner.start(session, choices)
-
-        await run_in_threadpool(begin)
+    def start(self, session: Session, request: Request, sent: Mapping[str, Any]) -> Response:
+        choices = read_choices(sent)
+        with self._one:
+            self._runner.start(session, choices)
         return _json({})
 
     def stop(self, session: Session, request: Request) -> Response:
-        """Stops; what is done is kept."""
         self._runner.stop(session)
         return _json({})
 
     def remove(self, session: Session, request: Request) -> Response:
-        """Removes the session's folder."""
         with self._one:
             self._runner.require_idle(session)
             session.remove()
@@ -277,6 +248,10 @@ class Pages:
 
 def _json(value: Mapping[str, Any]) -> Response:
     return JSONResponse(dict(value), headers=_SAFE)
+
+
+def _png(content: bytes) -> Response:
+    return Response(content, media_type="image/png", headers=_SAFE)
 
 
 def listen(port: int) -> socket.socket:

@@ -8,19 +8,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from threading import Event, Lock, Thread
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, Final
 
 import psutil
 from pydantic import Field, TypeAdapter, ValidationError
 
-from safezone.audit.audit import AUDIT
-from safezone.audit.progress import EXPECTED, read_progress
-from safezone.audit.suite import suite as suite_named
+from safezone.audit.audit import AUDIT, EXPECTED, read_progress
+from safezone.audit.suites import suite as suite_named
 from safezone.errors import UserError
-from safezone.fields import reason
+from safezone.fields import Closed, reason
 from safezone.files import write_json
 from safezone.lab.training import method_named
 from safezone.poisons import poison
@@ -42,10 +42,8 @@ _PACE: Final = 0.05
 
 
 @dataclass(frozen=True)
-class Choices:
+class Choices(Closed):
     """What is asked of an audit. ``poison`` and ``level`` (of 255): of pictures protected here."""
-
-    __pydantic_config__: ClassVar[Any] = {"extra": "forbid"}
 
     model: str = "mini"
     methods: Annotated[tuple[str, ...], Field(min_length=1, max_length=3)] = ("ti",)
@@ -57,18 +55,6 @@ class Choices:
     def protection(self) -> tuple[str, int, str]:
         """What a protection that is made here rests on."""
         return self.poison, self.level, self.model
-
-    def require_known(self, models: Sequence[str]) -> None:
-        """Raises UserError for a name that the page does not offer."""
-        if self.model not in models:
-            raise UserError(
-                f"the model {self.model!r} was not given to `safezone serve`; choose one of: "
-                f"{', '.join(models)}"
-            )
-        for method in self.methods:
-            method_named(method)
-        suite_named(self.suite)
-        poison(self.poison)
 
 
 def read_choices(sent: object) -> Choices:
@@ -110,19 +96,18 @@ _DOING: Final = {
 
 def commands(session: Session, choices: Choices, more: Sequence[str] = ()) -> list[list[str]]:
     """What is run. ``more``: options of ``safezone serve`` that all commands get."""
-    program, model = [sys.executable, "-m", "safezone"], ["--model", choices.model, *more]
-    found: list[list[str]] = []
-    if session.protects:
-        own = ["--poison", choices.poison, "--kappa", f"{choices.level}/255"]
-        out = ["--out", str(session.protected)]
-        found.append([*program, "poison", str(session.originals), *out, *own, *model])
-    audit = ["audit", str(session.protected), "--out", str(session.audit_folder), *model]
-    audit += ["--attacker", choices.suite]
+    originals, protected = str(session.originals), str(session.protected)
+    audit = ["audit", protected, "--out", str(session.audit_folder), "--attacker", choices.suite]
     if session.originals is not None:
-        audit += ["--clean", str(session.originals)]
+        audit += ["--clean", originals]
     for method in choices.methods:
         audit += ["--method", method]
-    return [*found, [*program, *audit]]
+    lines = [audit]
+    if session.protects:
+        own = ["--poison", choices.poison, "--kappa", f"{choices.level}/255"]
+        lines.insert(0, ["poison", originals, "--out", protected, *own])
+    program, model = [sys.executable, "-m", "safezone"], ["--model", choices.model, *more]
+    return [[*program, *line, *model] for line in lines]
 
 
 class Runner:
@@ -136,7 +121,15 @@ class Runner:
 
     def start(self, session: Session, choices: Choices) -> None:
         """Starts or goes on; UserError for a wrong choice or picture, or while one is at work."""
-        choices.require_known(self.models)
+        if choices.model not in self.models:
+            raise UserError(
+                f"the model {choices.model!r} was not given to `safezone serve`; choose one of: "
+                f"{', '.join(self.models)}"
+            )
+        for method in choices.methods:
+            method_named(method)
+        suite_named(choices.suite)
+        poison(choices.poison)
         with self._lock:
             for each in (self._session, session):
                 if each is not None:
@@ -175,22 +168,15 @@ class Runner:
     def _call(self, command: Sequence[str], session: Session, log: Path) -> int:
         alone = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
         with log.open("ab") as out:
-            child = subprocess.Popen(
+            child = psutil.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=alone
             )
-        try:
-            created = psutil.Process(child.pid).create_time()
-            _note(session, process=[child.pid, created], verb=command[3])
-        except psutil.Error:
-            pass  # it has ended already, which wait tells
+        with suppress(psutil.Error):  # of one that has ended already
+            _note(session, process=[child.pid, child.create_time()], verb=command[3])
         while (status := child.poll()) is None:
             if self._stop.wait(0.1):
-                child.terminate()
-                try:
-                    child.wait(_PATIENCE)
-                except subprocess.TimeoutExpired:
-                    child.kill()
-        return status
+                _end(child)
+        return int(status)
 
     def require_idle(self, session: Session) -> None:
         """Raises UserError while the session is at work: its files must stay as they are."""
@@ -208,7 +194,6 @@ class Runner:
             _note(session, state=STOPPED, process=None)
 
     def close(self) -> None:
-        """Ends what is at work."""
         if self._session is not None:
             self.stop(self._session)
 

@@ -78,8 +78,8 @@ class Session:
         path = self.mask_path(index)
         if path.is_file():
             return _png(_shown(read_mask(path)))
-        height, width = _shown(read_image(self._file(self.masked, index))).shape[:2]
-        return _png(np.zeros((height, width), dtype=np.bool_))
+        shown = _shown(read_image(self._file(self.masked, index)))
+        return _png(np.zeros(shown.shape[:2], dtype=np.bool_))
 
     def paint(self, index: int, png: bytes) -> None:
         """Keeps a mask that was painted over the shown picture, at the size of the file.
@@ -125,7 +125,6 @@ class Session:
         return told
 
     def remove(self) -> None:
-        """Removes the pictures and all that was made of them."""
         shutil.rmtree(self.folder)
 
     def forget_protection(self) -> None:
@@ -141,13 +140,12 @@ class Session:
 
 
 def _shown(pixels: NDArray[np.generic]) -> NDArray[np.generic]:
-    image = Image.fromarray(pixels)
-    side = max(image.size)
+    image, side = Image.fromarray(pixels), max(pixels.shape[:2])
     if side <= SHOWN_SIDE:
         return pixels
-    size = tuple(max(1, round(length * SHOWN_SIDE / side)) for length in image.size)
+    width, height = (max(1, round(length * SHOWN_SIDE / side)) for length in image.size)
     way = Image.Resampling.NEAREST if pixels.dtype == np.bool_ else Image.Resampling.LANCZOS
-    return np.asarray(image.resize((size[0], size[1]), way))
+    return np.asarray(image.resize((width, height), way))
 
 
 def _png(pixels: NDArray[np.generic]) -> bytes:

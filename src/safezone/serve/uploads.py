@@ -1,11 +1,17 @@
-"""Files that a browser sends: bounded, checked whole, then put in place, or nothing is."""
+"""What a browser sends: of this page, bounded; files are checked whole, then put in place."""
 
+import json
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final
+from urllib.parse import urlsplit
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from safezone.audit.cases import PROTECTED, read_cases
 from safezone.concepts import MASK_FOLDER, image_files, load_concept
@@ -29,9 +35,68 @@ MOST_BYTES: Final = 50_000_000
 """Of one file."""
 MOST_SENT: Final = 400_000_000
 """Of all files that are sent together."""
+_MOST_PAINTED: Final = 4_000_000
+"""Bytes of a painted mask, and of choices."""
 _MOST_LETTERS: Final = 60
 _SIDE: Final = 64
 """Pictures are checked as squares of this size; the model's own is read when it is opened."""
+
+
+class Bounded:
+    """Refuses what other pages send, and more bytes than all uploads together may have."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers, seen = Request(scope).headers, 0
+        most = f"{MOST_SENT / 1e6:.0f} MB"
+        too_much = f"these files have more than the {most} allowed; send fewer or smaller"
+        # A browser says of all that may change something which page has sent it.
+        origin = None if scope["method"] in ("GET", "HEAD") else headers.get("origin")
+        if origin is not None and urlsplit(origin).netloc != headers.get("host"):
+            refusal = JSONResponse({"error": "this page may not ask for that"}, 403)
+            await refusal(scope, receive, send)
+            return
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length) > MOST_SENT:
+            await JSONResponse({"error": too_much}, 413)(scope, receive, send)
+            return
+
+        async def bounded() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > MOST_SENT:
+                raise UserError(too_much)
+            return message
+
+        await self._app(scope, bounded, send)
+
+
+async def read_body(request: Request) -> bytes:
+    """What was sent, of bounded size; UserError for more."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > _MOST_PAINTED:
+            raise UserError("that is more than a painted mask has; load the page again")
+        parts.append(part)
+    return b"".join(parts)
+
+
+async def read_object(request: Request) -> dict[str, Any]:
+    """The JSON object that was sent; UserError for anything else."""
+    try:
+        value = json.loads(await read_body(request))
+    except (ValueError, RecursionError) as error:
+        raise UserError("what was sent is no JSON; load the page again") from error
+    if not isinstance(value, dict):
+        raise UserError("what was sent is no JSON object; load the page again")
+    return value
 
 
 @dataclass(frozen=True)
@@ -84,21 +149,20 @@ def without_path(error: UserError, folder: Path) -> UserError:
 def require_pictures(folder: Path) -> None:
     """Raises UserError, naming the file, unless an audit can read the folder."""
     protected, clean = folder / PROTECTED, folder / ORIGINALS
-    originals = clean if clean.is_dir() else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for part in filter(Path.is_dir, (protected, clean)):
-            _require_count(len(image_files(part)), PARTS[part.name])
+    with warnings.catch_warnings(action="ignore"):
+        parts = [part for part in (protected, clean) if part.is_dir()]
+        counts = [len(image_files(part)) for part in parts]
+        for part, count in zip(parts, counts, strict=True):
+            _require_count(count, PARTS[part.name])
         if not protected.is_dir():
             load_concept(clean, _SIDE)
             return
-        counts = [len(image_files(part)) for part in (protected, originals) if part is not None]
         if len(set(counts)) > 1:
             raise UserError(
                 f"there are {counts[0]} protected pictures and {counts[1]} originals; give the "
                 "original of each, so that they are in the same order by name"
             )
-        read_cases(protected, originals, _SIDE)
+        read_cases(protected, clean if clean in parts else None, _SIDE)
 
 
 def _require_count(count: int, what: str) -> None:

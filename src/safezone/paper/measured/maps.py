@@ -25,8 +25,7 @@ from safezone.arrays import Timesteps, stream
 from safezone.concepts import Concept
 from safezone.concepts.masks import latent_mask
 from safezone.files import digest
-from safezone.lab.bench import Bench
-from safezone.lab.measure import Measures
+from safezone.lab.bench import Bench, Measures
 from safezone.miniworld import BACKGROUND_PHRASES, novel_concepts, scene_at
 from safezone.models.base import Posterior
 from safezone.paper.measured.by_timestep import PROMPT, SCENES, scene_group

@@ -1,0 +1,239 @@
+"""A user's own grid: a YAML file of axes, includes and excludes, told with the line that is wrong.
+
+    name: two-poisons
+    axes:
+      poisons: [clean, adm+, ea]
+      defenses: [nominal, jpeg, szt]
+      seeds: [0, 1]
+    include:
+      - {poison: ea, defense: lm}
+    exclude:
+      - {poison: clean, defense: jpeg}
+
+``concepts``, ``methods`` and ``seeds`` may be left out: all concepts of the data, textual
+inversion, the seeds of the command line. Of any grid: parts of it, and whether this version has
+every poison, defense and method that it names.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from safezone.defenses import defense
+from safezone.errors import UserError
+from safezone.fields import Closed, FileName, reason
+from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
+from safezone.lab.settings import Settings
+from safezone.lab.variants import split_method, training_of
+from safezone.reading import parse_yaml, read_text
+from safezone.scores.rows import CLEAN
+from safezone.scores.table import METRICS
+
+Location: TypeAlias = tuple[str | int, ...]
+_AXES: Final = ("concept", "poison", "defense", "method")
+
+
+@dataclass(frozen=True)
+class Axes(Closed):
+    """Whose product the grid is."""
+
+    poisons: tuple[str, ...]
+    defenses: tuple[str, ...]
+    methods: tuple[str, ...] = (TEXTUAL_INVERSION,)
+    concepts: tuple[str, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True)
+class CellFilter(Closed):
+    """Some cells: those that agree with all that is given; in the order of a run's axes."""
+
+    concept: str | None = None
+    poison: str | None = None
+    defense: str | None = None
+    method: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class GridFile(Closed):
+    """What the file says."""
+
+    name: FileName
+    axes: Axes
+    metric: str = "instance_similarity"
+    include: tuple[CellFilter, ...] = ()
+    exclude: tuple[CellFilter, ...] = ()
+
+
+def _lines(node: yaml.Node | None, place: Location = (), line: int = 1) -> dict[Location, int]:
+    """The line of everything in the file."""
+    lines = {place: line}
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            lines |= _lines(value, (*place, key.value), key.start_mark.line + 1)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            lines |= _lines(value, (*place, index), value.start_mark.line + 1)
+    return lines
+
+
+def file_grid(path: Path, scope: Scope, settings: Settings) -> Grid:
+    """The file's grid at the scope; UserError with its line for what is unknown or wrong.
+
+    An exclude that takes nothing away and a grid without runs are errors as well.
+    """
+    text = read_text(path, "a YAML file")
+    tree, lines = parse_yaml(text, path), _lines(yaml.compose(text, yaml.SafeLoader))
+
+    def at(location: Location) -> str:
+        """The line of the nearest thing around the location that is in the file."""
+        while location not in lines:
+            location = location[:-1]
+        return f"{path}, line {lines[location]}"
+
+    if not tree:
+        raise UserError(f"{at(())}: give name, axes and, if needed, include and exclude")
+    try:
+        file = TypeAdapter(GridFile).validate_python(tree)
+    except ValidationError as error:
+        faults = error.errors()  # a misspelt key is also a missing one: the former says more
+        first = min(faults, key=lambda each: each["type"] != "unexpected_keyword_argument")
+        location = tuple(first["loc"])
+        raise UserError(
+            f"{at(location)}: {'.'.join(map(str, location))} {reason(first)}"
+        ) from error
+    for location, check, name in _names(file, scope, settings):
+        try:
+            check(name)
+        except UserError as error:
+            raise UserError(f"{at(location)}: {error}") from error
+    if file.metric not in METRICS:
+        known = ", ".join(METRICS)
+        raise UserError(
+            f"{at(('metric',))}: there is no metric {file.metric!r}; choose from {known}"
+        )
+    axes = file.axes
+    concepts = scope.concepts if axes.concepts is None else axes.concepts
+    seeds = scope.seeds if axes.seeds is None else axes.seeds
+    sides: list[Sequence[Any]] = [concepts, axes.poisons, axes.defenses, axes.methods, seeds]
+    cells = dict.fromkeys(product(*sides))
+    for include in file.include:
+        pairs = zip(astuple(include), sides, strict=True)
+        cells |= dict.fromkeys(product(*([v] if v is not None else side for v, side in pairs)))
+    for index, exclude in enumerate(file.exclude):
+        wanted = astuple(exclude)
+        matches = [
+            cell
+            for cell in cells
+            if all(v is None or v == w for v, w in zip(wanted, cell, strict=True))
+        ]
+        if not matches:
+            raise UserError(f"{at(('exclude', index))}: this takes nothing away; remove it")
+        for cell in matches:
+            del cells[cell]
+    if not cells:
+        raise UserError(f"{at(('exclude',))}: no run is left; exclude less")
+    runs = tuple(Run(c, p, d, m, scope.model, s) for c, p, d, m, s in cells)
+    return Grid(file.name, runs, file.metric)
+
+
+def _checks(settings: Settings) -> dict[str, Callable[[str], object]]:
+    """{kind: what raises UserError for a name that this version does not have}."""
+    return {
+        "poison": lambda name: name == CLEAN or settings.poisoning.poison(name),
+        "defense": defense,
+        "method": lambda name: training_of(settings.training, name, settings.model),
+    }
+
+
+def _names(
+    file: GridFile, scope: Scope, settings: Settings
+) -> list[tuple[Location, Callable[[str], object], str]]:
+    """Every name in the file: where it stands, what checks it, and itself."""
+
+    def concept(name: str) -> None:
+        if name not in scope.concepts:
+            known = ", ".join(scope.concepts)
+            raise UserError(f"There is no concept {name!r}; choose from {known}.")
+
+    names: list[tuple[Location, Callable[[str], object], str]] = []
+    for kind, check in {**_checks(settings), "concept": concept}.items():
+        for index, name in enumerate(getattr(file.axes, f"{kind}s") or ()):
+            names.append((("axes", f"{kind}s", index), check, name))
+        for part in ("include", "exclude"):
+            for index, cells in enumerate(getattr(file, part)):
+                if (name := getattr(cells, kind)) is not None:
+                    names.append(((part, index, kind), check, name))
+    return names
+
+
+def without(grid: Grid, names: Sequence[str]) -> Grid:
+    """The grid without the runs of these poisons, defenses, parts of defenses, or methods."""
+    runs = grid.runs
+    for name in names:
+        key = name.lower()
+        rest = tuple(
+            run
+            for run in runs
+            if key not in (run.poison, run.defense, run.method, *run.defense.split("+"))
+        )
+        if len(rest) == len(runs):
+            raise UserError(f"{grid.name} has no run of {name!r}; take that --without away")
+        runs = rest
+    if not runs:
+        raise UserError(f"no run of {grid.name} is left; give --without less often")
+    return replace(grid, runs=runs)
+
+
+def names_in(grid: Grid, name: str) -> set[str]:
+    """Which axes of the grid have something of this name."""
+    return {a for a in _AXES for run in grid if getattr(run, a).lower() == name.lower()}
+
+
+def only(grid: Grid, names: Sequence[str]) -> Grid:
+    """The grid's runs of these concepts, poisons, defenses and methods; names of one axis add up.
+
+    Raises UserError for a name that no run has, and where no run is left.
+    """
+    chosen: dict[str, set[str]] = {}
+    for name in names:
+        axes = names_in(grid, name)
+        if not axes:
+            raise UserError(f"{grid.name} has no run of {name!r}; take that --only away")
+        for axis in axes:
+            chosen.setdefault(axis, set()).add(name.lower())
+    runs = [r for r in grid if all(getattr(r, a).lower() in v for a, v in chosen.items())]
+    if not runs:
+        raise UserError(f"no run of {grid.name} is of all of {', '.join(names)}; give --only less")
+    return replace(grid, runs=tuple(runs))
+
+
+def missing_names(grid: Grid, settings: Settings) -> Mapping[str, list[str]]:
+    """{kind: names} of what the grid asks for and this version does not have."""
+    missing: dict[str, list[str]] = {}
+    for kind, check in _checks(settings).items():
+        for name in dict.fromkeys(getattr(run, kind) for run in grid):
+            try:
+                check(name)
+            except UserError:
+                missing.setdefault(kind, []).append(split_method(name)[0])
+    return {kind: list(dict.fromkeys(names)) for kind, names in missing.items()}
+
+
+def require_names(grid: Grid, settings: Settings) -> None:
+    """Raises one UserError that names all that is missing."""
+    missing = missing_names(grid, settings)
+    if missing:
+        parts = [
+            f"the {k}{'s' * (len(names) > 1)} {', '.join(names)}" for k, names in missing.items()
+        ]
+        raise UserError(
+            f"{grid.name} needs {' and '.join(parts)}, which this version does not have; leave "
+            "them out with --without, or take another grid"
+        )
