@@ -43,14 +43,14 @@ def failure_reason(error: Exception) -> str:
     return str(error)
 
 
-Make = Callable[[Lab, Sequence[Job]], None]
+MakeGroup = Callable[[Lab, Sequence[Job]], None]
 """Makes the artifacts of jobs that belong together."""
 
 
 def in_groups(
     stage: str,
     groups: Callable[[Lab, Sequence[Job]], Iterable[Sequence[Job]]],
-    make: Make,
+    make: MakeGroup,
     lab: Lab,
     jobs: Sequence[Job],
     *,
