@@ -28,7 +28,7 @@ from safezone.concepts import Concept
 from safezone.generate import generate
 from safezone.lab.cost import BACKWARD, Passes, count_passes
 from safezone.models import Model, load_model
-from safezone.models.precision import Precision, dtype_of, set_precision
+from safezone.models.known import Precision, dtype_of, set_precision
 from safezone.personalize import LoRA, TextualInversion, train
 from safezone.poisons import POISONS, Poison, Unpoisoned, poison_many
 from safezone.poisons.objectives import SampledDistance

@@ -12,7 +12,7 @@ from PIL import Image
 from safezone.cli import main
 from safezone.commands import opening
 from safezone.models import load_model
-from safezone.models.precision import set_precision
+from safezone.models.known import set_precision
 from safezone.personalize import Adapter, save_adapter
 from tiny import write_tiny_folder
 

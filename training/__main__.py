@@ -22,7 +22,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from safezone.errors import UserError
-from safezone.models.builtin import WEIGHTS
+from safezone.models.known import WEIGHTS
 from safezone.models.pixel import MINI_PIXEL
 from training import autoencoder as ae
 from training import encoders, export, instance

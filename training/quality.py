@@ -24,7 +24,7 @@ from safezone.generate import generate
 from safezone.image_metrics import psnr
 from safezone.images import read_image
 from safezone.models import Model, load_model
-from safezone.models.builtin import WEIGHTS
+from safezone.models.known import WEIGHTS
 from safezone.poisons import poison, poison_concept
 from safezone.scores import load_encoder, load_text_image_encoder
 from training.corpus import ABSENT, HELD_OUT_SEED, attributes

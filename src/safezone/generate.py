@@ -154,11 +154,8 @@ def generate(
 
     Raises UserError for values out of range and for images that became NaN.
     """
-    for name, value in {
-        "images_per_prompt": images_per_prompt,
-        "steps": steps,
-        "batch_size": batch_size,
-    }.items():
+    counts = {"images_per_prompt": images_per_prompt, "steps": steps, "batch_size": batch_size}
+    for name, value in counts.items():
         if value < 1:
             raise UserError(f"{name} is {value}; give at least 1.")
     if not (guidance >= 0 and math.isfinite(guidance)):
@@ -191,24 +188,19 @@ def generate(
             batch = work[start : start + batch_size]
             used = {a: i for i, a in enumerate(dict.fromkeys(a for a, _, _ in batch))}
             # An adapter that changes layers changes what the empty prompt gives, too.
-            blank = {a: a if _changes(adapters[a]) else None for a in used}
-            rows = list(
-                dict.fromkeys(
-                    [*((blank[a], "") for a in used), *((a, prompts[p]) for a, p, _ in batch)]
-                )
-            )
+            changing = {a for a in used if (adapter := adapters[a]) is not None and adapter.deltas}
+            blank = {a: a if a in changing else None for a in used}
+            texts = [*((blank[a], "") for a in used), *((a, prompts[p]) for a, p, _ in batch)]
+            rows = list(dict.fromkeys(texts))
             row = {pair: i for i, pair in enumerate(rows)}
             generators = [stream(seed, "generate", keys[a], p, k) for a, p, k in batch]
+            pairs = [
+                (None, len(used), text) if a is None else (adapters[a], used[a], text)
+                for a, text in rows
+            ]
             latents = _denoise(
                 model,
-                _embed(
-                    model,
-                    [adapters[a] for a in used],
-                    [
-                        (None, len(used), text) if a is None else (adapters[a], used[a], text)
-                        for a, text in rows
-                    ],
-                ),
+                _embed(model, [adapters[a] for a in used], pairs),
                 torch.tensor([row[a, prompts[p]] for a, p, _ in batch]),
                 torch.tensor([row[blank[a], ""] for a, _, _ in batch]),
                 randn(generators, shape),
@@ -233,10 +225,6 @@ def _rescaled(guided: Latents, prompted: Latents, share: float) -> Latents:
     return share * narrowed + (1 - share) * guided
 
 
-def _changes(adapter: Adapter | None) -> bool:
-    return adapter is not None and bool(adapter.deltas)
-
-
 def _finish(model: Model, latents: Latents) -> UInt8[Tensor, "batch 3 height width"]:
     images = model.decode(latents).float().cpu()
     if not images.isfinite().all():
@@ -247,28 +235,12 @@ def _finish(model: Model, latents: Latents) -> UInt8[Tensor, "batch 3 height wid
 
 
 def preview_writer(
-    model: Model,
-    prompts: Sequence[str],
-    folder: Path,
-    *,
-    seed: int = 0,
-    steps: int = 25,
-    guidance: float = 5.0,
-    batch_size: int = 16,
+    model: Model, prompts: Sequence[str], folder: Path, *, steps: int = 25
 ) -> Callable[[int, list[Adapter]], None]:
     """A ``preview`` for ``train``: one row of images a run, in ``folder/step-<steps done>.png``."""
 
     def preview(step: int, adapters: list[Adapter]) -> None:
-        rows = generate(
-            model,
-            adapters,
-            prompts,
-            seed=seed,
-            steps=steps,
-            guidance=guidance,
-            batch_size=batch_size,
-            progress=False,
-        )
+        rows = generate(model, adapters, prompts, seed=0, steps=steps, progress=False)
         folder.mkdir(parents=True, exist_ok=True)
         sheet = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
         write_png(folder / f"step-{step:06d}.png", sheet)

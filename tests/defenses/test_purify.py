@@ -1,7 +1,7 @@
 """Purifiers: their steps, their sampler and their crops, on models whose answer is known."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -14,20 +14,16 @@ from safezone.defenses.purify import fingerprints, networks
 from safezone.errors import UserError
 from safezone.images import to_uint8
 from safezone.models import Epsilon, Model
-from safezone.models.pixel import Denoiser
+from safezone.models.pixel import Denoiser, PixelModel
 
 ALPHAS = torch.linspace(0.9999, 0.02, 1000).double().float()
 
 
-@dataclass(frozen=True)
-class Oracle:
+@dataclass(frozen=True, eq=False)
+class Oracle(PixelModel):
     """A model of pixels that knows the clean image."""
 
     clean: Tensor
-    process: Epsilon = field(default_factory=lambda: Epsilon(ALPHAS))
-    name: str = "oracle"
-    image_size: int = 16
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     def denoiser(self, images: Tensor, generators: Sequence[torch.Generator]) -> Denoiser:
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
@@ -36,15 +32,16 @@ class Oracle:
 
         return predict
 
-    def fingerprint(self) -> str:
-        return self.name
+
+def oracle(clean: Tensor, kind: type[Oracle] = Oracle) -> Oracle:
+    return kind("oracle", None, Epsilon(ALPHAS), torch.device("cpu"), clean)
 
 
 @pytest.mark.parametrize("steps", [[10], [90, 60, 30, 0], list(range(10, -1, -1))])
 def test_the_sampler_ends_at_what_the_model_knows(steps: list[int]) -> None:
     clean = rand([stream("clean")], (3, 16, 16))
     dirty = (clean + 0.05 * torch.randn(clean.shape, generator=stream("dirt"))).clamp(0, 1)
-    found = renew(Oracle(clean), dirty, steps, [stream(0)])
+    found = renew(oracle(clean), dirty, steps, [stream(0)])
     torch.testing.assert_close(found, clean, atol=1e-4, rtol=0)
 
 
@@ -64,7 +61,7 @@ def test_the_sampler_keeps_the_noise_level_of_every_timestep() -> None:
             return watch
 
     white = torch.ones(1, 3, 64, 64)
-    renew(Watching(white), white, [500, 400, 250, 100, 20], [stream(3)])
+    renew(oracle(white, Watching), white, [500, 400, 250, 100, 20], [stream(3)])
     assert list(seen) == [500, 400, 250, 100, 20]
     assert all(value == pytest.approx(1, abs=0.06) for value in seen.values())
 

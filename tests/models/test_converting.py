@@ -13,8 +13,7 @@ from safetensors.torch import load_file
 from safezone.cli import main
 from safezone.errors import UserError
 from safezone.models import load_model
-from safezone.models.converting import convert
-from safezone.models.parts import WEIGHT_FILES
+from safezone.models.parts import WEIGHT_FILES, convert
 from tiny import write_tiny_folder
 
 

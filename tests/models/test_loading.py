@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from safetensors.torch import load_file, save_file
 
 from safezone.errors import UserError
-from safezone.models import builtin, builtin_folder, load_model
+from safezone.models import builtin_folder, known, load_model
 from safezone.models.stable import StableDiffusion
 from tiny import tiny_pipeline
 
@@ -154,7 +154,7 @@ def test_unknown_devices(tiny_model_folder: Path, device: str) -> None:
 def test_missing_builtin_weights_name_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(builtin, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(known, "WEIGHTS", tmp_path)
     with pytest.raises(UserError, match="python -m training"):
         load_model("mini")
     with pytest.raises(UserError, match="no built-in model"):
@@ -165,7 +165,7 @@ def test_a_builtin_name_opens_its_folder(
     tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.copytree(tiny_model_folder, tmp_path / "mini")
-    monkeypatch.setattr(builtin, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(known, "WEIGHTS", tmp_path)
     model = load_model("mini")
     assert (model.name, model.folder) == ("mini", tmp_path / "mini")
 

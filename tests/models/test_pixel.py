@@ -40,8 +40,13 @@ from safezone.defenses import (
 from safezone.defenses.purify import NoisyUpscaling, RoundTrip, networks
 from safezone.errors import UserError
 from safezone.models import Model
-from safezone.models.pixel import PROMPT_FILE, SuperResolution, cache_prompt, load_pixel_model
-from safezone.models.upscaler import load_upscaler
+from safezone.models.pixel import (
+    PROMPT_FILE,
+    SuperResolution,
+    cache_prompt,
+    load_pixel_model,
+    load_upscaler,
+)
 from tiny import write_tiny_pixel_folder, write_tokenizer
 
 

@@ -9,7 +9,7 @@ from diffusers import StableDiffusionPipeline
 
 from safezone.image_metrics import psnr
 from safezone.models import Model, load_model
-from safezone.models.builtin import WEIGHTS, builtin_folder
+from safezone.models.known import WEIGHTS, builtin_folder
 from safezone.models.pixel import load_pixel_model
 from safezone.models.process import Epsilon, RectifiedFlow, Velocity
 from safezone.scores import load_encoder

@@ -15,9 +15,9 @@ from safezone.concepts.folder import check_caption, read_captions
 from safezone.errors import UserError
 from safezone.lab.training import Training
 from safezone.models import Model
-from safezone.personalize import LoRA, TextualInversion, TrainingRun
+from safezone.personalize import LoRA, TextualInversion, TrainingRun, train
 from safezone.personalize.draws import draw, pick
-from safezone.personalize.engine import fit
+from safezone.personalize.injection import Injection
 
 CAPTIONS = ("a photo of {} on grass", "{} in the snow", "a drawing of {}")
 
@@ -149,7 +149,7 @@ def test_every_image_is_shown_under_its_own_caption(
 
     method = TextualInversion(steps=3, batch_size=2, templates="captions", flip=False)
     listening: Model = Listening()  # type: ignore[assignment]
-    injection = method.inject(listening, runs)
+    injection = Injection(listening, method, runs)
     assert seen[0] == [c.replace("{}", captioned.placeholder) for c in CAPTIONS]
     assert seen[1][:2] == [c.replace("{}", two.placeholder) for c in CAPTIONS[:2]]
     assert injection.templates == 3
@@ -165,11 +165,9 @@ def test_every_image_is_shown_under_its_own_caption(
         images = pick(draw(names, step, 2, data.shape).image, data.counts[:, None])
         assert samples.prompts.tolist() == images.flatten().tolist()
 
-    together = fit(tiny_model, runs, method, progress=False)
-    alone = fit(tiny_model, runs[1:], method, progress=False)
-    torch.testing.assert_close(
-        together[1].parameters["vectors"], alone[0].parameters["vectors"], rtol=1e-4, atol=1e-5
-    )
+    together = train(tiny_model, runs, method, progress=False)
+    alone = train(tiny_model, runs[1:], method, progress=False)
+    torch.testing.assert_close(together[1].vectors, alone[0].vectors, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", [TextualInversion, LoRA])
@@ -181,7 +179,8 @@ def test_captions_that_are_not_there_are_told(
 ) -> None:
     bare = replace(captioned, captions=None)
     with pytest.raises(UserError, match=r"duck has no captions; write NAME\.txt"):
-        method(steps=1, templates="captions").inject(tiny_model, [run_of(bare).prepare(tiny_model)])
+        captioned_only = method(steps=1, templates="captions")
+        Injection(tiny_model, captioned_only, [run_of(bare).prepare(tiny_model)])
 
 
 def test_the_settings_choose_among_prompts_and_keep_older_keys() -> None:

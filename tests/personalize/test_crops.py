@@ -11,7 +11,7 @@ from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.models import Model
 from safezone.personalize import CustomDiffusion, TrainingRun, train
-from safezone.personalize.crops import CROP_PREFIXES, CropRescale, crops_of
+from safezone.personalize.draws import CROP_PREFIXES, CropRescale, crops_of
 from safezone.personalize.posteriors import training_data
 from safezone.personalize.samples import Sampler
 

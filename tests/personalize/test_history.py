@@ -18,7 +18,7 @@ from safezone.personalize import (
     save_adapter,
     train,
 )
-from safezone.personalize.history import mark_steps
+from safezone.personalize.adapters import mark_steps
 
 SHORT = TextualInversion(steps=7, learning_rate=5e-3, checkpoint_every=3)
 

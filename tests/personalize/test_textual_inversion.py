@@ -11,6 +11,7 @@ from safezone.errors import UserError
 from safezone.models import Model
 from safezone.personalize import TextualInversion, TrainingRun, check_placeholder, train
 from safezone.personalize.draws import draw, pick
+from safezone.personalize.injection import Injection
 from safezone.personalize.posteriors import training_data
 
 SHORT = TextualInversion(steps=3, learning_rate=5e-3, templates=("a photo of a {}",))
@@ -77,7 +78,9 @@ def test_initializers(
     values: dict[str, Any],
     expected: Callable[[Callable[[str], torch.Tensor]], torch.Tensor],
 ) -> None:
-    injection = replace(SHORT, **values).inject(tiny_model, [run_of(concept).prepare(tiny_model)])
+    injection = Injection(
+        tiny_model, replace(SHORT, **values), [run_of(concept).prepare(tiny_model)]
+    )
     torch.testing.assert_close(injection.initial["vectors"][0], expected(tiny_model.word_vectors))
 
 

@@ -10,8 +10,7 @@ from safezone.concepts import Concept
 from safezone.errors import UserError
 from safezone.models import Model
 from safezone.personalize import LoRA, TrainingRun, train
-from safezone.personalize.checkpoints import log_path
-from safezone.personalize.trackers import Tracker, trackers_of
+from safezone.personalize.checkpoints import Tracker, log_path, trackers_of
 
 
 class Memory(accelerate.tracking.GeneralTracker):  # type: ignore[misc, no-any-unimported, unused-ignore]

@@ -21,7 +21,7 @@ from transformers import (
 
 from safezone.errors import UserError
 from safezone.scores import CachedEncoder, load_encoder, load_text_image_encoder, loading
-from safezone.scores.preprocessing import DINOV2, MINI, Preprocessing, read_preprocessing
+from safezone.scores.encoders import DINOV2, MINI, Preprocessing, read_preprocessing
 from tiny import write_clip
 
 IMAGES = torch.randint(

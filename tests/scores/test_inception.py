@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from safezone.arrays import randn, stream
 from safezone.errors import UserError
+from safezone.scores.encoders import Pictures
 from safezone.scores.inception import (
     Inception,
     InceptionEncoder,
@@ -20,7 +21,6 @@ from safezone.scores.inception import (
     pooled_distance,
 )
 from safezone.scores.metrics import frechet_distance
-from safezone.scores.pictures import Pictures
 
 # Of the published files; the whole without classifier has 21,785,568 parameters.
 SHAPES = {

@@ -107,9 +107,6 @@ def test_kernel_distance_is_unbiased() -> None:
 
 
 @pytest.mark.parametrize("distance", [metrics.frechet_distance, metrics.kernel_distance])
-def test_distances_tell_their_counts(distance: object) -> None:
-    result = distance(FEATURES, OTHER)  # type: ignore[operator]
-    assert (result.n_generated, result.n_reference) == (12, 7)
-    assert "12 generated, 7 reference" in str(result)
+def test_distances_need_two_rows_on_both_sides(distance: object) -> None:
     with pytest.raises(ValueError, match="two rows"):
         distance(FEATURES[:1], OTHER)  # type: ignore[operator]

@@ -9,9 +9,9 @@ from transformers import CLIPModel, CLIPTokenizer
 
 from safezone.arrays import randn, stream
 from safezone.errors import UserError
+from safezone.scores.encoders import Pictures
 from safezone.scores.loading import load_learned_token_encoder
 from safezone.scores.metrics import cosine_similarity
-from safezone.scores.pictures import Pictures
 from safezone.scores.text_image import LearnedTokenEncoder, measure_learned_token
 from tiny import write_clip
 

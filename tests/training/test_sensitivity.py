@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch.nn import functional
 
-from safezone.models.builtin import WEIGHTS
+from safezone.models.known import WEIGHTS
 from training.corpus import render_corpus
 from training.loop import Budget
 from training.sensitivity import GAIN, patterns, small_changes, train_sensitivity

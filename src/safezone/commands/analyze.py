@@ -28,7 +28,7 @@ from safezone.fields import Count, Quality
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from safezone.models.vae import Autoencoder
+    from safezone.models.loading import Autoencoder
     from safezone.results.drawings.style import Drawing
 
 VERBS: Final[Mapping[str, str]] = {
@@ -116,7 +116,7 @@ class AnalyzeSpectrumCommand(OnTwoFolders):
 
         from safezone.analysis.spectra import resample_spectrum
         from safezone.commands.opening import require_out_folder
-        from safezone.models.vae import load_autoencoder
+        from safezone.models.loading import load_autoencoder
         from safezone.paper.measured.perturbations import spectrum_drawing
 
         require_out_folder(self.out)

@@ -21,7 +21,7 @@ from safezone.fields import AT_LEAST_ONE, Checked, Count, FieldError, require_fi
 from safezone.lab.presets import read_settings
 from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, Settings
 from safezone.lab.training import Training
-from safezone.models.precision import LongPrompts, Precision
+from safezone.models.known import LongPrompts, Precision
 
 Group = TypeVar("Group")
 

@@ -264,8 +264,8 @@ class ModelsCommand(Command):
         return Answer({"name": self.name, "path": str(folder)}, str(folder))
 
     def _convert(self) -> Answer:
-        from safezone.models.converting import convert
         from safezone.models.known import hub_name
+        from safezone.models.parts import convert
 
         if self.name is None or self.out is None:
             raise UserError(

@@ -19,12 +19,12 @@ from safezone.lab.run import content_key
 from safezone.lab.settings import Scoring, Settings
 from safezone.lab.store import MANIFEST, require_finite
 from safezone.models import BUILTIN, Model, load_model
+from safezone.models.known import dtype_of, set_precision
 from safezone.models.parts import pick_device
-from safezone.models.precision import dtype_of, set_precision
 from safezone.reading import read_json
 from safezone.results.meaning import MINI_LIMITS
 from safezone.scores import CLEAN, SLOTS, CachedEncoder, Encoders
-from safezone.scores.slot import NONE
+from safezone.scores.table import NONE
 
 
 def idle_cores(seconds: float = 0.3) -> float:

@@ -72,7 +72,7 @@ class PersonalizeCommand(OnModel):
         from safezone.lab.store import artifacts_in
         from safezone.lab.trainings import train_all
         from safezone.personalize import PreparedRun, check_placeholder, ready
-        from safezone.personalize.trackers import require_tracker
+        from safezone.personalize.checkpoints import require_tracker
 
         rows = [defense(name) for name in self.defense]
         method = self.training.personalization()

@@ -18,8 +18,7 @@ from safezone.errors import UserError
 from safezone.fields import Checked, Count, Share
 from safezone.models.base import Model
 from safezone.models.denoise import denoise
-from safezone.models.pixel import MINI_PIXEL, PixelModel, load_pixel_model
-from safezone.models.upscaler import load_upscaler
+from safezone.models.pixel import MINI_PIXEL, PixelModel, load_pixel_model, load_upscaler
 
 Clip = Callable[[Tensor], Tensor]
 

@@ -23,7 +23,7 @@ from safezone.images import to_float, to_uint8
 from safezone.models.base import Model
 from safezone.models.denoise import denoise
 from safezone.models.fingerprint import Fingerprinted
-from safezone.models.upscaler import load_upscaler
+from safezone.models.pixel import load_upscaler
 
 TimestepOf1000: TypeAlias = Annotated[int, Field(ge=1, lt=1000)]
 

@@ -29,7 +29,7 @@ from safezone.lab.store import turn
 from safezone.lab.variants import PAPER_STEPS
 from safezone.models.base import Model, Posterior
 from safezone.personalize import History, read_history
-from safezone.personalize.history import mark_steps
+from safezone.personalize.adapters import mark_steps
 from safezone.scores import CLEAN, NOMINAL
 
 ARRAYS: Final = "arrays.safetensors"

@@ -12,7 +12,7 @@ from tyro.constructors import PrimitiveConstructorSpec
 from safezone.errors import UserError
 from safezone.fields import Checked, Closed, Count, Finite, Natural, Portion
 from safezone.lab.training import Training
-from safezone.models.precision import LongPrompts, Precision
+from safezone.models.known import LongPrompts, Precision
 from safezone.scores.rows import CLEAN
 from safezone.scores.table import SLOTS
 

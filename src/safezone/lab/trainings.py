@@ -24,9 +24,8 @@ from safezone.lab.store import MAKING, Artifact, in_turn, turn
 from safezone.lab.training import Training
 from safezone.models.base import Model
 from safezone.personalize import PreparedRun, TrainingRun, save_adapter, train
-from safezone.personalize.checkpoints import CHECKPOINT, log_path
+from safezone.personalize.checkpoints import CHECKPOINT, log_path, trackers_of
 from safezone.personalize.personalization import captions_of
-from safezone.personalize.trackers import trackers_of
 from safezone.reading import read_json
 
 MEMBERS: Final = "members.json"

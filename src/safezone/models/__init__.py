@@ -5,28 +5,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from safezone.models.base import Conditioning, Model, Posterior, Tokens
-    from safezone.models.builtin import BUILTIN, builtin_folder
+    from safezone.models.known import BUILTIN, builtin_folder
     from safezone.models.loading import load_model
     from safezone.models.process import Epsilon, Process, RectifiedFlow, Velocity
 
-__all__ = [
-    "BUILTIN",
-    "Conditioning",
-    "Epsilon",
-    "Model",
-    "Posterior",
-    "Process",
-    "RectifiedFlow",
-    "Tokens",
-    "Velocity",
-    "builtin_folder",
-    "load_model",
-]
-
 _HOMES = {
     **dict.fromkeys(("Conditioning", "Model", "Posterior", "Tokens"), "base"),
-    **dict.fromkeys(("BUILTIN", "builtin_folder"), "builtin"),
-    **dict.fromkeys(("load_model",), "loading"),
+    **dict.fromkeys(("BUILTIN", "builtin_folder"), "known"),
+    "load_model": "loading",
     **dict.fromkeys(("Epsilon", "Process", "RectifiedFlow", "Velocity"), "process"),
 }
 

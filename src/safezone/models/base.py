@@ -2,16 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from safezone.arrays import Images, Latents, Times
-from safezone.models.attention import AttentionRecord
 from safezone.models.deltas import Changes
 from safezone.models.process import Process
 
@@ -78,12 +78,32 @@ class Conditioning:
 
     def __getitem__(self, rows: Tensor) -> "Conditioning":
         """The given rows, repeated as often as they are named; differentiable."""
-        added = self.added
         return Conditioning(
             self.encoder_hidden_states[rows],
-            None if added is None else {name: value[rows] for name, value in added.items()},
-            None if self.changes is None else self.changes[rows],
+            self.added and {name: value[rows] for name, value in self.added.items()},
+            self.changes and self.changes[rows],
         )
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionRecord:
+    """What one pass has attended to. ``layers``: [batch, length, h, w] each, means over heads."""
+
+    layers: list[Float[Tensor, "batch length h w"]] = field(default_factory=list)
+
+    def maps(self, size: int) -> Float[Tensor, "batch length size size"]:
+        """The mean over layers, each brought to ``size`` cells a side (bilinear).
+
+        At every cell the tokens' shares sum to 1. Raises ValueError when nothing was recorded, or
+        more than one batch size.
+        """
+        if not self.layers or len({len(layer) for layer in self.layers}) != 1:
+            raise ValueError("record one pass before asking for its maps")
+        resized = [
+            functional.interpolate(layer, (size, size), mode="bilinear", align_corners=False)
+            for layer in self.layers
+        ]
+        return torch.stack(resized).mean(dim=0)
 
 
 class Model(Protocol):
@@ -120,15 +140,12 @@ class Model(Protocol):
     @property
     def embedding_width(self) -> int:
         """Width of one token vector, of all text encoders together."""
-        ...
 
     def encode(self, images: Images) -> Posterior:
         """The posterior over scaled latents; differentiable in ``images``."""
-        ...
 
     def decode(self, latents: Latents) -> Images:
         """Images of scaled latents, about [0, 1] but not clamped; differentiable."""
-        ...
 
     def tokenize(
         self, prompts: Sequence[str], placeholder: str | None = None, vectors: int = 1
@@ -138,14 +155,13 @@ class Model(Protocol):
         The placeholder never has to be a word of the tokenizer; the prompt is split around it
         where it stands as a whole word. A prompt that is too long loses its end, with a warning, or
         has a multiple of the length where the model was loaded with ``long_prompts="chunks"``.
+        Raises UserError when a slot would be cut off, and for an empty placeholder.
         """
-        ...
 
     def unseen(
         self, prompts: Sequence[str], placeholder: str | None = None, vectors: int = 1
     ) -> dict[str, str]:
         """Of each prompt that is too long: the end of it that the text encoder does not see."""
-        ...
 
     def embed_text(
         self,
@@ -157,29 +173,24 @@ class Model(Protocol):
 
         ``changes``: of the layers of the text encoder and the U-Net, one row for each prompt; the
         result carries them on to ``predict``. Differentiable in ``vectors`` and the changes.
-        Raises ValueError when slots are used and no vectors given.
+        Raises ValueError when slots are used and too few vectors given.
         """
-        ...
 
     def word_vectors(self, text: str) -> Float[Tensor, "tokens width"]:
         """The frozen lookup's rows for the tokens of ``text`` (no start, end or padding)."""
-        ...
 
     def ordinary_tokens(self) -> Int[Tensor, " tokens"]:
         """The ids of all tokens but the special ones, int64 on the CPU."""
-        ...
 
     def token_vectors(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
         """The frozen lookup's rows for token ids of any shape."""
-        ...
 
     def record_attention(self) -> AbstractContextManager[AttentionRecord]:
         """Inside the block, every ``predict`` is recorded: where each token was attended to."""
-        ...
 
     def checkpointed(self, enabled: bool) -> AbstractContextManager[None]:
-        """Within the block, if enabled, the U-Net recomputes its activations to save memory."""
-        ...
+        """Within the block, if enabled, the U-Net recomputes its activations in the backward pass
+        instead of keeping them: a third more time for a fraction of the memory."""
 
     def predict(
         self, noisy_latents: Latents, timesteps: Times, conditioning: Conditioning
@@ -189,15 +200,16 @@ class Model(Protocol):
         ``timesteps``: [batch], of ``process``, whole or in between; the U-Net is told
         ``process.network_time`` of them.
         """
-        ...
 
     def scheduler(self, name: str = "ddim") -> Any:
-        """A fresh diffusers scheduler with this model's betas and prediction type."""
-        ...
+        """A fresh diffusers scheduler with this model's betas and prediction type.
+
+        ``name``: ddim, ddpm, dpm++, euler or pndm; ddim or euler for a flow model (both are its
+        Euler steps). Raises UserError for any other.
+        """
 
     def fingerprint(self) -> str:
         """A hash of all that the results depend on: weights, tokenizers, process, configurations.
 
         ``models.fingerprint.fingerprint(self)`` gives it for any class.
         """
-        ...

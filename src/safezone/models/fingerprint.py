@@ -56,7 +56,7 @@ def tensors(owner: object) -> list[tuple[str, Tensor]]:
 
 
 def _fields(owner: object, path: str, seen: set[int]) -> Iterator[tuple[str, object]]:
-    """What ``owner`` is made of, as pairs of a path and a tensor, tokenizer, Config or literal."""
+    """What ``owner`` is made of, as pairs of a path and a tensor, tokenizer or text."""
     if isinstance(owner, nn.Module):
         seen |= {id(module) for module in owner.modules()}
         yield from _config(owner, path)
@@ -120,28 +120,19 @@ def _walk(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, object]]
         yield from _fields(value, path, seen)
 
 
-class _Config:
-    """What a configuration says; entries that say nothing (None, False) differ by version."""
-
-    def __init__(self, owner: object, values: Mapping[str, Any]) -> None:
-        self.owner = owner
-        self.values = values
-
-    def text(self) -> str:
-        ignored = {"dtype", "torch_dtype", "transformers_version", "architectures"}
-        said = {
-            name: value
-            for name, value in self.values.items()
-            if value and not name.startswith("_") and name not in ignored
-        }
-        return type(self.owner).__name__ + json.dumps(said, sort_keys=True, default=str)
-
-
 def _config(owner: Any, path: str) -> Iterator[tuple[str, object]]:
+    """What a configuration says; entries that say nothing (None, False) differ by version."""
     config: Any = getattr(owner, "config", None)
     values = config.to_dict() if hasattr(config, "to_dict") else config
     if isinstance(values, Mapping):
-        yield f"{path}.config", _Config(owner, values)
+        ignored = {"dtype", "torch_dtype", "transformers_version", "architectures"}
+        said = {
+            name: value
+            for name, value in values.items()
+            if value and not name.startswith("_") and name not in ignored
+        }
+        text = json.dumps(said, sort_keys=True, default=str)
+        yield f"{path}.config", type(owner).__name__ + text
 
 
 def _holds_weights(value: object) -> bool:
@@ -156,8 +147,6 @@ def _stamp(value: object) -> object:
     """What tells that a leaf is still the same without reading it."""
     if isinstance(value, Tensor):
         return value.data_ptr(), value._version, value.dtype, value.shape
-    if isinstance(value, _Config):
-        return id(value.owner)
     return value if isinstance(value, str) else id(value)
 
 
@@ -165,8 +154,6 @@ def _content(value: Any) -> bytes:
     if isinstance(value, Tensor):
         rows = value.detach().cpu().contiguous().flatten().view(torch.uint8)
         return f"{value.dtype} {tuple(value.shape)}".encode() + rows.numpy().tobytes()
-    if isinstance(value, _Config):
-        return value.text().encode()
     if isinstance(value, str):
         return value.encode()
     # A tokenizer. The padding and truncation of its last call are left out.

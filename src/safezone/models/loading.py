@@ -1,26 +1,27 @@
-"""From a name or folder to a model: finding the files, checking them, one sentence when wrong."""
+"""From a name, folder or file to a model, or to its autoencoder; one sentence when wrong."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import torch
+from safetensors import SafetensorError, safe_open
 
+from safezone.arrays import Images, Latents
 from safezone.errors import UserError
 from safezone.models.base import Model
-from safezone.models.builtin import BUILTIN, builtin_folder
-from safezone.models.known import KNOWN, hub_name
+from safezone.models.frozen import freeze
+from safezone.models.known import BUILTIN, KNOWN, LongPrompts, builtin_folder, hub_name
 from safezone.models.parts import (
     WEIGHT_FILES,
     find_folder,
+    first_line,
     pick_device,
     quiet,
     read_config,
     read_part,
     vae_dtype,
 )
-from safezone.models.precision import LongPrompts
-from safezone.models.single_file import load_single_file
 
 _PARTS: Final = ("unet", "vae", "text_encoder", "tokenizer", "scheduler")
 _XL_PARTS: Final = (*_PARTS, "text_encoder_2", "tokenizer_2")
@@ -36,7 +37,7 @@ def load_model(
     """Opens a Stable Diffusion 1.x, 2.x or XL like model: built-in name, folder, file or hub name.
 
     A built-in name (``"mini"``) comes first, then an existing diffusers folder or single-file
-    checkpoint (``safezone.models.single_file``), then a short name of ``models.known`` ("sd15-rf"),
+    checkpoint (its configurations beside it), then a short name of ``models.known`` ("sd15-rf"),
     and only a string "owner/name" that is none of them is asked of the hub (through its cache).
     ``device``: CUDA where there is one, else the CPU. ``dtype``: of the weights in memory, whatever
     is on the disk; float16 is not valid on the CPU nor for poisons (sign gradients underflow).
@@ -47,47 +48,44 @@ def load_model(
     """
     chosen = pick_device(device)
     path = Path(name_or_folder).expanduser()
+    source: Path | str = path
     if path.is_file():
-        return load_single_file(path, chosen, dtype, long_prompts == "chunks")
-    name, source, folder = _find(name_or_folder)
+        name, parts = path.stem, _parts_of_file(path, dtype)
+    else:
+        name, source, folder = _find(name_or_folder)
+        parts = _parts_of_folder(folder, dtype)
+    from safezone.models.stable import StableDiffusion, StableDiffusionXL
+
+    kind = StableDiffusionXL if "text_encoder_2" in parts else StableDiffusion
+    chunked = long_prompts == "chunks"
+    return kind(name=name, folder=source, device=chosen, chunked=chunked, **parts)
+
+
+def _parts_of_folder(folder: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """What a model is made of, from a diffusers folder; UserError as ``load_model``."""
     index = _check_parts(folder)
     # Imported here because it takes seconds, and a wrong name should be told at once.
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
     from safezone.models.schedulers import process_of, scheduler_config
-    from safezone.models.stable import StableDiffusion
-    from safezone.models.xl import StableDiffusionXL
 
     config = read_config(folder / "scheduler" / "scheduler_config.json")
     config = scheduler_config(config, index)
-    vae_config = read_config(folder / "vae" / "config.json")
-    process = process_of(config)
+    of_vae = vae_dtype(read_config(folder / "vae" / "config.json"), dtype)
+    parts: dict[str, Any] = {"process": process_of(config), "scheduler_config": config}
+    kinds: dict[str, Any] = {"text_encoder": CLIPTextModel}
+    if "text_encoder_2" in index:
+        kinds["text_encoder_2"] = CLIPTextModelWithProjection
+        parts["zero_empty"] = bool(index.get("force_zeros_for_empty_prompt", False))
     with quiet():
-        text_encoder = read_part(CLIPTextModel, folder, "text_encoder", dtype=dtype)
-        parts = {
-            "name": name,
-            "folder": source,
-            "unet": read_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype),
-            "vae": read_part(
-                AutoencoderKL, folder, "vae", torch_dtype=vae_dtype(vae_config, dtype)
-            ),
-            "text_encoder": text_encoder,
-            "tokenizer": _read_tokenizer(folder, "tokenizer", text_encoder.config.vocab_size),
-            "process": process,
-            "scheduler_config": config,
-            "device": chosen,
-            "chunked": long_prompts == "chunks",
-        }
-        if "text_encoder_2" not in index:
-            return StableDiffusion(**parts)
-        second = read_part(CLIPTextModelWithProjection, folder, "text_encoder_2", dtype=dtype)
-        return StableDiffusionXL(
-            text_encoder_2=second,
-            tokenizer_2=_read_tokenizer(folder, "tokenizer_2", second.config.vocab_size),
-            zero_empty=bool(index.get("force_zeros_for_empty_prompt", False)),
-            **parts,
-        )
+        parts["unet"] = read_part(UNet2DConditionModel, folder, "unet", torch_dtype=dtype)
+        parts["vae"] = read_part(AutoencoderKL, folder, "vae", torch_dtype=of_vae)
+        for part, kind in kinds.items():
+            parts[part] = read_part(kind, folder, part, dtype=dtype)
+            tokenizer = part.replace("text_encoder", "tokenizer")
+            parts[tokenizer] = _read_tokenizer(folder, tokenizer, parts[part].config.vocab_size)
+    return parts
 
 
 def _find(name_or_folder: str | Path) -> tuple[str, Path | str, Path]:
@@ -159,3 +157,106 @@ def _read_tokenizer(folder: Path, part: str, vocabulary: int) -> Any:
             f"{vocabulary}: they do not belong together or files are missing"
         )
     return tokenizer
+
+
+_XL_KEY: Final = "conditioner.embedders.1.model.ln_final.weight"
+"""Of SDXL alone, in the names of the original Stable Diffusion code."""
+
+
+def _parts_of_file(path: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """What a model is made of, from a ``.safetensors`` checkpoint, by ``from_single_file``.
+
+    Such a file holds weights alone. The tokenizer and the configurations, the scheduler's
+    prediction type among them, come from a folder of the same name beside it (``model/`` for
+    ``model.safetensors``: the small files of a diffusers folder) where there is one; else diffusers
+    tells the architecture from the weights and takes them from the hub through its cache.
+
+    Raises UserError for a pickled checkpoint, for a file that is none, and when the
+    configurations cannot be had.
+    """
+    if path.suffix != ".safetensors":
+        raise UserError(
+            f"{path} is a single file but not safetensors, which can run code when opened; give "
+            "a .safetensors checkpoint or a diffusers folder"
+        )
+    try:
+        with safe_open(path, framework="pt") as file:
+            xl = _XL_KEY in file.keys()  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is a single file that is no safetensors checkpoint") from error
+    from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+
+    from safezone.models.schedulers import process_of, scheduler_config
+
+    beside = path.with_suffix("")
+    options: dict[str, Any] = {"config": str(beside)} if beside.is_dir() else {}
+    if not xl:  # a safety checker is no part of the model
+        options |= {"safety_checker": None}
+    kind = StableDiffusionXLPipeline if xl else StableDiffusionPipeline
+    try:
+        with quiet():
+            pipeline = kind.from_single_file(str(path), torch_dtype=dtype, **options)
+    except Exception as error:  # each library has its own family of errors for a damaged file
+        raise UserError(
+            f"{path} cannot be opened as a checkpoint ({first_line(error)}); put the "
+            f"configurations and the tokenizer of its diffusers folder into {beside}, or convert "
+            "it to such a folder"
+        ) from error
+    index = beside / "model_index.json"
+    config = scheduler_config(
+        {**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__},
+        read_config(index) if index.is_file() else {},
+    )
+    names = ["unet", "vae", "text_encoder", "tokenizer"]
+    parts: dict[str, Any] = {"process": process_of(config), "scheduler_config": config}
+    if xl:
+        names += ["text_encoder_2", "tokenizer_2"]
+        parts["zero_empty"] = bool(pipeline.config.get("force_zeros_for_empty_prompt", False))
+    pipeline.vae.to(vae_dtype(pipeline.vae.config, dtype))
+    return parts | {name: getattr(pipeline, name) for name in names}
+
+
+_GIVE = "give mini, a diffusers folder, the folder of a VAE or a hub name owner/name"
+
+
+class Autoencoder:
+    """A frozen AutoencoderKL. ``factor``: pixels per latent cell along one side."""
+
+    def __init__(self, name: str, vae: Any, device: torch.device) -> None:
+        self.name, self.device = name, device
+        self.factor = int(2 ** (len(vae.config.block_out_channels) - 1))
+        freeze(vae.to(device))
+        self._vae = vae
+
+    @torch.no_grad()
+    def mean_latents(self, images: Images) -> Latents:
+        """The posterior's mean, scaled as the denoiser sees it, float32 on the CPU.
+
+        ``images``: [batch, 3, height, width] in [0, 1], sides multiples of ``factor``.
+        """
+        config = self._vae.config
+        mean: Latents = self._vae.encode((images * 2 - 1).to(self.device)).latent_dist.mean
+        shift = float(getattr(config, "shift_factor", None) or 0.0)
+        return ((mean - shift) * float(config.scaling_factor)).float().cpu()
+
+
+def load_autoencoder(name_or_folder: str | Path, device: str | None = None) -> Autoencoder:
+    """Opens the autoencoder of a built-in model, a diffusers folder, a VAE's own folder or the hub.
+
+    Raises UserError for what cannot be opened. Only safetensors are read.
+    """
+    from diffusers import AutoencoderKL
+
+    if isinstance(name_or_folder, str) and name_or_folder in BUILTIN:
+        path = builtin_folder(name_or_folder)
+    else:
+        path = find_folder(name_or_folder, "model folder", _GIVE)
+    folder = path if (path / "config.json").is_file() else path / "vae"
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{path} holds neither config.json nor vae/config.json; {_GIVE}")
+    config = read_config(folder / "config.json")
+    if config.get("_class_name") != "AutoencoderKL":
+        raise UserError(f"{folder} holds a {config.get('_class_name')}; give an AutoencoderKL")
+    with quiet():
+        vae = read_part(AutoencoderKL, folder.parent, folder.name)
+    return Autoencoder(str(name_or_folder), vae, pick_device(device))

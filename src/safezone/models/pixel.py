@@ -1,66 +1,46 @@
-"""Diffusion models of pixels behind one protocol: the built-in one, UNet2DModels, DeepFloyd IF-II.
+"""What purifiers run on: diffusion models of pixels, and Stable Diffusion's four-fold upscaler.
 
-Purifiers run on them. ``load_pixel_model`` opens one.
+``load_pixel_model`` opens the built-in model of pixels, a UNet2DModel or DeepFloyd IF-II.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from safezone.arrays import Images, Timesteps, randn
 from safezone.errors import UserError
-from safezone.models.builtin import WEIGHTS
 from safezone.models.fingerprint import fingerprint
 from safezone.models.frozen import freeze
-from safezone.models.parts import find_folder, pick_device, quiet, read_config, read_part
+from safezone.models.known import WEIGHTS
+from safezone.models.parts import (
+    find_folder,
+    first_line,
+    pick_device,
+    quiet,
+    read_config,
+    read_part,
+)
 from safezone.models.process import Epsilon
 
 MINI_PIXEL: Final = "mini-pixel"
-TRAIN_COMMAND: Final = "python -m training --stage corpus --stage pixel --work work-train"
 PROMPT_FILE: Final = "prompt_embeds.safetensors"
-PIXEL_PROMPT: Final = "a picture"
 
 Denoiser: TypeAlias = Callable[[Images, Timesteps], Images]
 """Noisy images in [-1, 1] (as ``process.corrupt`` makes them) to their noise."""
 
 
-class PixelModel(Protocol):
-    """A frozen diffusion model of pixels that predicts noise, on images scaled to [-1, 1]."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def image_size(self) -> int:
-        """Side of the images that it was trained on; others may work."""
-        ...
-
-    @property
-    def process(self) -> Epsilon: ...
-    @property
-    def device(self) -> torch.device: ...
-
-    def denoiser(self, images: Images, generators: Sequence[torch.Generator]) -> Denoiser:
-        """The network for these images, [batch, 3, h, w] in [0, 1], whose noisy versions follow.
-
-        A model of super-resolution looks at them shrunk; others ignore them.
-        """
-        ...
-
-    def fingerprint(self) -> str:
-        """A hash of all weights, configurations and settings."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
-class PixelUNet:
-    """An unconditional model: diffusers' UNet2DModel with three channels."""
+class PixelModel(ABC):
+    """A frozen diffusion model of pixels that predicts noise, on images scaled to [-1, 1]."""
 
     name: str
     unet: Any
@@ -69,24 +49,35 @@ class PixelUNet:
 
     @property
     def image_size(self) -> int:
+        """Side of the images that it was trained on; others may work."""
         return int(self.unet.config.sample_size)
 
+    @abstractmethod
     def denoiser(self, images: Images, generators: Sequence[torch.Generator]) -> Denoiser:
-        """The network itself; ``images`` are ignored."""
+        """The network for these images, [batch, 3, h, w] in [0, 1], whose noisy versions follow.
 
-        def predict(noisy: Images, timesteps: Timesteps) -> Images:
-            output: Tensor = self.unet(noisy.to(self.unet.dtype), timesteps).sample
-            return output[:, :3].to(noisy.dtype)  # some learn the variance beside it
-
-        return predict
+        A model of super-resolution looks at them shrunk, noised once from ``generators``; others
+        ignore them.
+        """
 
     def fingerprint(self) -> str:
         """A hash of all weights, configurations and settings."""
         return fingerprint(self)
 
 
+class PixelUNet(PixelModel):
+    """An unconditional model: diffusers' UNet2DModel with three channels."""
+
+    def denoiser(self, images: Images, generators: Sequence[torch.Generator]) -> Denoiser:
+        def predict(noisy: Images, timesteps: Timesteps) -> Images:
+            output: Tensor = self.unet(noisy.to(self.unet.dtype), timesteps).sample
+            return output[:, :3].to(noisy.dtype)  # some learn the variance beside it
+
+        return predict
+
+
 @dataclass(frozen=True, eq=False)
-class SuperResolution:
+class SuperResolution(PixelModel):
     """DeepFloyd IF, stage II: denoises under guidance with the shrunk image in view (PDMPure).
 
     ``prompt``: [2, length, width], the text embeddings of the empty prompt and of "a picture".
@@ -94,22 +85,13 @@ class SuperResolution:
     the shrunk image (0.25 of the steps).
     """
 
-    name: str
-    unet: Any
-    process: Epsilon
     low_process: Epsilon
     prompt: Tensor
-    device: torch.device
     guidance: float = 7.0
     level: float = 0.25
     low_side: float = 0.25
 
-    @property
-    def image_size(self) -> int:
-        return int(self.unet.config.sample_size)
-
     def denoiser(self, images: Images, generators: Sequence[torch.Generator]) -> Denoiser:
-        """The guided network; the shrunk images are noised once, from ``generators``."""
         size = images.shape[-2:]
         small = F.interpolate(images * 2 - 1, scale_factor=self.low_side, mode="area")
         low = F.interpolate(small, size=size, mode="bilinear", align_corners=True)
@@ -131,10 +113,6 @@ class SuperResolution:
             return guided
 
         return predict
-
-    def fingerprint(self) -> str:
-        """A hash of all weights, configurations and settings."""
-        return fingerprint(self)
 
 
 @lru_cache(maxsize=4)
@@ -168,7 +146,7 @@ def load_pixel_model(name_or_folder: str, device: str | None = None) -> PixelMod
         prompt = _prompt(folder)
     freeze(unet.to(chosen))
     low_process = _process(folder / "image_noising_scheduler")
-    return SuperResolution(name_or_folder, unet, process, low_process, prompt.to(chosen), chosen)
+    return SuperResolution(name_or_folder, unet, process, chosen, low_process, prompt.to(chosen))
 
 
 def _folder(name_or_folder: str) -> Path:
@@ -176,8 +154,8 @@ def _folder(name_or_folder: str) -> Path:
         folder = WEIGHTS / MINI_PIXEL
         if not (folder / "unet" / "config.json").is_file():
             raise UserError(
-                f"the weights of the built-in pixel model are missing at {folder}; "
-                f"make them with `{TRAIN_COMMAND}`"
+                f"the weights of the built-in pixel model are missing at {folder}; make them with "
+                "`python -m training --stage corpus --stage pixel --work work-train`"
             )
         return folder
     give = f"give a diffusers folder of a pixel model, a hub name owner/name, or {MINI_PIXEL}"
@@ -218,7 +196,7 @@ def _prompt(folder: Path) -> Tensor:
         raise UserError(f"{folder / 'tokenizer'} cannot be opened as T5's tokenizer") from error
     encoder = read_part(T5EncoderModel, folder, "text_encoder", dtype=torch.float32).eval()
     tokens = tokenizer(
-        ["", PIXEL_PROMPT],
+        ["", "a picture"],
         padding="max_length",
         max_length=77,
         truncation=True,
@@ -239,3 +217,61 @@ def cache_prompt(folder: Path) -> Path:
         embeds = _prompt(folder)
     save_file({"prompt_embeds": embeds.contiguous()}, folder / PROMPT_FILE)
     return folder / PROMPT_FILE
+
+
+@dataclass(frozen=True, eq=False)
+class Upscaler:
+    """diffusers' StableDiffusionUpscalePipeline with its networks in view.
+
+    ``steps``: denoising steps, 75 as stock; ``guidance``: 9 as stock; ``noise_level``: 20 of
+    1000, the noise put on the small image.
+    """
+
+    pipeline: Any
+    unet: Any
+    vae: Any
+    text_encoder: Any
+    steps: int = 75
+    guidance: float = 9.0
+    noise_level: int = 20
+
+    def __call__(
+        self, images: Images, generator: torch.Generator
+    ) -> Float[Tensor, "batch 3 4*height 4*width"]:
+        """[1, 3, h, w] in [0, 1] to [1, 3, 4 h, 4 w]; prompt "a picture"."""
+        large: Tensor = self.pipeline(
+            prompt="a picture",
+            image=images,
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance,
+            noise_level=self.noise_level,
+            generator=generator,
+            output_type="pt",
+        ).images
+        return large.to(images)
+
+    def fingerprint(self) -> str:
+        """A hash of all weights, configurations and settings."""
+        return fingerprint(self)
+
+
+@lru_cache(maxsize=1)
+def load_upscaler(name_or_folder: str, device: str | None = None) -> Upscaler:
+    """A folder or hub name like stabilityai/stable-diffusion-x4-upscaler; safetensors only.
+
+    Raises UserError for what cannot be opened.
+    """
+    path = find_folder(name_or_folder, "upscaler's folder", "give a diffusers one or a hub name")
+    from diffusers import StableDiffusionUpscalePipeline
+
+    try:
+        with quiet():
+            pipeline = StableDiffusionUpscalePipeline.from_pretrained(
+                str(path), use_safetensors=True, local_files_only=True
+            )
+    except Exception as error:  # each library has its own family of errors for a damaged file
+        reason = first_line(error)
+        raise UserError(f"{path} cannot be opened as a four-fold upscaler: {reason}") from error
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(pick_device(device))
+    return Upscaler(pipeline, pipeline.unet, pipeline.vae, pipeline.text_encoder)

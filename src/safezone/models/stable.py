@@ -1,5 +1,6 @@
-"""Stable Diffusion 1.x and 2.x, and everything built like them."""
+"""Stable Diffusion 1.x, 2.x and XL, and everything built like them."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -10,8 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from safezone.arrays import Images, Latents, Times
-from safezone.models.attention import AttentionRecord, record_cross_attention
-from safezone.models.base import Conditioning, Posterior, Tokens
+from safezone.models.base import AttentionRecord, Conditioning, Posterior, Tokens
 from safezone.models.deltas import Changes, LayerSlot, convolutions, watch
 from safezone.models.fingerprint import fingerprint
 from safezone.models.frozen import freeze
@@ -76,18 +76,15 @@ class StableDiffusion:
 
     @property
     def embedding_width(self) -> int:
-        """Width of one token vector, of all text encoders together."""
         return sum(self.embedding_widths)
 
     def encode(self, images: Images) -> Posterior:
-        """The posterior over scaled latents; differentiable in ``images``."""
         pixels = (images * 2 - 1).to(self.device, self.vae.dtype)
         posterior = self.vae.encode(pixels).latent_dist
         mean = (posterior.mean - self._shift) * self._scale
         return Posterior(mean.to(images.dtype), (posterior.std * self._scale).to(images.dtype))
 
     def decode(self, latents: Latents) -> Images:
-        """Images of scaled latents, about [0, 1] but not clamped; differentiable."""
         unscaled = latents.to(self.device, self.vae.dtype) / self._scale + self._shift
         pixels: Tensor = self.vae.decode(unscaled).sample
         return (pixels / 2 + 0.5).to(latents.dtype)
@@ -95,18 +92,11 @@ class StableDiffusion:
     def tokenize(
         self, prompts: Sequence[str], placeholder: str | None = None, vectors: int = 1
     ) -> Tokens:
-        """Token ids as the stock pipeline makes them, ``placeholder`` standing for slots.
-
-        A prompt longer than the model's length loses its end, as in the stock pipeline, with a
-        warning; or is encoded in chunks of 75 tokens. Raises UserError when that would cut off a
-        slot, and for an empty placeholder.
-        """
         return self._text.tokenize(prompts, placeholder, vectors)
 
     def unseen(
         self, prompts: Sequence[str], placeholder: str | None = None, vectors: int = 1
     ) -> dict[str, str]:
-        """Of each prompt that is too long: the end of it that the text encoder does not see."""
         return self._text.unseen(prompts, placeholder, vectors)
 
     def _in_chunks(
@@ -134,58 +124,41 @@ class StableDiffusion:
         vectors: Float[Tensor, "batch vectors width"] | None = None,
         changes: Changes | None = None,
     ) -> Conditioning:
-        """The text encoder's last hidden states, after its final layer norm.
-
-        ``vectors[i, k]`` replaces the lookup where ``tokens.slots[i] == k``; differentiable in
-        ``vectors``, and in ``changes``, which the result carries on. Raises ValueError when slots
-        are used and too few vectors given.
-        """
+        """The text encoder's last hidden states, after its final layer norm."""
         ids, slots, placed, held = self._in_chunks(tokens, vectors, changes)
         with self._slot.holding(held):
             hidden = self._text.run(ids, slots, placed).last_hidden_state
         return Conditioning(hidden.reshape(*tokens.ids.shape, -1), changes=changes)
 
     def word_vectors(self, text: str) -> Float[Tensor, "tokens width"]:
-        """The frozen lookup's rows for the tokens of ``text`` (no start, end or padding)."""
         return self.token_vectors(torch.tensor(self._text.word_ids(text), dtype=torch.int64))
 
     def ordinary_tokens(self) -> Int[Tensor, " tokens"]:
-        """The ids of all tokens but the special ones, int64 on the CPU."""
         return torch.tensor(self._text.ordinary)
 
     def token_vectors(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
-        """The frozen lookup's rows for token ids of any shape."""
         return self._text.rows(ids)
 
     def record_attention(self) -> AbstractContextManager[AttentionRecord]:
-        """Inside the block, every ``predict`` is recorded: where each token was attended to."""
         return record_cross_attention(self.unet)
 
     def predict(
         self, noisy_latents: Latents, timesteps: Times, conditioning: Conditioning
     ) -> Latents:
-        """The U-Net's raw prediction, whose meaning ``process`` knows."""
-        added = conditioning.added
-        kwargs = (
-            None
-            if added is None
-            else {name: value.to(self.device, self.dtype) for name, value in added.items()}
-        )
+        kind, added = (self.device, self.dtype), conditioning.added
+        added = added and {name: value.to(*kind) for name, value in added.items()}
         with self._slot.holding(conditioning.changes):
             prediction: Tensor = self.unet(
-                noisy_latents.to(self.device, self.dtype),
+                noisy_latents.to(*kind),
                 self.process.network_time(timesteps.to(self.device)),
-                encoder_hidden_states=conditioning.encoder_hidden_states.to(
-                    self.device, self.dtype
-                ),
-                added_cond_kwargs=kwargs,
+                encoder_hidden_states=conditioning.encoder_hidden_states.to(*kind),
+                added_cond_kwargs=added
+                and {name: value.to(*kind) for name, value in added.items()},
             ).sample
         return prediction.to(noisy_latents.dtype)
 
     @contextmanager
     def checkpointed(self, enabled: bool) -> Iterator[None]:
-        """Within the block, if enabled, the U-Net recomputes its activations in the backward pass
-        instead of keeping them: a third more time for a fraction of the memory."""
         if enabled:
             self.unet.enable_gradient_checkpointing(self._slot.checkpointing)
         try:
@@ -194,13 +167,100 @@ class StableDiffusion:
             self.unet.disable_gradient_checkpointing()
 
     def scheduler(self, name: str = "ddim") -> Any:
-        """A fresh diffusers scheduler with this model's betas and prediction type.
-
-        ``name``: ddim, ddpm, dpm++, euler or pndm; ddim or euler for a flow model (both are its
-        Euler steps). Raises UserError for any other.
-        """
         return make_scheduler(name, self._scheduler_config)
 
     def fingerprint(self) -> str:
-        """A hash of all weights, tokenizers and configurations."""
         return fingerprint(self)
+
+
+class StableDiffusionXL(StableDiffusion):
+    """Token vectors are those of both lookups side by side, [n, 768 + 1280] for SDXL.
+
+    ``text_encoder_2``: a CLIPTextModelWithProjection. ``zero_empty``: the empty prompt is zeros, as
+    the stock pipeline has it when its model_index.json says so. The U-Net is always told that the
+    image was ``image_size`` large and not cropped.
+    """
+
+    def __init__(
+        self, *, text_encoder_2: Any, tokenizer_2: Any, zero_empty: bool, **parts: Any
+    ) -> None:
+        super().__init__(**parts)
+        freeze(text_encoder_2.to(self.device))
+        self.text_encoder_2 = text_encoder_2
+        self.tokenizer_2 = tokenizer_2
+        self._text_2 = TextEncoder(text_encoder_2, tokenizer_2, self._text.chunked)
+        self._zero_empty = zero_empty
+        self.layers = {**self.layers, **watch("text_encoder_2", self._text_2.layers, self._slot)}
+        self.embedding_widths = (self._text.width, self._text_2.width)
+        size = self.image_size
+        self._time_ids = torch.tensor([[size, size, 0, 0, size, size]], device=self.device)
+
+    def embed_text(
+        self,
+        tokens: Tokens,
+        vectors: Float[Tensor, "batch vectors width"] | None = None,
+        changes: Changes | None = None,
+    ) -> Conditioning:
+        """The last hidden states but one of both encoders, side by side; added: the second one's
+        pooled embedding and the six time ids. Otherwise as ``StableDiffusion.embed_text``."""
+        ids, slots, placed, held = self._in_chunks(tokens, vectors, changes)
+        parts = (None, None) if placed is None else placed.split(self.embedding_widths, dim=2)
+        with self._slot.holding(held):
+            first = self._text.run(ids, slots, parts[0], output_hidden_states=True)
+            second = self._text_2.run(
+                self._text_2.padded_alike(ids), slots, parts[1], output_hidden_states=True
+            )
+        hidden = torch.cat([first.hidden_states[-2], second.hidden_states[-2]], dim=-1)
+        hidden = hidden.reshape(*tokens.ids.shape, -1)
+        chunks = tokens.ids.shape[1] // self.length
+        pooled = second.text_embeds[::chunks]  # of the first chunk, as other programs have it
+        if self._zero_empty:
+            empty = (ids[::chunks, 1] == self.tokenizer.eos_token_id)[:, None]
+            hidden = hidden.masked_fill(empty[..., None], 0)
+            pooled = pooled.masked_fill(empty, 0)
+        time_ids = self._time_ids.expand(len(pooled), -1).to(pooled)
+        added = {"text_embeds": pooled, "time_ids": time_ids}
+        return Conditioning(hidden, added, changes)
+
+    def token_vectors(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
+        return torch.cat([self._text.rows(ids), self._text_2.rows(ids)], dim=-1)
+
+
+@contextmanager
+def record_cross_attention(unet: Any) -> Iterator[AttentionRecord]:
+    """Records every cross-attention of a diffusers U-Net while the block runs.
+
+    Queries and keys are computed a second time, so the pass itself is the same to the bit. For
+    square latents. Raises ValueError for a U-Net without cross-attention.
+    """
+    record = AttentionRecord()
+    layers = [m for name, m in unet.named_modules() if name.endswith("attn2")]
+    if not layers:
+        raise ValueError("this U-Net has no cross-attention")
+
+    def watch(layer: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
+        context = named.get("encoder_hidden_states")
+        if context is not None:
+            record.layers.append(_shares(layer, inputs[0], context))
+
+    handles = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer in layers]
+    try:
+        yield record
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.no_grad()
+def _shares(layer: Any, hidden: Tensor, context: Tensor) -> Float[Tensor, "batch length h w"]:
+    """softmax(Q K^T / sqrt(d)) of one layer, averaged over its heads."""
+    if layer.norm_cross:
+        context = layer.norm_encoder_hidden_states(context)
+    query = layer.head_to_batch_dim(layer.to_q(hidden))
+    key = layer.head_to_batch_dim(layer.to_k(context))
+    scores = layer.get_attention_scores(query, key).float()  # [batch x heads, cells, length]
+    batch, cells = hidden.shape[:2]
+    side = math.isqrt(cells)
+    mean = scores.view(batch, -1, cells, scores.shape[-1]).mean(dim=1)  # [batch, cells, length]
+    shares: Tensor = mean.transpose(1, 2).reshape(batch, -1, side, side)
+    return shares

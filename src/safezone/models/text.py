@@ -2,8 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from textwrap import shorten
 from typing import Any
@@ -46,7 +45,6 @@ class TextEncoder:
         return getattr(self.module, "text_model", self.module)
 
     def tokenize(self, prompts: Sequence[str], placeholder: str | None, vectors: int) -> Tokens:
-        """As ``Model.tokenize``."""
         if placeholder is not None and not placeholder.strip():
             raise UserError("the placeholder is empty; give it a name such as <concept>")
         if vectors < 1:
@@ -67,19 +65,13 @@ class TextEncoder:
                     stacklevel=2,
                 )
         chunks = max([1, *(-(-len(row) // self.room) for row in rows)]) if self.chunked else 1
-        framed = [pair for row in rows for pair in self._framed(row, chunks)]
-        ids, slots = (
-            torch.tensor([pair[k] for pair in framed], dtype=torch.int64).view(
-                len(rows), chunks * self.length
-            )
-            for k in (0, 1)
-        )
-        return Tokens(ids, slots)
+        framed = torch.tensor([self._framed(row, chunks) for row in rows], dtype=torch.int64)
+        ids, slots = framed.view(len(rows), chunks * self.length, 2).unbind(dim=2)
+        return Tokens(ids.contiguous(), slots.contiguous())
 
     def unseen(
         self, prompts: Sequence[str], placeholder: str | None, vectors: int
     ) -> dict[str, str]:
-        """As ``Model.unseen``."""
         lost = {prompt: self._lost(self._row(prompt, placeholder, vectors)) for prompt in prompts}
         return {prompt: end for prompt, end in lost.items() if end}
 
@@ -107,16 +99,11 @@ class TextEncoder:
 
     def _framed(self, row: Sequence[tuple[int, int]], chunks: int) -> list[tuple[int, int]]:
         """So many passes' worth of tokens, each with start, end and padding."""
-        start, end, pad = (
-            self.tokenizer.bos_token_id,
-            self.tokenizer.eos_token_id,
-            self.tokenizer.pad_token_id,
-        )
-        framed: list[tuple[int, int]] = []
+        words, framed = self.tokenizer, []
         for k in range(chunks):
             part = row[k * self.room : (k + 1) * self.room]
-            padding = [(pad, -1)] * (self.room - len(part))
-            framed += [(start, -1), *part, (end, -1), *padding]
+            padding = [(words.pad_token_id, -1)] * (self.room - len(part))
+            framed += [(words.bos_token_id, -1), *part, (words.eos_token_id, -1), *padding]
         return framed
 
     def word_ids(self, text: str) -> list[int]:
@@ -147,8 +134,11 @@ class TextEncoder:
         """
         if vectors is None:
             return self.module(ids, **options)
-        with _replacing(_at_slots(slots, vectors)):
+        reset = _REPLACE.set(_at_slots(slots, vectors))
+        try:
             return self.module(ids, **options)
+        finally:
+            _REPLACE.reset(reset)
 
 
 def check_vectors(tokens: Tokens, vectors: Tensor | None, width: int) -> Tensor | None:
@@ -173,15 +163,6 @@ def _around(prompt: str, placeholder: str) -> list[str]:
     left = r"(?<!\w)" if re.match(r"\w", placeholder) else ""
     right = r"(?!\w)" if re.search(r"\w$", placeholder) else ""
     return re.split(left + re.escape(placeholder) + right, prompt)
-
-
-@contextmanager
-def _replacing(replace: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    reset = _REPLACE.set(replace)
-    try:
-        yield
-    finally:
-        _REPLACE.reset(reset)
 
 
 def _inject(_module: torch.nn.Module, _inputs: Any, looked_up: Tensor) -> Tensor:

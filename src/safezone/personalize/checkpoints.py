@@ -1,7 +1,7 @@
-"""The state of a training on disk: one checkpoint file for all runs, one log for each."""
+"""A training on disk: one checkpoint for all runs, a log for each; trackers read along."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,14 @@ from torch import Tensor
 
 from safezone.errors import UserError
 from safezone.files import write_safetensors, write_text
-from safezone.personalize.history import kept
+from safezone.personalize.adapters import kept
 
 CHECKPOINT = "checkpoint.safetensors"
 """The file in a training's folder."""
 _METADATA = "safezone"
 _FORMAT = "safezone training checkpoint 2"
+_GROUPS = ("parameters", "exp_avg", "exp_avg_sq")
+_OF_RUNS = ("failed_at", "window", "last_loss")
 
 
 @dataclass(eq=False)
@@ -44,11 +46,11 @@ class State:
     @staticmethod
     def start(parameters: Mapping[str, Tensor], runs: int) -> "State":
         """The state before the first step; by name in one order, as sums over names are logged."""
-        parameters = dict(sorted(parameters.items()))
+        begun = {name: parameters[name].detach().clone() for name in sorted(parameters)}
+        zeros = ({name: torch.zeros_like(value) for name, value in begun.items()} for _ in range(2))
         return State(
-            parameters={name: value.detach().clone() for name, value in parameters.items()},
-            exp_avg={name: torch.zeros_like(value) for name, value in parameters.items()},
-            exp_avg_sq={name: torch.zeros_like(value) for name, value in parameters.items()},
+            begun,
+            *zeros,
             step=0,
             failed_at=torch.full((runs,), -1, dtype=torch.int64),
             window=torch.zeros(runs, dtype=torch.float64),
@@ -61,17 +63,15 @@ def save_state(state: State, path: Path, content_key: str) -> None:
     """Writes the state whole or not at all."""
     tensors = {
         f"{group}/{name}": value
-        for group in ("parameters", "exp_avg", "exp_avg_sq")
+        for group in _GROUPS
         for name, value in getattr(state, group).items()
     }
-    for name in ("failed_at", "window", "last_loss"):
-        tensors[name] = getattr(state, name)
+    tensors |= {name: getattr(state, name) for name in _OF_RUNS}
     if state.history:
         tensors["history"] = torch.stack(state.history)
     # One entry: the file format keeps no order of several, and equal states are equal bytes.
     about = {"format": _FORMAT, "content_key": content_key, "step": state.step}
-    metadata = {_METADATA: json.dumps(about)}
-    write_safetensors(path, tensors, metadata)
+    write_safetensors(path, tensors, {_METADATA: json.dumps(about)})
 
 
 def load_state(path: Path, content_key: str, device: torch.device) -> State | None:
@@ -106,14 +106,10 @@ def load_state(path: Path, content_key: str, device: torch.device) -> State | No
         }
 
     return State(
-        parameters=group("parameters"),
-        exp_avg=group("exp_avg"),
-        exp_avg_sq=group("exp_avg_sq"),
+        **{name: group(name) for name in _GROUPS},
+        **{name: tensors[name] for name in _OF_RUNS},
         step=int(about["step"]),
-        failed_at=tensors["failed_at"],
-        window=tensors["window"],
-        last_loss=tensors["last_loss"],
-        history=list(tensors["history"]) if "history" in tensors else [],
+        history=list(tensors.get("history", [])),
     )
 
 
@@ -143,3 +139,46 @@ def truncate_log(path: Path, step: int) -> None:
             break
         whole.append(line)
     write_text(path, "".join(whole))
+
+
+class Tracker:
+    """``name``: tensorboard, wandb, mlflow, ... as in accelerate; ``folder``: for its files.
+
+    Every run's loss, norm and rate go to ``<run key>/<name>`` at their step. Raises UserError as
+    ``require_tracker`` does.
+    """
+
+    def __init__(self, name: str, folder: Path, settings: Mapping[str, Any]) -> None:
+        from accelerate import Accelerator
+
+        require_tracker(name)
+        self._accelerator = Accelerator(cpu=True, log_with=name, project_dir=str(folder))
+        plain = {
+            key: value for key, value in settings.items() if isinstance(value, int | float | str)
+        }
+        self._accelerator.init_trackers("safezone", config=plain)
+
+    def __call__(self, key: str, line: Mapping[str, Any]) -> None:
+        """One line of a run's log."""
+        values = {f"{key}/{name}": value for name, value in line.items() if name != "step"}
+        self._accelerator.log(values, step=int(line["step"]))
+
+    def close(self) -> None:
+        """Writes what the tracker still holds."""
+        self._accelerator.end_training()
+
+
+def require_tracker(name: str) -> None:
+    """Raises UserError for an unknown tracker and for one whose package is not installed."""
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    known = sorted(map(str, LOGGER_TYPE_TO_CLASS))
+    if name not in known:
+        raise UserError(f"there is no tracker {name!r}; choose one of: {', '.join(known)}")
+    if name not in map(str, get_available_trackers()):
+        raise UserError(f"the tracker {name} is not installed; install its package first")
+
+
+def trackers_of(name: str | None, folder: Path, settings: Mapping[str, Any]) -> Sequence[Tracker]:
+    """The tracker of that name, or none."""
+    return [] if name is None else [Tracker(name, folder, settings)]

@@ -12,8 +12,7 @@ from torch import Tensor
 from safezone.errors import UserError
 from safezone.models.deltas import Delta, Full, LowRank
 from safezone.personalize.adapters import Adapter
-from safezone.personalize.embedding_files import EMB_PARAMS, embedding_tensors
-from safezone.personalize.files import EMBEDDING, LORA, write_tensors
+from safezone.personalize.files import EMB_PARAMS, EMBEDDING, LORA, embedding_tensors, write_tensors
 from safezone.personalize.layer_names import is_xl
 from safezone.personalize.lora_files import diffusers_lora, kohya_lora
 

@@ -1,26 +1,96 @@
-"""What all personalization methods share: how long and how fast they learn, with which prompts."""
+"""What all personalization methods share, and the runs that they train on."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
+from jaxtyping import UInt8
 from pydantic import Field
 from torch import Tensor
 
 from safezone.concepts import Concept
 from safezone.concepts.folder import CAPTION_SUFFIX
 from safezone.concepts.prompts import OBJECT_TEMPLATES, STYLE_TEMPLATES, Templates
+from safezone.defenses import Defense, ObjectMask, TimestepDistribution, defend
 from safezone.errors import UserError
 from safezone.fields import Checked, Count, Natural, Rate, Weight
 from safezone.files import digest
 from safezone.models.base import Model
 from safezone.models.deltas import Delta
-from safezone.personalize.crops import CROP_PREFIXES
-from safezone.personalize.injection import Injection, Start
-from safezone.personalize.runs import PreparedRun
+from safezone.personalize.draws import CROP_PREFIXES
+
+
+@dataclass(frozen=True)
+class PreparedRun:
+    """One personalization as the trainer sees it: images that no preprocess touches any more.
+
+    ``key``: unique among the runs of one pass; names the run's log. ``concept``: the images that
+    are trained on, square, with their masks. ``timesteps``, ``loss_mask``: when to train and where
+    the loss counts. ``prior``: images of the class for prior preservation, at the concept's size.
+    ``record``: JSON values that the adapter's provenance repeats, such as the defense's name.
+    ``words``: what every training prompt ends with.
+    """
+
+    key: str
+    concept: Concept
+    timesteps: TimestepDistribution
+    loss_mask: ObjectMask
+    seed: int
+    prior: UInt8[Tensor, "m 3 s s"] | None = None
+    record: Mapping[str, Any] = field(default_factory=dict)
+    words: str = ""
+
+    def content(self) -> list[Any]:
+        """What the result depends on, as JSON values; images by their hash."""
+        return [
+            self.key,
+            self.concept.content_key(),
+            repr(self.timesteps),
+            repr(self.loss_mask),
+            self.seed,
+            *([] if self.prior is None else [digest(self.prior)]),
+            *([self.words] if self.words else []),
+        ]
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """One personalization as it is asked for: which images, under which defense, which seed.
+
+    ``concept``: as it came, clean or poisoned, before the defense's preprocess. ``key`` and
+    ``prior`` as in ``PreparedRun``.
+    """
+
+    key: str
+    concept: Concept
+    defense: Defense
+    seed: int
+    prior: UInt8[Tensor, "m 3 s s"] | None = None
+
+    def prepare(self, model: Model) -> PreparedRun:
+        """The run on its preprocessed images; ``train`` does this where it has not been done.
+
+        ``model``: what purifiers denoise with. Raises UserError when a purifier's networks cannot
+        be opened.
+        """
+        return PreparedRun(
+            self.key,
+            defend(self.concept, self.defense, self.seed, model),
+            self.defense.timesteps,
+            self.defense.loss_mask,
+            self.seed,
+            self.prior,
+            {
+                "concept_content_key": self.concept.content_key(),
+                "defense": self.defense.name,
+                "defense_parts": repr(self.defense),
+            },
+            self.defense.words,
+        )
+
 
 _WITHOUT_EFFECT = ("log_every", "checkpoint_every", "preview_every", "preview_prompts")
 
@@ -51,7 +121,7 @@ class Personalization(Checked, ABC):
     vectors: ClassVar[int] = 0
     """How many token vectors one placeholder stands for."""
     crop_rescale: ClassVar[bool] = False
-    """Whether images are shown smaller or in part (``safezone.personalize.crops``)."""
+    """Whether images are shown smaller or in part (``safezone.personalize.draws``)."""
 
     steps: Count = 5000
     batch_size: Count = 1
@@ -149,20 +219,6 @@ class Personalization(Checked, ABC):
         texts = [prefix + prompt + run.words for prefix in prefixes for prompt in own]
         prompts = [text.replace("{}", self.trigger(run.concept)) for text in texts]
         return [*prompts, class_prompt(run.concept)] if self.prior_weight else prompts
-
-    def inject(self, model: Model, runs: Sequence[PreparedRun]) -> Injection:
-        """The parameters of all runs at their start, and how a pass uses them.
-
-        Raises UserError as ``begin`` does.
-        """
-        most = max(len(run.concept.images) for run in runs)
-        templates = most if self.captions else len(self.prompts)
-        starts = []
-        for run in runs:
-            prompts = self.prompts_of(run, most)
-            placeholder = run.concept.placeholder if self.vectors else None
-            starts.append(Start(self.begin(model, run), prompts, placeholder))
-        return Injection(model, self, starts, self.vectors, templates)
 
 
 def captions_of(concept: Concept, most: int) -> tuple[str, ...]:

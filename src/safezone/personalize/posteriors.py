@@ -12,7 +12,7 @@ from safezone.errors import UserError
 from safezone.files import digest
 from safezone.images import to_float
 from safezone.models.base import Model, Posterior
-from safezone.personalize.runs import PreparedRun
+from safezone.personalize.personalization import PreparedRun
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,17 +54,18 @@ def _weights(run: PreparedRun, weights: Tensor | None) -> Tensor | None:
     return weights / weights.square().mean(dim=(1, 2, 3), keepdim=True).sqrt()
 
 
-def _join(weights: Sequence[Tensor | None], counts: Sequence[int]) -> Tensor | None:
+def _join(
+    weights: Sequence[Tensor | None], counts: Sequence[int], device: torch.device
+) -> Tensor | None:
     """All runs' weights below each other, ones where a run has none; None if no run has any."""
     masked = next((each for each in weights if each is not None), None)
     if masked is None:
         return None
-    return torch.cat(
-        [
-            torch.ones(count, *masked.shape[1:]) if each is None else each.float().cpu()
-            for each, count in zip(weights, counts, strict=True)
-        ]
-    )
+    parts = [
+        torch.ones(count, *masked.shape[1:]) if each is None else each.float().cpu()
+        for each, count in zip(weights, counts, strict=True)
+    ]
+    return torch.cat(parts).to(device)
 
 
 _PIXELS_PER_PASS = 2**20
@@ -118,9 +119,7 @@ def training_data(
     weight_rows = torch.zeros_like(rows)
     row_of: dict[str, int] = {}
     distinct: list[Tensor] = []
-    weights: list[Tensor | None] = []
-    latent_weights: list[Tensor | None] = []
-    target_weights: list[Tensor | None] = []
+    weights: list[tuple[Tensor | None, ...]] = []  # of the loss, of latents, of targets
     weight_counts: list[int] = []
     for r, run in enumerate(runs):
         images, masks = run.concept.images.cpu(), run.concept.masks
@@ -135,24 +134,13 @@ def training_data(
                     distinct.append(image)
                 rows[r, i, side] = row_of[key]
                 weight_rows[r, i, side] = sum(weight_counts) + i
-            weights.append(_weights(run, masked.weights))
-            latent_weights.append(masked.latent_weights)
-            target_weights.append(masked.target_weights)
+            of_loss = _weights(run, masked.weights)
+            weights.append((of_loss, masked.latent_weights, masked.target_weights))
             weight_counts.append(len(images))
-    joined, joined_latent, joined_target = (
-        None if (all_runs := _join(each, weight_counts)) is None else all_runs.to(model.device)
-        for each in (weights, latent_weights, target_weights)
-    )
-    return TrainingData(
-        posteriors=_encode(model, torch.stack(distinct), max_batch),
-        images=torch.stack(distinct),
-        weights=joined,
-        latent_weights=joined_latent,
-        target_weights=joined_target,
-        rows=rows,
-        weight_rows=weight_rows,
-        counts=torch.tensor(counts),
-    )
+    joined = [_join(each, weight_counts, model.device) for each in zip(*weights, strict=True)]
+    posteriors = _encode(model, torch.stack(distinct), max_batch)
+    counted = torch.tensor(counts)
+    return TrainingData(posteriors, torch.stack(distinct), *joined, rows, weight_rows, counted)
 
 
 @dataclass(frozen=True, eq=False)

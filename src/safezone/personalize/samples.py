@@ -10,45 +10,10 @@ from torch import Tensor
 from safezone.arrays import Latents, Timesteps
 from safezone.defenses.timesteps import TimestepDistribution
 from safezone.models.base import Model, Posterior
-from safezone.personalize.crops import CropRescale, crops_of
-from safezone.personalize.draws import draw, pick
-from safezone.personalize.injection import Batch, Injection
-from safezone.personalize.personalization import Personalization
+from safezone.personalize.draws import CropRescale, crops_of, draw, pick
+from safezone.personalize.injection import Injection, Samples
+from safezone.personalize.personalization import Personalization, PreparedRun
 from safezone.personalize.posteriors import PriorData, TrainingData
-from safezone.personalize.runs import PreparedRun
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """The rows of one step, run after run, [rows, ...].
-
-    ``runs``, ``prompts``: int64 on the CPU, which run and which of its prompts, -1 its last, that
-    of the class. ``weights``: what the error is multiplied with; None for ones.
-    """
-
-    runs: Int[Tensor, " rows"]
-    prompts: Int[Tensor, " rows"]
-    noisy: Latents
-    timesteps: Timesteps
-    target: Latents
-    weights: Float[Tensor, "rows 1 h w"] | None
-
-    @property
-    def batch(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """What a prediction is made from, in the order of ``injection.Batch``."""
-        return self.runs, self.prompts, self.noisy, self.timesteps
-
-    @property
-    def tensors(self) -> list[Tensor]:
-        """All tensors that there are, in one order."""
-        return [*self.batch, self.target, *([] if self.weights is None else [self.weights])]
-
-    def to(self, device: torch.device) -> "Samples":
-        """Copies on the device, the indices too."""
-        runs, prompts, noisy, timesteps, target, *weights = (
-            tensor.to(device, copy=True) for tensor in self.tensors
-        )
-        return Samples(runs, prompts, noisy, timesteps, target, weights[0] if weights else None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,9 +62,10 @@ class Sampler:
         side = (draws.flip < 0.5).long() if self.method.flip else torch.zeros_like(image)
         place = (active[:, None], image, side)  # each [active, batch]
         rows, weight_rows = self.data.rows[place].flatten(), self.data.weight_rows[place].flatten()
-        weights = _of(self.data.weights, weight_rows)
-        latent_weights = _of(self.data.latent_weights, weight_rows)
-        target_weights = _of(self.data.target_weights, weight_rows)
+        weights, latent_weights, target_weights = (
+            each if each is None else each[weight_rows.to(each.device)]
+            for each in (self.data.weights, self.data.latent_weights, self.data.target_weights)
+        )
         chosen = image if self.method.captions else pick(draws.template, self.templates)
         prompts = chosen.flatten()
         noise, posterior_noise = draws.noise.to(device), draws.posterior_noise.to(device)
@@ -170,11 +136,6 @@ class Sampler:
 def untrained(model: Model, injection: Injection, max_batch: int, samples: Samples) -> Latents:
     """What the model predicted for the samples before the first step, float32; ``max_batch`` rows
     in one pass."""
-    cuts = zip(*(each.split(max_batch) for each in samples.batch), strict=True)
-    return torch.cat(
-        [injection.predict(model.predict, injection.initial, Batch(*cut)) for cut in cuts]
-    ).float()
-
-
-def _of(weights: Tensor | None, rows: Tensor) -> Tensor | None:
-    return None if weights is None else weights[rows.to(weights.device)]
+    cuts = [samples[start : start + max_batch] for start in range(0, len(samples.runs), max_batch)]
+    predictions = [injection.predict(model.predict, injection.initial, cut) for cut in cuts]
+    return torch.cat(predictions).float()

@@ -7,7 +7,7 @@ and a run whose loss or gradient is not finite keeps what it had.
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,11 +18,11 @@ from safezone.defenses import masked_loss
 from safezone.models.base import Model
 from safezone.models.captured import Recorded
 from safezone.personalize.checkpoints import State
-from safezone.personalize.injection import Batch, Injection, Network
+from safezone.personalize.injection import Injection, Network, Samples
 from safezone.personalize.personalization import Personalization
-from safezone.personalize.samples import Sampler, Samples
+from safezone.personalize.samples import Sampler
 
-Predict: TypeAlias = Callable[[Network, Mapping[str, Tensor], Batch], Latents]
+Predict: TypeAlias = Callable[[Network, Mapping[str, Tensor], Samples], Latents]
 """``Injection.predict`` or ``Injection.predict_rows``."""
 _BETAS: Final = (0.9, 0.999)
 _EPSILON: Final = 1e-8
@@ -78,10 +78,9 @@ class Parts:
         for part, factor in zip(samples, (1.0, self.method.prior_weight), strict=False):
             of_rows = []
             for start in range(0, len(part.runs), most):
-                cut = slice(start, start + most)
-                batch = Batch(*(each[cut] for each in part.batch))
-                error = predict(self.network, parameters, batch).float() - part.target[cut]
-                loss = masked_loss(error, None if part.weights is None else part.weights[cut])
+                batch = part[start : start + most]
+                error = predict(self.network, parameters, batch).float() - batch.target
+                loss = masked_loss(error, batch.weights)
                 total = loss.sum() / self.size * (factor * self.scale)
                 own = torch.autograd.grad(total, list(parameters.values()), allow_unused=True)
                 pairs = zip(totals, own, strict=True)
@@ -94,14 +93,6 @@ class Parts:
             for (name, value), total in zip(parameters.items(), totals, strict=True)
         }
         return gradients, torch.stack(losses).sum(dim=0)
-
-
-class Step(Protocol):
-    """Brings the state one step further."""
-
-    def __call__(self) -> None:
-        """Changes the state in place; ``State.step`` is one more."""
-        ...
 
 
 class EagerStep:
@@ -146,7 +137,7 @@ class EagerStep:
         self._optimiser.step()
         self._optimiser.zero_grad()
         with torch.no_grad():
-            parts.injection.constrain(state.parameters)
+            parts.method.constrain(state.parameters, parts.injection.initial)
             for name, value in before.items():
                 state.parameters[name][ill] = value
         state.step += 1
@@ -216,7 +207,7 @@ class CapturedStep:
             before = [value.detach().clone() for value in state.parameters.values()]
             for name, gradient in gradients.items():
                 self._adamw(name, gradient.where(_over(well, gradient), 0))
-            parts.injection.constrain(state.parameters)
+            parts.method.constrain(state.parameters, parts.injection.initial)
             for value, old in zip(state.parameters.values(), before, strict=True):
                 value.copy_(value.where(_over(well, value), old))
             self._count += 1

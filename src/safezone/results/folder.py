@@ -132,10 +132,12 @@ def _pooled(lab: Lab, runs: Sequence[Run]) -> list[dict[str, Any]]:
             cells.setdefault(cell, []).append((run.concept, file))
     values = []
     for names, files in cells.items():
-        distance = pooled_distance((concept, load_file(file)) for concept, file in files)
-        if distance is not None:
+        score = pooled_distance((concept, load_file(file)) for concept, file in files)
+        if score is not None:
             columns = ("method", "model", "poison", "defense")
-            values.append(dict(zip(columns, names, strict=True)) | asdict(distance))
+            counts = {"n_generated": score.n_generated, "n_reference": score.n_reference}
+            named = dict(zip(columns, names, strict=True))
+            values.append({**named, "value": score.value, **counts})
     return values
 
 

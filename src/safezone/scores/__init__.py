@@ -4,47 +4,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from safezone.scores.instance import CachedEncoder, ImageEncoder
+    from safezone.scores.encoders import CachedEncoder, ImageEncoder, Pictures, Score
     from safezone.scores.loading import load_encoder, load_text_image_encoder
-    from safezone.scores.pictures import Pictures, Score
     from safezone.scores.rows import CLEAN, NOMINAL, Row, read_rows, summarise, write_rows
-    from safezone.scores.scoring import Encoders, score_images
-    from safezone.scores.slot import Metric, Slot
-    from safezone.scores.table import METRICS, SLOTS, metric_of
-    from safezone.scores.text_image import TextImageEncoder
-
-__all__ = [
-    "CLEAN",
-    "METRICS",
-    "NOMINAL",
-    "SLOTS",
-    "CachedEncoder",
-    "Encoders",
-    "ImageEncoder",
-    "Metric",
-    "Pictures",
-    "Row",
-    "Score",
-    "Slot",
-    "TextImageEncoder",
-    "load_encoder",
-    "load_text_image_encoder",
-    "metric_of",
-    "read_rows",
-    "score_images",
-    "summarise",
-    "write_rows",
-]
+    from safezone.scores.table import (
+        METRICS,
+        SLOTS,
+        Encoders,
+        Metric,
+        Slot,
+        metric_of,
+        score_images,
+    )
 
 _HOMES = {
-    **dict.fromkeys(("CachedEncoder", "ImageEncoder"), "instance"),
+    **dict.fromkeys(("CachedEncoder", "ImageEncoder", "Pictures", "Score"), "encoders"),
     **dict.fromkeys(("load_encoder", "load_text_image_encoder"), "loading"),
     **dict.fromkeys(("CLEAN", "NOMINAL", "Row", "read_rows", "summarise", "write_rows"), "rows"),
-    **dict.fromkeys(("Encoders", "score_images"), "scoring"),
-    **dict.fromkeys(("Pictures", "Score"), "pictures"),
-    **dict.fromkeys(("Metric", "Slot"), "slot"),
-    **dict.fromkeys(("METRICS", "SLOTS", "metric_of"), "table"),
-    **dict.fromkeys(("TextImageEncoder",), "text_image"),
+    **dict.fromkeys(("Encoders", "Metric", "Slot", "METRICS", "SLOTS"), "table"),
+    **dict.fromkeys(("metric_of", "score_images"), "table"),
 }
 
 

@@ -1,10 +1,10 @@
 """FID's own features: the Inception v3 of 2015, whose weights the user gives, and its distances."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float, UInt8
@@ -15,141 +15,107 @@ from safezone.arrays import Images
 from safezone.errors import UserError
 from safezone.models.fingerprint import fingerprint
 from safezone.models.frozen import freeze
-from safezone.scores.instance import ImageEncoder, in_batches
-from safezone.scores.metrics import DistributionDistance, frechet_distance, kernel_distance
-from safezone.scores.pictures import Pictures, Score
+from safezone.scores.encoders import ImageEncoder, Pictures, Score, in_batches
+from safezone.scores.metrics import frechet_distance, kernel_distance
 
 SIDE: Final = 299
-WIDTH: Final = 2048
 
-_Kernel: TypeAlias = int | tuple[int, int]
-_Layer: TypeAlias = tuple[str, int, _Kernel]
-"""A convolution: its name, its outputs, its kernel; a name that ends in ``/2`` has stride 2."""
-_Branch: TypeAlias = tuple[str, tuple[_Layer, ...], tuple[_Layer, ...]]
-"""What comes first ("", "avg", "max", "max/2"), convolutions in a row, and those side by side."""
+_SMALL: Final = """
+branch1x1 64 1x1
+branch5x5_1 48 1x1, branch5x5_2 64 5x5
+branch3x3dbl_1 64 1x1, branch3x3dbl_2 96 3x3, branch3x3dbl_3 96 3x3
+mean, branch_pool {} 1x1
+"""
+_HALVED: Final = """
+branch3x3 384 3x3/2
+branch3x3dbl_1 64 1x1, branch3x3dbl_2 96 3x3, branch3x3dbl_3 96 3x3/2
+max/2
+"""
+_FACTORED: Final = """
+branch1x1 192 1x1
+branch7x7_1 {0} 1x1, branch7x7_2 {0} 1x7, branch7x7_3 192 7x1
+branch7x7dbl_1 {0} 1x1, branch7x7dbl_2 {0} 7x1, branch7x7dbl_3 {0} 1x7, \
+branch7x7dbl_4 {0} 7x1, branch7x7dbl_5 192 1x7
+mean, branch_pool 192 1x1
+"""
+_HALVED_AGAIN: Final = """
+branch3x3_1 192 1x1, branch3x3_2 320 3x3/2
+branch7x7x3_1 192 1x1, branch7x7x3_2 192 1x7, branch7x7x3_3 192 7x1, branch7x7x3_4 192 3x3/2
+max/2
+"""
+_WIDE: Final = """
+branch1x1 320 1x1
+branch3x3_1 384 1x1, branch3x3_2a 384 1x3 + branch3x3_2b 384 3x1
+branch3x3dbl_1 448 1x1, branch3x3dbl_2 384 3x3, branch3x3dbl_3a 384 1x3 + branch3x3dbl_3b 384 3x1
+{}, branch_pool 192 1x1
+"""
+_MIXED: Final[Mapping[str, str]] = {
+    "Mixed_5b": _SMALL.format(32),
+    "Mixed_5c": _SMALL.format(64),
+    "Mixed_5d": _SMALL.format(64),
+    "Mixed_6a": _HALVED,
+    "Mixed_6b": _FACTORED.format(128),
+    "Mixed_6c": _FACTORED.format(160),
+    "Mixed_6d": _FACTORED.format(160),
+    "Mixed_6e": _FACTORED.format(192),
+    "Mixed_7a": _HALVED_AGAIN,
+    "Mixed_7b": _WIDE.format("mean"),
+    "Mixed_7c": _WIDE.format("max"),  # a slip of the network of 2015, which FID keeps
+}
+"""Blocks of branches, one a line. A branch is steps in a row: a pooling, or a convolution (its
+name, its outputs, its kernel, ``/2`` for stride 2), or with ``+`` two convolutions side by side."""
+
+_POOLINGS: Final[Mapping[str, Callable[[Tensor], Tensor]]] = {
+    # TensorFlow leaves the padding out of the mean.
+    "mean": nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False),
+    "max": nn.MaxPool2d(3, stride=1, padding=1),
+    "max/2": nn.MaxPool2d(3, stride=2),
+}
 
 
 class _Conv(nn.Module):
-    """Convolution, batch norm, ReLU. Stride 2 pads nothing, stride 1 keeps the size."""
+    """Convolution, batch norm, ReLU. Stride 2 pads nothing, stride 1 as much as keeps the size."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: _Kernel, stride: int, pad: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: str, pad: bool = True) -> None:
         super().__init__()
-        sides = (kernel, kernel) if isinstance(kernel, int) else kernel
-        padding = (sides[0] // 2, sides[1] // 2) if pad else (0, 0)
-        self.conv = nn.Conv2d(inputs, outputs, sides, stride, padding, bias=False)
+        kernel, halved, _ = kernel.partition("/2")
+        height, width = map(int, kernel.split("x"))
+        padding = (height // 2, width // 2) if pad and not halved else (0, 0)
+        stride = 2 if halved else 1
+        self.conv = nn.Conv2d(inputs, outputs, (height, width), stride, padding, bias=False)
         self.bn = nn.BatchNorm2d(outputs, eps=0.001)
 
     def forward(self, values: Tensor) -> Tensor:
         return functional.relu(self.bn(self.conv(values)))
 
 
-def _conv(inputs: int, layer: _Layer) -> tuple[str, _Conv]:
-    name, outputs, kernel = layer
-    name, halved, _ = name.partition("/2")
-    return name, _Conv(inputs, outputs, kernel, 2 if halved else 1, not halved)
-
-
 class _Mixed(nn.Module):
-    """Branches over the same input, their channels joined."""
+    """Branches over the same input, their channels joined; ``text`` as in ``_MIXED``."""
 
-    def __init__(self, inputs: int, branches: tuple[_Branch, ...]) -> None:
+    def __init__(self, inputs: int, text: str) -> None:
         super().__init__()
-        self.branches, self.outputs = branches, 0
-        for _, row, beside in branches:
-            width = inputs
-            for layer in row:
-                self.add_module(*_conv(width, layer))
-                width = layer[1]
-            for layer in beside:
-                self.add_module(*_conv(width, layer))
-            self.outputs += sum(layer[1] for layer in beside) or width
+        self.branches: list[list[list[str]]] = []  # names: of branches, of steps, side by side
+        self.outputs = 0
+        for line in text.strip().splitlines():
+            width, steps = inputs, []
+            for step in line.split(", "):
+                layers = [layer.split() for layer in step.split(" + ")]
+                if step not in _POOLINGS:
+                    for name, outputs, kernel in layers:
+                        self.add_module(name, _Conv(width, int(outputs), kernel))
+                    width = sum(int(outputs) for _, outputs, _ in layers)
+                steps.append([layer[0] for layer in layers])
+            self.branches.append(steps)
+            self.outputs += width
 
     def forward(self, values: Tensor) -> Tensor:
-        return torch.cat([self._branch(values, *branch) for branch in self.branches], dim=1)
+        return torch.cat([self._branch(values, steps) for steps in self.branches], dim=1)
 
-    def _branch(
-        self, values: Tensor, first: str, row: tuple[_Layer, ...], beside: tuple[_Layer, ...]
-    ) -> Tensor:
-        if first == "avg":  # TensorFlow leaves the padding out of the mean
-            values = functional.avg_pool2d(values, 3, 1, 1, count_include_pad=False)
-        elif first:
-            halved = first.endswith("/2")
-            values = functional.max_pool2d(values, 3, 2 if halved else 1, 0 if halved else 1)
-        for name, *_ in row:
-            values = self.get_submodule(name.partition("/")[0])(values)
-        if not beside:
-            return values
-        return torch.cat([self.get_submodule(name)(values) for name, *_ in beside], dim=1)
-
-
-def _row(*layers: _Layer) -> _Branch:
-    return "", layers, ()
-
-
-def _small(pool: int) -> tuple[_Branch, ...]:
-    return (
-        _row(("branch1x1", 64, 1)),
-        _row(("branch5x5_1", 48, 1), ("branch5x5_2", 64, 5)),
-        _row(("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3", 96, 3)),
-        ("avg", (("branch_pool", pool, 1),), ()),
-    )
-
-
-def _factored(c: int) -> tuple[_Branch, ...]:
-    return (
-        _row(("branch1x1", 192, 1)),
-        _row(("branch7x7_1", c, 1), ("branch7x7_2", c, (1, 7)), ("branch7x7_3", 192, (7, 1))),
-        _row(
-            ("branch7x7dbl_1", c, 1),
-            ("branch7x7dbl_2", c, (7, 1)),
-            ("branch7x7dbl_3", c, (1, 7)),
-            ("branch7x7dbl_4", c, (7, 1)),
-            ("branch7x7dbl_5", 192, (1, 7)),
-        ),
-        ("avg", (("branch_pool", 192, 1),), ()),
-    )
-
-
-def _wide(pool: str) -> tuple[_Branch, ...]:
-    def split(name: str) -> tuple[_Layer, ...]:
-        return (f"{name}a", 384, (1, 3)), (f"{name}b", 384, (3, 1))
-
-    return (
-        _row(("branch1x1", 320, 1)),
-        ("", (("branch3x3_1", 384, 1),), split("branch3x3_2")),
-        ("", (("branch3x3dbl_1", 448, 1), ("branch3x3dbl_2", 384, 3)), split("branch3x3dbl_3")),
-        (pool, (("branch_pool", 192, 1),), ()),
-    )
-
-
-_HALVED: Final[tuple[_Branch, ...]] = (
-    _row(("branch3x3/2", 384, 3)),
-    _row(("branch3x3dbl_1", 64, 1), ("branch3x3dbl_2", 96, 3), ("branch3x3dbl_3/2", 96, 3)),
-    ("max/2", (), ()),
-)
-_HALVED_AGAIN: Final[tuple[_Branch, ...]] = (
-    _row(("branch3x3_1", 192, 1), ("branch3x3_2/2", 320, 3)),
-    _row(
-        ("branch7x7x3_1", 192, 1),
-        ("branch7x7x3_2", 192, (1, 7)),
-        ("branch7x7x3_3", 192, (7, 1)),
-        ("branch7x7x3_4/2", 192, 3),
-    ),
-    ("max/2", (), ()),
-)
-_MIXED: Final[Mapping[str, tuple[_Branch, ...]]] = {
-    "Mixed_5b": _small(32),
-    "Mixed_5c": _small(64),
-    "Mixed_5d": _small(64),
-    "Mixed_6a": _HALVED,
-    "Mixed_6b": _factored(128),
-    "Mixed_6c": _factored(160),
-    "Mixed_6d": _factored(160),
-    "Mixed_6e": _factored(192),
-    "Mixed_7a": _HALVED_AGAIN,
-    "Mixed_7b": _wide("avg"),
-    "Mixed_7c": _wide("max"),  # a slip of the network of 2015, which FID keeps
-}
+    def _branch(self, values: Tensor, steps: list[list[str]]) -> Tensor:
+        for names in steps:
+            layers = [_POOLINGS.get(name) or self.get_submodule(name) for name in names]
+            values = torch.cat([layer(values) for layer in layers], dim=1)
+        return values
 
 
 class Inception(nn.Module):
@@ -160,14 +126,14 @@ class Inception(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.Conv2d_1a_3x3 = _Conv(3, 32, 3, 2, False)
-        self.Conv2d_2a_3x3 = _Conv(32, 32, 3, 1, False)
-        self.Conv2d_2b_3x3 = _Conv(32, 64, 3, 1, True)
-        self.Conv2d_3b_1x1 = _Conv(64, 80, 1, 1, False)
-        self.Conv2d_4a_3x3 = _Conv(80, 192, 3, 1, False)
+        self.Conv2d_1a_3x3 = _Conv(3, 32, "3x3/2")
+        self.Conv2d_2a_3x3 = _Conv(32, 32, "3x3", pad=False)
+        self.Conv2d_2b_3x3 = _Conv(32, 64, "3x3")
+        self.Conv2d_3b_1x1 = _Conv(64, 80, "1x1")
+        self.Conv2d_4a_3x3 = _Conv(80, 192, "3x3", pad=False)
         width = 192
-        for name, branches in _MIXED.items():
-            self.add_module(name, mixed := _Mixed(width, branches))
+        for name, text in _MIXED.items():
+            self.add_module(name, mixed := _Mixed(width, text))
             width = mixed.outputs
 
     def forward(self, images: Images) -> Float[Tensor, "batch 2048"]:
@@ -210,8 +176,6 @@ class InceptionEncoder:
 
     @torch.no_grad()
     def features(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n 2048"]:
-        """float32 [n, 2048] on the CPU of uint8 images [n, 3, h, w]; ValueError for none."""
-
         def encode(batch: Tensor) -> Tensor:
             pixels = batch.to(self.device).float() / 255
             size = (SIDE, SIDE)
@@ -222,7 +186,6 @@ class InceptionEncoder:
         return in_batches(images, encode)
 
     def fingerprint(self) -> str:
-        """A hash of all weights."""
         return fingerprint(self)
 
 
@@ -271,13 +234,11 @@ def measure_inception(encoder: ImageEncoder, pictures: Pictures) -> Iterator[Sco
     generated, clean = inception_features(encoder, pictures).values()
     n, m = len(generated), len(clean)
     if min(n, m) > 1:
-        yield Score("fid", float(frechet_distance(generated, clean)), n, m)
-        yield Score("kid", float(kernel_distance(generated, clean)), n, m)
+        yield Score("fid", frechet_distance(generated, clean), n, m)
+        yield Score("kid", kernel_distance(generated, clean), n, m)
 
 
-def pooled_distance(
-    runs: Iterable[tuple[str, Mapping[str, Any]]],
-) -> DistributionDistance | None:
+def pooled_distance(runs: Iterable[tuple[str, Mapping[str, Any]]]) -> Score | None:
     """The FID of many runs at once: all generated images against all clean ones.
 
     ``runs``: the concept of each and its ``inception_features``; the clean images of a concept
@@ -288,6 +249,6 @@ def pooled_distance(
     for concept, features in runs:
         generated.append(features["generated"])
         clean.setdefault(concept, features["clean"])
-    if min(sum(map(len, generated)), sum(map(len, clean.values()))) < 2:
-        return None
-    return frechet_distance(torch.cat(generated), torch.cat(list(clean.values())))
+    ours, references = torch.cat(generated), torch.cat(list(clean.values()))
+    n, m = len(ours), len(references)
+    return Score("fid", frechet_distance(ours, references), n, m) if min(n, m) > 1 else None

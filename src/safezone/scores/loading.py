@@ -14,10 +14,10 @@ from safezone.errors import UserError
 from safezone.models.frozen import freeze
 from safezone.models.parts import read_part
 from safezone.models.text import TextEncoder
-from safezone.scores.instance import InstanceEncoder
-from safezone.scores.preprocessing import (
+from safezone.scores.encoders import (
     DINOV2,
     MINI,
+    InstanceEncoder,
     Preprocessing,
     clip_preprocessing,
     read_preprocessing,
@@ -141,10 +141,8 @@ def _locate(name: str) -> Path:
         return Path(name)
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not name.startswith("."):
         return _download(name)
-    near = difflib.get_close_matches(name, [*BUILTIN_ENCODERS, *HUB_NAMES]) or [
-        *BUILTIN_ENCODERS,
-        *HUB_NAMES,
-    ]
+    known = [*BUILTIN_ENCODERS, *HUB_NAMES]
+    near = difflib.get_close_matches(name, known) or known
     raise UserError(f"{name}: no such encoder or folder; known names near it: {', '.join(near)}")
 
 

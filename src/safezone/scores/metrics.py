@@ -1,6 +1,5 @@
 """Pure functions of features; metrics of pairs come back per example, (batch,)."""
 
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -12,24 +11,6 @@ from safezone.arrays import PerExample
 
 CLIP_SCORE_WEIGHT = 2.5
 """The w of CLIPScore (Hessel et al. 2021)."""
-
-
-@dataclass(frozen=True)
-class DistributionDistance:
-    """A distance between two sets of features, and the sets' sizes, without which it means little.
-
-    ``value``: the distance; ``n_generated`` and ``n_reference``: rows of the two sets.
-    """
-
-    value: float
-    n_generated: int
-    n_reference: int
-
-    def __float__(self) -> float:
-        return self.value
-
-    def __str__(self) -> str:
-        return f"{self.value:.4g} ({self.n_generated} generated, {self.n_reference} reference)"
 
 
 def cosine_similarity(
@@ -89,7 +70,7 @@ def _two_sets(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 def frechet_distance(
     generated: Float[Tensor, "n width"], reference: Float[Tensor, "m width"]
-) -> DistributionDistance:
+) -> float:
     """|mu_a - mu_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) in float64; on Inception features, FID.
 
     With S_a = A^T A and S_b = B^T B the nonzero eigenvalues of S_a S_b are the squared singular
@@ -103,12 +84,12 @@ def frechet_distance(
     value = (mean_a - mean_b).square().sum() + (
         factor_a.square().sum() + factor_b.square().sum() - 2 * root_trace
     )
-    return DistributionDistance(max(float(value), 0.0), len(first), len(second))
+    return max(float(value), 0.0)
 
 
 def kernel_distance(
     generated: Float[Tensor, "n width"], reference: Float[Tensor, "m width"]
-) -> DistributionDistance:
+) -> float:
     """Unbiased squared MMD with k(x, y) = (x.y / width + 1)^3 in float64.
 
     On Inception features, KID (Binkowski et al. 2018); one estimate over all rows, no subsets.
@@ -128,4 +109,4 @@ def kernel_distance(
         + mean_off_diagonal(kernel(second, second))
         - 2 * kernel(first, second).mean()
     )
-    return DistributionDistance(float(value), len(first), len(second))
+    return float(value)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float, UInt8
@@ -11,31 +11,8 @@ from torch import Tensor
 from safezone.errors import UserError
 from safezone.models.fingerprint import fingerprint
 from safezone.models.text import TextEncoder
-from safezone.scores.instance import in_batches
+from safezone.scores.encoders import Pictures, Preprocessing, Score, in_batches
 from safezone.scores.metrics import clip_score, cosine_similarity
-from safezone.scores.pictures import Pictures, Score
-from safezone.scores.preprocessing import Preprocessing
-
-
-class TextImageEncoder(Protocol):
-    """Images and texts to features of one space, where cosines compare them."""
-
-    @property
-    def name(self) -> str:
-        """What the encoder is called, for messages and records."""
-        ...
-
-    def image_features(self, images: UInt8[Tensor, "n 3 h w"]) -> Float[Tensor, "n width"]:
-        """float32 features on the CPU, not normalised, of uint8 images [n, 3, h, w], n > 0."""
-        ...
-
-    def text_features(self, texts: Sequence[str]) -> Float[Tensor, "n width"]:
-        """float32 features on the CPU, not normalised; texts longer than the model's are cut."""
-        ...
-
-    def fingerprint(self) -> str:
-        """A hash of all weights, the preprocessing and, where there is one, the tokenizer."""
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +56,6 @@ class ClipEncoder:
         return cast(Tensor, rows[[distinct.index(text) for text in texts]])
 
     def fingerprint(self) -> str:
-        """A hash of all weights, the preprocessing and, where there is one, the tokenizer."""
         return fingerprint(self)
 
 
@@ -95,7 +71,6 @@ class LearnedTokenEncoder:
 
     @property
     def name(self) -> str:
-        """The CLIP's."""
         return self.clip.name
 
     @torch.no_grad()
@@ -129,7 +104,6 @@ class LearnedTokenEncoder:
             )
 
     def fingerprint(self) -> str:
-        """The CLIP's."""
         return self.clip.fingerprint()
 
 
@@ -158,7 +132,7 @@ def with_class_word(prompt: str, placeholder: str, class_word: str) -> str:
     return once.replace(placeholder, class_word)
 
 
-def measure_prompts(encoder: TextImageEncoder, pictures: Pictures) -> Iterator[Score]:
+def measure_prompts(encoder: ClipEncoder, pictures: Pictures) -> Iterator[Score]:
     """How well the generated images show what their prompts say; nothing without prompts.
 
     ``clip_score`` and ``clip_cosine``: means over images of 2.5 max(cos, 0) and of cos between an
