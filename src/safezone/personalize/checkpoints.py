@@ -31,7 +31,7 @@ class State:
     ``failed_at``: int64 [runs], the step whose loss or gradient was not finite, -1 while well.
     ``window``: float64 [runs], the losses since the last log line, summed. ``last_loss``: float64
     [runs], the loss of the last log line. ``history``: the token vectors, [runs, n, width],
-    at the marks so far (``personalize.history``); none where layers are learned.
+    at the marks so far (``adapters.mark_steps``); none where layers are learned.
     """
 
     parameters: dict[str, Tensor]
@@ -47,10 +47,10 @@ class State:
     def start(parameters: Mapping[str, Tensor], runs: int) -> "State":
         """The state before the first step; by name in one order, as sums over names are logged."""
         begun = {name: parameters[name].detach().clone() for name in sorted(parameters)}
-        zeros = ({name: torch.zeros_like(value) for name, value in begun.items()} for _ in range(2))
         return State(
             begun,
-            *zeros,
+            exp_avg={name: torch.zeros_like(value) for name, value in begun.items()},
+            exp_avg_sq={name: torch.zeros_like(value) for name, value in begun.items()},
             step=0,
             failed_at=torch.full((runs,), -1, dtype=torch.int64),
             window=torch.zeros(runs, dtype=torch.float64),
@@ -106,9 +106,13 @@ def load_state(path: Path, content_key: str, device: torch.device) -> State | No
         }
 
     return State(
-        **{name: group(name) for name in _GROUPS},
-        **{name: tensors[name] for name in _OF_RUNS},
+        group("parameters"),
+        group("exp_avg"),
+        group("exp_avg_sq"),
         step=int(about["step"]),
+        failed_at=tensors["failed_at"],
+        window=tensors["window"],
+        last_loss=tensors["last_loss"],
         history=list(tensors.get("history", [])),
     )
 
