@@ -137,10 +137,19 @@ def training_data(
             of_loss = _weights(run, masked.weights)
             weights.append((of_loss, masked.latent_weights, masked.target_weights))
             weight_counts.append(len(images))
-    joined = [_join(each, weight_counts, model.device) for each in zip(*weights, strict=True)]
-    posteriors = _encode(model, torch.stack(distinct), max_batch)
-    counted = torch.tensor(counts)
-    return TrainingData(posteriors, torch.stack(distinct), *joined, rows, weight_rows, counted)
+    of_losses, of_latents, of_targets = (
+        _join(each, weight_counts, model.device) for each in zip(*weights, strict=True)
+    )
+    return TrainingData(
+        _encode(model, torch.stack(distinct), max_batch),
+        torch.stack(distinct),
+        of_losses,
+        of_latents,
+        of_targets,
+        rows,
+        weight_rows,
+        torch.tensor(counts),
+    )
 
 
 @dataclass(frozen=True, eq=False)
