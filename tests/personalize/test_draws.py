@@ -3,13 +3,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from safezone.personalize.draws import Draws, draw, pick
+from safezone.personalize.draws import StepDraws, draw, pick
 
 SHAPE = (4, 8, 8)
 A, B, C = (0, "duck"), (1, "duck"), (0, "vase")
 
 
-def same(first: Draws, i: int, second: Draws, j: int, batch: int) -> bool:
+def same(first: StepDraws, i: int, second: StepDraws, j: int, batch: int) -> bool:
     """Whether run i of one call drew exactly what run j of the other did."""
     uniforms = all(
         torch.equal(getattr(first, name)[i], getattr(second, name)[j])
@@ -52,7 +52,7 @@ def test_uniforms_are_uniform_over_the_steps(name: str) -> None:
 
 
 @pytest.mark.parametrize("noise", [lambda d: d.noise, lambda d: d.posterior_noise])
-def test_noise_is_standard_normal(noise: Callable[[Draws], torch.Tensor]) -> None:
+def test_noise_is_standard_normal(noise: Callable[[StepDraws], torch.Tensor]) -> None:
     values = noise(draw([A], 0, 64, SHAPE))
     assert abs(float(values.mean())) < 0.03
     assert abs(float(values.std()) - 1) < 0.03

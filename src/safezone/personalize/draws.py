@@ -14,7 +14,7 @@ from safezone.images import to_float
 
 
 @dataclass(frozen=True, eq=False)
-class Draws:
+class StepDraws:
     """One step's random numbers of all runs, run after run, image after image.
 
     ``image``, ``flip``, ``timestep``, ``template``: float64 [runs, batch], uniform in [0, 1).
@@ -31,7 +31,7 @@ class Draws:
 
 def draw(
     names: Sequence[tuple[int, str]], step: int, batch_size: int, shape: Sequence[int]
-) -> Draws:
+) -> StepDraws:
     """The draws of one step for runs with these seeds and concept names.
 
     They depend on the seed, the concept's name and the step alone: not on a run's neighbours, so
@@ -51,7 +51,7 @@ def draw(
     chosen = torch.tensor([place[name] for name in names])
     image, flip, timestep, template = torch.stack(uniforms, dim=1)[:, chosen]
     posterior_noise, noise = torch.stack(normals, dim=1)[:, chosen].flatten(1, 2)
-    return Draws(image, flip, timestep, template, posterior_noise, noise)
+    return StepDraws(image, flip, timestep, template, posterior_noise, noise)
 
 
 def pick(uniforms: Float[Tensor, "runs batch"], counts: Tensor | int) -> Int[Tensor, "runs batch"]:
