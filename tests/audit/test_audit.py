@@ -112,7 +112,7 @@ def _facts(
     protected, original = _folders(root, suffix=suffix, made=made)
     (case,) = read_cases(protected, original if clean else None, 64)
     case = replace(case, generated_masks=masks)
-    plan = Plan((case,) * count, SUITES["standard-1"], ("ti",), 1, (), {}, builtin, left_out)
+    plan = Plan((case,) * count, SUITES["standard-1"], ("ti",), 1, (), (), {}, builtin, left_out)
 
     def of(name: str, value: float, on_clean: float) -> Learned:
         none = float("nan")
@@ -251,17 +251,28 @@ def test_a_process_that_helps_opens_the_lab_of_the_same_grid(
         assert job(opened, run).of["score"].place == job(expected, run).of["score"].place
 
 
-def test_budgets_make_our_own_poison_again(tmp_path: Path, tiny_model: Model) -> None:
-    protected, clean = _folders(tmp_path, made=MADE)
+@pytest.mark.parametrize(
+    ("made", "again"),
+    [
+        (MADE, {4: 4}),  # the protected images are those of 16/255
+        ({**MADE, "model": "another"}, {4: 4, 16: 16}),
+        ({**MADE, "kappa": 8 / 255}, {4: 4, 16: 16}),
+    ],
+)
+def test_budgets_make_our_own_poison_again(
+    made: Mapping[str, Any], again: dict[int, int], tmp_path: Path, tiny_model: Model
+) -> None:
+    protected, clean = _folders(tmp_path, made=made)
     lab = small_lab(tmp_path / "work", tiny_model)
     cases = read_cases(protected, clean, 64)
     methods = ("textual inversion",)
     plan = plan_audit(lab, cases, SUITES["quick-1"], methods, seeds=1, budgets=[4, 16])
-    assert {level: round(row.budget.kappa * 255) for level, row in plan.budgets.items()} == {
-        4: 4,
-        16: 16,
-    }
+    assert {n: round(row.budget.kappa * 255) for n, row in plan.budgets.items()} == again
     assert all(row.steps == SETTINGS.poisoning.steps for row in plan.budgets.values())
+    assert plan.of_levels[4] == "kappa 4"
+    assert plan.of_levels[16] == ("kappa 16" if 16 in again else "protected")
+    poisons = {run.poison for run in plan.grid("tiny")}
+    assert {*plan.of_levels.values(), "clean"} <= poisons
     (bare,) = read_cases(protected, None, 64)
     with pytest.raises(UserError, match="--budgets makes the protection again"):
         plan_audit(lab, (bare,), SUITES["quick-1"], methods, seeds=1, budgets=[4])

@@ -60,7 +60,7 @@ def plan_audit(
     """What can run on this model with these images; the rest is left out with its reason.
 
     ``partial``: percents of the images that are protected. ``budgets``: levels of 255 at which the
-    poison of the manifest is made again. Raises UserError for budgets of a protection that is not
+    poison of the manifest is made again, but for the one that the images have. Raises UserError for budgets of a protection that is not
     ours or has no originals.
     """
     left_out = {}
@@ -78,9 +78,12 @@ def plan_audit(
                 "and their originals with --clean"
             )
         row = lab.settings.poisoning.poison(str(manifest["poison"]))
-        poisons = {level: replace(row, budget=Budget(level / 255)) for level in budgets}
-    builtin = lab.model.name in BUILTIN
-    return Plan(cases, suite, methods, seeds, tuple(partial), poisons, builtin, left_out)
+        given = all(case.manifest.get("model") == lab.model.name for case in cases)
+        theirs = [case.manifest.get("kappa") for case in cases if given]
+        rows = {level: replace(row, budget=Budget(level / 255)) for level in budgets}
+        poisons = {n: row for n, row in rows.items() if theirs != [row.budget.kappa] * len(cases)}
+    builtin, levels = lab.model.name in BUILTIN, tuple(budgets)
+    return Plan(cases, suite, methods, seeds, tuple(partial), levels, poisons, builtin, left_out)
 
 
 def missing_part(lab: Lab, attacker: Attacker) -> str | None:

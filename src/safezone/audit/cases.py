@@ -126,13 +126,18 @@ def budget_name(level: int) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """All that an audit runs. ``left_out``: attackers that cannot run here, and why."""
+    """All that an audit runs. ``left_out``: attackers that cannot run here, and why.
+
+    ``levels``: budgets of the protection, in levels of 255. ``budgets``: the poison of those that
+    are made here; the protected images themselves are of the other one.
+    """
 
     cases: tuple[Case, ...]
     suite: Suite
     methods: tuple[str, ...]
     seeds: int
     partial: tuple[int, ...]
+    levels: tuple[int, ...]
     budgets: Mapping[int, Poison]
     builtin: bool
     left_out: Mapping[str, str]
@@ -140,6 +145,11 @@ class Plan:
     @property
     def attackers(self) -> tuple[Attacker, ...]:
         return tuple(each for each in self.suite.attackers if each.name not in self.left_out)
+
+    @property
+    def of_levels(self) -> Mapping[int, str]:
+        """What stands for the poison at each budget."""
+        return {n: budget_name(n) if n in self.budgets else PROTECTED for n in self.levels}
 
     def lab(self, lab: Lab) -> Lab:
         """The lab with the audit's concepts in it, and all images that stand for poisons."""
@@ -183,6 +193,6 @@ class Plan:
             yield CLEAN, attacker.defense_for(self.builtin)
         for percent in self.partial:
             yield partial_name(percent), NOMINAL
-        for level in self.budgets:
+        for poison in self.of_levels.values():
             for attacker in (self.suite.plain, self.attackers[-1]):
-                yield budget_name(level), attacker.defense_for(self.builtin)
+                yield poison, attacker.defense_for(self.builtin)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from safezone.audit.cases import PROTECTED, Plan, budget_name, partial_name
+from safezone.audit.cases import PROTECTED, Plan, partial_name
 from safezone.audit.suites import Attacker
 from safezone.lab.settings import fraction
 from safezone.results.statistics import Interval, mean_interval, recovery
@@ -98,7 +98,6 @@ def _outcome(plan: Plan, method: str, rows: Sequence[Row]) -> Outcome | None:
     every = [each for attacker in plan.attackers if (each := learned(attacker)) is not None]
     if not every or every[0].attacker != plan.suite.plain.name:
         return None
-    levels = {level: budget_name(level) for level in plan.budgets}
     return Outcome(
         method=method,
         plain=every[0],
@@ -106,8 +105,8 @@ def _outcome(plan: Plan, method: str, rows: Sequence[Row]) -> Outcome | None:
         attackers=tuple(every),
         clean=interval(CLEAN, NOMINAL),
         partial=by_level({percent: partial_name(percent) for percent in plan.partial}, NOMINAL),
-        budgets=by_level(levels, NOMINAL),
-        careful=by_level(levels, plan.attackers[-1].defense_for(plan.builtin)),
+        budgets=by_level(plan.of_levels, NOMINAL),
+        careful=by_level(plan.of_levels, plan.attackers[-1].defense_for(plan.builtin)),
         failed={a.name: reasons[cell(a)] for a in plan.attackers if cell(a) in reasons},
     )
 

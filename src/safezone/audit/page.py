@@ -10,7 +10,7 @@ from markupsafe import Markup
 from torch import Tensor
 
 from safezone import __version__
-from safezone.audit.cases import PROTECTED, Case, Plan, budget_name
+from safezone.audit.cases import PROTECTED, Case, Plan
 from safezone.audit.outcome import Facts, Outcome, plain_values, raised, verdict
 from safezone.lab.lab import Lab
 from safezone.lab.makers import read_images
@@ -47,9 +47,10 @@ class Visibility:
 
 def visibility(lab: Lab, plan: Plan) -> list[Visibility]:
     """Of the protected images and of every budget; nothing without originals."""
-    names = {PROTECTED: None, **{budget_name(level): level for level in plan.budgets}}
+    level_of = {name: level for level, name in plan.of_levels.items()}
     cases = [case for case in plan.cases if case.clean is not None]
-    return [_visible(lab, cases, name, level) for name, level in names.items()] if cases else []
+    names = dict.fromkeys([PROTECTED, *level_of])
+    return [_visible(lab, cases, name, level_of.get(name)) for name in names] if cases else []
 
 
 def _visible(lab: Lab, cases: Sequence[Case], name: str, level: int | None) -> Visibility:
