@@ -60,8 +60,8 @@ def plan_audit(
     """What can run on this model with these images; the rest is left out with its reason.
 
     ``partial``: percents of the images that are protected. ``budgets``: levels of 255 at which the
-    poison of the manifest is made again, but for the one that the images have. Raises UserError for budgets of a protection that is not
-    ours or has no originals.
+    poison of the manifest is made again, but for the one that the images have. Raises UserError for
+    budgets of a protection that is not ours or has no originals.
     """
     left_out = {}
     for each in suite.attackers:
