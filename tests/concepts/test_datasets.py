@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from safezone.concepts import load_concept
 from safezone.concepts.datasets import (
+    export_concept,
     export_concepts,
     load_dataset,
-    miniworld_concept,
     miniworld_concepts,
 )
 from safezone.errors import UserError
@@ -118,14 +119,16 @@ def test_the_mini_worlds_concepts() -> None:
         assert 0.02 < concept.masks.float().mean() < 0.7
 
 
-def test_a_mini_concept_by_name_and_size() -> None:
+def test_a_mini_concept_by_name_and_size(tmp_path: Path) -> None:
     name = novel_concepts()[0].name
-    concept = miniworld_concept(name.upper(), size=64)
+    concept = load_concept(export_concept(name.upper(), tmp_path / "one"), 128)
     assert concept.name == name
-    assert concept.images.shape[-2:] == (64, 64)
-    assert concept.content_key() == miniworld_concept(name, 64).content_key()
+    assert concept.content_key() == miniworld_concepts()[0].content_key()
+    first, again = (miniworld_concepts(64)[0] for _ in range(2))
+    assert first.images.shape[-2:] == (64, 64)
+    assert first.content_key() == again.content_key()
     with pytest.raises(UserError, match=f"'cat' is unknown; give one of {name}"):
-        miniworld_concept("cat")
+        export_concept("cat", tmp_path / "cat")
 
 
 def test_exported_concepts_are_read_back(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from safezone.errors import UserError
 from safezone.images import to_float, to_uint8
 from safezone.models import load_model
 from safezone.poisons import POISONS, Poison, poison, poison_images
-from safezone.poisons.shaping import NaturalSpectrum
 from safezone.poisons.table import MODIFIERS
+from safezone.poisons.transforms import NaturalSpectrum
 from tiny import write_tiny_folder
 
 

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from chromium import CHROMIUM, Page
-from safezone.concepts.datasets import miniworld_concept
+from safezone.concepts.datasets import miniworld_concepts
 from safezone.images import read_mask, write_png
 from wrong_uploads import WRONG
 
@@ -73,7 +73,7 @@ def _state(tab: Page, *states: str) -> None:
 
 def _pictures(folder: Path) -> dict[str, list[Path]]:
     """Three pictures of a built-in concept, protected by noise, its originals and masks."""
-    concept = miniworld_concept("HattedMug", 64)
+    concept = {each.name: each for each in miniworld_concepts(64)}["HattedMug"]
     noise = torch.randint(-8, 9, (3, 3, 64, 64), generator=torch.Generator().manual_seed(0))
     clean, masks = concept.images[:3], concept.masks
     assert masks is not None

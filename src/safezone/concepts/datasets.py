@@ -128,22 +128,6 @@ def _rendered(novel: NovelConcept, size: int | None) -> Concept:
     )
 
 
-def miniworld_concept(name: str, size: int | None = None) -> Concept:
-    """The mini world's novel concept of that name (any case), with exact masks.
-
-    ``size``: the images' side, by default the world's own 128. Raises UserError for other names.
-    """
-    return _rendered(_novel(name), size)
-
-
-def _novel(name: str) -> NovelConcept:
-    for novel in novel_concepts():
-        if novel.name.lower() == name.lower():
-            return novel
-    names = ", ".join(novel.name for novel in novel_concepts())
-    raise UserError(f"the built-in concept {name!r} is unknown; give one of {names}")
-
-
 BuiltinSet: TypeAlias = Literal["novel", "development"]
 """The ten concepts that results are shown on, or the six that settings are chosen on."""
 
@@ -154,7 +138,10 @@ _BUILTIN_SETS: Final[Mapping[BuiltinSet, Callable[[], tuple[NovelConcept, ...]]]
 
 
 def miniworld_concepts(size: int | None = None, which: BuiltinSet = "novel") -> tuple[Concept, ...]:
-    """All concepts of one set of the mini world, with exact masks."""
+    """All concepts of one set of the mini world, with exact masks.
+
+    ``size``: the images' side, by default the world's own 128.
+    """
     return tuple(_rendered(novel, size) for novel in _BUILTIN_SETS[which]())
 
 
@@ -172,7 +159,11 @@ def export_concept(name: str, folder: Path) -> Path:
 
     Raises UserError for other names, and when the folder is there already.
     """
-    return _export(_novel(name), folder)
+    novel = {each.name.lower(): each for each in novel_concepts()}
+    if name.lower() not in novel:
+        names = ", ".join(each.name for each in novel.values())
+        raise UserError(f"the built-in concept {name!r} is unknown; give one of {names}")
+    return _export(novel[name.lower()], folder)
 
 
 def _export(novel: NovelConcept, folder: Path) -> Path:

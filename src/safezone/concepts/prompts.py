@@ -86,14 +86,6 @@ def fill(prompt: str, word: str, class_word: str = "") -> str:
     return prompt.replace("{}", f"{word} {class_word}".strip())
 
 
-def _read_prompts(path: Path) -> tuple[str, ...]:
-    stripped = map(str.strip, read_text(path).splitlines())
-    prompts = tuple(line for line in stripped if line and not line.startswith("#"))
-    if not prompts:
-        raise UserError(f"{path} holds no prompts; write one a line, with {{}} for the word")
-    return prompts
-
-
 def prompt_list(name: str) -> tuple[str, ...]:
     """The prompts of a list of ``PROMPT_LISTS``, of a text file with one a line, or one itself.
 
@@ -104,7 +96,11 @@ def prompt_list(name: str) -> tuple[str, ...]:
     if name in PROMPT_LISTS:
         return PROMPT_LISTS[name]
     if os.path.isfile(name):
-        return _read_prompts(Path(name))
+        lines = map(str.strip, read_text(Path(name)).splitlines())
+        prompts = tuple(line for line in lines if line and not line.startswith("#"))
+        if not prompts:
+            raise UserError(f"{name} holds no prompts; write one a line, with {{}} for the word")
+        return prompts
     if "{}" in name or (len(name.split()) > 1 and not name.endswith(".txt")):
         return (name,)
     near = difflib.get_close_matches(name, PROMPT_LISTS, n=1)

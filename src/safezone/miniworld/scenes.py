@@ -95,26 +95,17 @@ class Scene:
     seed: int
 
 
-def sample_pose(rng: np.random.Generator) -> Pose:
-    """A random pose: scale in [0.48, 0.78], angle in [-25, 25]."""
-    return Pose(
+def sample_view(rng: np.random.Generator, spec: ObjectSpec, background: str) -> Scene:
+    """The given object before the given background, with random pose, light and texture."""
+    pose = Pose(
         scale=float(rng.uniform(0.48, 0.78)),
         angle=float(rng.uniform(-25, 25)),
         x=float(rng.uniform(0.1, 0.9)),
         y=float(rng.uniform(0.1, 0.9)),
         flip=bool(rng.random() < 0.5),
     )
-
-
-def sample_view(rng: np.random.Generator, spec: ObjectSpec, background: str) -> Scene:
-    """The given object before the given background, with random pose, light and texture."""
-    return Scene(
-        spec=spec,
-        background=background,
-        pose=sample_pose(rng),
-        light=float(rng.uniform(205, 335)),
-        seed=int(rng.integers(2**31)),
-    )
+    light, seed = float(rng.uniform(205, 335)), int(rng.integers(2**31))
+    return Scene(spec, background, pose, light, seed)
 
 
 @dataclass(frozen=True)

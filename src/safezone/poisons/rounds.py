@@ -118,7 +118,9 @@ class GreedyTimesteps(Checked):
         left = torch.ones(len(images), steps, dtype=torch.bool)
         numbers = torch.arange(steps)
         while bool((unfinished := left.sum(dim=1) > most).any()):
-            drawn = self._draw(left, generators)  # [batch, candidates]
+            places = rand(generators, (self.candidates,)) * left.sum(dim=1, keepdim=True)
+            rank = left.long().cumsum(dim=1) - 1  # of each timestep among those left
+            drawn = torch.searchsorted(rank.contiguous(), places.long())  # [batch, candidates]
             norms = [norm(column) for column in drawn.unbind(dim=1)]
             worst = drawn.gather(1, torch.stack(norms, dim=1).argmin(dim=1, keepdim=True))
             near = (numbers - worst).abs() <= reach
@@ -128,9 +130,3 @@ class GreedyTimesteps(Checked):
             if not bool(usable.any()):
                 break
         return left.to(torch.float64) / left.sum(dim=1, keepdim=True)
-
-    def _draw(self, left: Tensor, generators: Draws) -> Tensor:
-        """Timesteps that are left, each row's from its own generator."""
-        places = rand(generators, (self.candidates,)) * left.sum(dim=1, keepdim=True)
-        rank = left.long().cumsum(dim=1) - 1  # of each timestep among those left
-        return torch.searchsorted(rank.contiguous(), places.long())

@@ -15,8 +15,7 @@ from safezone.fields import Count, FieldError, Positive, require_fields
 from safezone.poisons.guide import NAMED_TARGETS, ModelObjective, NetworkObjective, Target
 from safezone.poisons.pgd import Budget
 from safezone.poisons.rounds import GreedyTimesteps, Surrogate
-from safezone.poisons.shaping import NaturalSpectrum
-from safezone.poisons.transforms import Transform
+from safezone.poisons.transforms import NaturalSpectrum, Transform
 
 _ROUND = 10
 """Steps between two checkpoints."""

@@ -23,8 +23,7 @@ from safezone.poisons.objectives import (
 )
 from safezone.poisons.rounds import GreedyTimesteps, Surrogate
 from safezone.poisons.row import Poison
-from safezone.poisons.shaping import NaturalSpectrum
-from safezone.poisons.transforms import DifferentiableJpeg
+from safezone.poisons.transforms import DifferentiableJpeg, NaturalSpectrum
 from safezone.reading import own_rows
 
 # The paper's six (Table 3). DA's step and repetitions are those of the released l-infinity variant
