@@ -17,7 +17,7 @@ from safezone.lab.training import Training
 from safezone.models import Model
 from safezone.personalize import LoRA, TextualInversion, TrainingRun, train
 from safezone.personalize.draws import draw, pick
-from safezone.personalize.injection import Injection
+from safezone.personalize.samples import Injection
 
 CAPTIONS = ("a photo of {} on grass", "{} in the snow", "a drawing of {}")
 

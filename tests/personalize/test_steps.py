@@ -28,7 +28,7 @@ from safezone.personalize import (
     TrainingRun,
     train,
 )
-from safezone.personalize.injection import Injection
+from safezone.personalize.samples import Injection
 from safezone.personalize.steps import CapturedStep
 from tiny import write_tiny_xl_folder
 

@@ -11,8 +11,8 @@ from safezone.errors import UserError
 from safezone.models import Model
 from safezone.personalize import TextualInversion, TrainingRun, check_placeholder, train
 from safezone.personalize.draws import draw, pick
-from safezone.personalize.injection import Injection
 from safezone.personalize.posteriors import training_data
+from safezone.personalize.samples import Injection
 
 SHORT = TextualInversion(steps=3, learning_rate=5e-3, templates=("a photo of a {}",))
 

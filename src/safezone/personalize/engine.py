@@ -30,10 +30,9 @@ from safezone.personalize.checkpoints import (
     truncate_log,
 )
 from safezone.personalize.draws import check_size
-from safezone.personalize.injection import Injection
 from safezone.personalize.personalization import Personalization, PreparedRun, TrainingRun
 from safezone.personalize.posteriors import prior_data, training_data
-from safezone.personalize.samples import Sampler, untrained
+from safezone.personalize.samples import Injection, Sampler, untrained
 from safezone.personalize.steps import CapturedStep, EagerStep, Parts
 
 _VERSION = 3

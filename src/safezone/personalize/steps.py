@@ -18,9 +18,8 @@ from safezone.defenses import masked_loss
 from safezone.models.base import Model
 from safezone.models.captured import Recorded
 from safezone.personalize.checkpoints import State
-from safezone.personalize.injection import Injection, Network, Samples
 from safezone.personalize.personalization import Personalization
-from safezone.personalize.samples import Sampler
+from safezone.personalize.samples import Injection, Network, Sampler, Samples
 
 Predict: TypeAlias = Callable[[Network, Mapping[str, Tensor], Samples], Latents]
 """``Injection.predict`` or ``Injection.predict_rows``."""
