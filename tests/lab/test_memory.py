@@ -207,7 +207,7 @@ def test_the_built_in_models_passes_stay_as_large(tmp_path: Path, left: list[int
     assert (training.runs_per_pass, RUNS.on(model)) == (None, 32)
     wanted = {
         "train": (32, item.trained * training.batch_size),
-        "poison": (16, item.poisoned),
+        "poison": (5, item.poisoned),
         "generate": (32, item.drawn),
     }
     for kind, (count, taken) in wanted.items():

@@ -71,7 +71,7 @@ _CUSTOM: Final = Training("custom-diffusion", steps=1000, learning_rate=1e-5)
 _SHORT: Final = Training(steps=2500)
 # Chosen on clean images of the six development objects; docs/claim.md tells what else was tried.
 _MINI: Final = Training(steps=200, batch_size=2, learning_rate=2e-2, checkpoint_every=20)
-_MINI_LAYERS: Final = replace(_MINI, steps=400, learning_rate=2e-3, schedule="cosine")
+_MINI_LAYERS: Final = replace(_MINI, learning_rate=4e-3, schedule="cosine")
 
 TRAINING: Final[Mapping[tuple[str, str], Training]] = {
     ("mini", "ti"): _MINI,
