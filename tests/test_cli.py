@@ -143,6 +143,14 @@ def test_the_command_line_answers_before_torch_is_imported() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_names_of_one_kind_are_told_without_the_rooms_of_others() -> None:
+    lines = ["import sys", "from safezone.cli import main"]
+    lines += ["assert main(['prompts']) == main(['list', 'prompts']) == 0"]
+    lines += ["others = {'personalize', 'scores.loading', 'paper.named'}"]
+    lines += ["assert not {f'safezone.{each}' for each in others} & {*sys.modules}"]
+    subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
+
+
 def test_idle_cores_help_with_the_built_in_model_unless_threads_were_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 import tyro
 
@@ -55,9 +55,8 @@ class ListCommand(Command):
     """Only these names."""
 
     def run(self) -> Answer:
-        names = _names()
-        if self.kind is not None:
-            names = {self.kind: names[self.kind]}
+        kinds: tuple[Kind, ...] = get_args(Kind) if self.kind is None else (self.kind,)
+        names: dict[str, Mapping[str, str]] = {kind: _names(kind) for kind in kinds}
         lines: list[str] = []
         for kind, entries in names.items():
             width = max(map(len, entries))
@@ -66,54 +65,70 @@ class ListCommand(Command):
         return Answer(names, "\n".join(lines[1:]))
 
 
-def _names() -> Mapping[str, Mapping[str, str]]:
-    """Of each kind all names, with a line on each."""
-    from safezone.concepts.datasets import CUSTOM_CONCEPT_MANIFEST, DREAMBOOTH_TABLE
-    from safezone.concepts.prompts import PROMPT_LISTS
-    from safezone.defenses import DEFENSES
-    from safezone.miniworld import novel_concepts
-    from safezone.models import BUILTIN
-    from safezone.models.known import KNOWN
-    from safezone.paper.measured.table import FIGURES
-    from safezone.paper.named import headline
-    from safezone.paper.rows import PAPER
-    from safezone.personalize import METHODS
-    from safezone.poisons import POISONS
-    from safezone.scores.loading import BUILTIN_ENCODERS, HUB_NAMES
+def _names(kind: Kind) -> Mapping[str, str]:
+    """All names of a kind with a line on each; imports what has them, and nothing else."""
+    match kind:
+        case "poisons":
+            from safezone.poisons import POISONS
 
-    parts, plain = ("preprocess", "timesteps", "loss_mask"), DEFENSES["nominal"]
-    changed = {
-        name: [part for part in parts if getattr(row, part) != getattr(plain, part)]
-        for name, row in DEFENSES.items()
-    }
-    return {
-        "poisons": {name: _summary(row.objective) for name, row in POISONS.items()},
-        "defenses": {
-            name: ", ".join(changed[name]).replace("_", " ") or "nothing: plain training"
-            for name in DEFENSES
-        },
-        "methods": {name: _summary(method) for name, method in METHODS.items()},
-        "models": dict.fromkeys(BUILTIN, "built in")
-        | {
-            name: f"{row.hub} on the hub, {row.image_size} px, predicts {row.predicts}, trained as "
-            + "; ".join(filter(None, (row.preset, row.note)))
-            for name, row in KNOWN.items()
-        },
-        "encoders": dict.fromkeys(BUILTIN_ENCODERS, "built in")
-        | {name: f"{repository} on the hub" for name, repository in HUB_NAMES.items()},
-        "prompts": {
-            name: f"{plural(len(prompts), 'prompt')}, such as {prompts[0]!r}"
-            for name, prompts in PROMPT_LISTS.items()
-        },
-        "datasets": {
-            "built in": ", ".join(concept.name for concept in novel_concepts()),
-            "DreamBooth": f"a folder with {DREAMBOOTH_TABLE}",
-            "CustomConcept101": f"a folder with {CUSTOM_CONCEPT_MANIFEST}",
-            "your own": "a folder of folders, each with the images of one object",
-        },
-        "tables": {name: headline(row) for name, row in PAPER.items() if row.figure is None},
-        "figures": {str(row.number): row.title for row in FIGURES.values()},
-    }
+            return {name: _summary(row.objective) for name, row in POISONS.items()}
+        case "defenses":
+            from safezone.defenses import DEFENSES
+
+            parts, plain = ("preprocess", "timesteps", "loss_mask"), DEFENSES["nominal"]
+            changed = {
+                name: [part for part in parts if getattr(row, part) != getattr(plain, part)]
+                for name, row in DEFENSES.items()
+            }
+            return {
+                name: ", ".join(own).replace("_", " ") or "nothing: plain training"
+                for name, own in changed.items()
+            }
+        case "methods":
+            from safezone.personalize import METHODS
+
+            return {name: _summary(method) for name, method in METHODS.items()}
+        case "models":
+            from safezone.models import BUILTIN
+            from safezone.models.known import KNOWN
+
+            return dict.fromkeys(BUILTIN, "built in") | {
+                name: f"{row.hub} on the hub, {row.image_size} px, predicts {row.predicts}, "
+                f"trained as {'; '.join(filter(None, (row.preset, row.note)))}"
+                for name, row in KNOWN.items()
+            }
+        case "encoders":
+            from safezone.scores.loading import BUILTIN_ENCODERS, HUB_NAMES
+
+            return dict.fromkeys(BUILTIN_ENCODERS, "built in") | {
+                name: f"{repository} on the hub" for name, repository in HUB_NAMES.items()
+            }
+        case "prompts":
+            from safezone.concepts.prompts import PROMPT_LISTS
+
+            return {
+                name: f"{plural(len(prompts), 'prompt')}, such as {prompts[0]!r}"
+                for name, prompts in PROMPT_LISTS.items()
+            }
+        case "datasets":
+            from safezone.concepts.datasets import CUSTOM_CONCEPT_MANIFEST, DREAMBOOTH_TABLE
+            from safezone.miniworld import novel_concepts
+
+            return {
+                "built in": ", ".join(concept.name for concept in novel_concepts()),
+                "DreamBooth": f"a folder with {DREAMBOOTH_TABLE}",
+                "CustomConcept101": f"a folder with {CUSTOM_CONCEPT_MANIFEST}",
+                "your own": "a folder of folders, each with the images of one object",
+            }
+        case "tables":
+            from safezone.paper.named import headline
+            from safezone.paper.rows import PAPER
+
+            return {name: headline(row) for name, row in PAPER.items() if row.figure is None}
+        case "figures":
+            from safezone.paper.measured.table import FIGURES
+
+            return {str(row.number): row.title for row in FIGURES.values()}
 
 
 def _summary(thing: object) -> str:
@@ -144,7 +159,7 @@ class PromptsCommand(Command):
         if self.name is not None:
             prompts = list(prompt_list(self.name))
             return Answer({"name": self.name, "prompts": prompts}, "\n".join(prompts))
-        lines = [f"{name}: {text}" for name, text in _names()["prompts"].items()]
+        lines = [f"{name}: {text}" for name, text in _names("prompts").items()]
         return Answer({name: list(each) for name, each in PROMPT_LISTS.items()}, "\n".join(lines))
 
 
