@@ -129,6 +129,18 @@ def test_sixteen_bit_colour_is_scaled_not_clipped(tmp_path: Path) -> None:
     assert np.abs(difference).max() < 1.01
 
 
+def test_cmyk_without_a_profile_needs_no_colour_management(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> object:
+        raise ImportError("Pillow was built without LittleCMS")
+
+    monkeypatch.setattr(ImageCms, "createProfile", missing)
+    image = Image.fromarray(smooth(8, 8)).convert("CMYK")
+    image.save(tmp_path / "a.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), np.asarray(image.convert("RGB")))
+
+
 def test_broken_cmyk_profile_falls_back(tmp_path: Path) -> None:
     image = Image.fromarray(smooth(8, 8)).convert("CMYK")
     image.save(tmp_path / "a.tif", icc_profile=b"no profile at all")

@@ -82,11 +82,14 @@ def _eight_bit_grey(image: Image.Image) -> Image.Image:
 
 
 def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
-    profile, srgb = io.BytesIO(image.info.get("icc_profile") or b""), ImageCms.createProfile("sRGB")
-    with suppress(ImageCms.PyCMSError, OSError):  # none, or one that is broken or foreign
-        converted = ImageCms.profileToProfile(image, profile, srgb, outputMode="RGB")
-        if converted is not None:
-            return converted
+    profile = image.info.get("icc_profile")
+    with suppress(ImageCms.PyCMSError, OSError):  # a profile that is broken or foreign
+        if profile:
+            converted = ImageCms.profileToProfile(
+                image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+            if converted is not None:
+                return converted
     return image.convert("RGB")  # the best guess left
 
 
