@@ -194,6 +194,7 @@ def test_a_file_says_axes_includes_and_excludes(tmp_path: Path) -> None:
         ("    - szt", "    - sztt", 6),
         ("[clean, adm+]", "[clean, nothing]", 3),
         ("name: mine", "nam: mine", 1),
+        ("name: mine", "# a name is missing\n\n", 4),  # told where the settings begin
         ("  defenses:", "  defences:", 4),
         ("defense: lm}", "defense: 7}", 8),
         ("defense: lm}", "concept: C}", 8),

@@ -71,15 +71,15 @@ class GridFile(Closed):
     exclude: tuple[CellFilter, ...] = ()
 
 
-def _lines(node: yaml.Node | None, place: Location = (), line: int = 1) -> dict[Location, int]:
-    """The line of everything in the file."""
-    lines = {place: line}
+def _lines(node: yaml.Node, place: Location = (), line: int | None = None) -> dict[Location, int]:
+    """The line of everything in the file: of a value its key's, of the file its first one."""
+    lines = {place: node.start_mark.line + 1 if line is None else line}
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             lines |= _lines(value, (*place, key.value), key.start_mark.line + 1)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            lines |= _lines(value, (*place, index), value.start_mark.line + 1)
+            lines |= _lines(value, (*place, index))
     return lines
 
 
@@ -89,7 +89,8 @@ def file_grid(path: Path, scope: Scope, settings: Settings) -> Grid:
     An exclude that takes nothing away and a grid without runs are errors as well.
     """
     text = read_text(path, "a YAML file")
-    tree, lines = parse_yaml(text, path), _lines(yaml.compose(text, yaml.SafeLoader))
+    tree, node = parse_yaml(text, path), yaml.compose(text, yaml.SafeLoader)
+    lines: dict[Location, int] = {(): 1} if node is None else _lines(node)
 
     def at(location: Location) -> str:
         """The line of the nearest thing around the location that is in the file."""
