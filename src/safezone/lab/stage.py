@@ -32,8 +32,8 @@ class Stage:
     does, of a run; a text where the key is known without inputs, None where the run leaves its
     first input as it is. A stage without ``settings`` is not of runs: figures measure with it, by
     keys of their own. ``label``: the beginning of a folder's name. ``operations``: floating-point
-    operations of one artifact. ``size``: its bytes. ``about``: what the
-    record says of the run, beside what the key covers.
+    operations of one artifact. ``size``: its bytes. ``about``: what the record says of the run,
+    beside what the key covers.
     """
 
     name: str
