@@ -193,3 +193,4 @@ def test_pooled_runs_are_one_set_and_a_concepts_references_count_once() -> None:
     assert distance.value == float(frechet_distance(Slices.rows[:60], Slices.rows[150:]))
     one = {"generated": Slices.rows[:1], "clean": Slices.rows[:9]}
     assert pooled_distance([("Cup", one)]) is None
+    assert pooled_distance([]) is None

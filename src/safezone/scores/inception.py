@@ -249,6 +249,8 @@ def pooled_distance(runs: Iterable[tuple[str, Mapping[str, Any]]]) -> Score | No
     for concept, features in runs:
         generated.append(features["generated"])
         clean.setdefault(concept, features["clean"])
-    ours, references = torch.cat(generated), torch.cat(list(clean.values()))
-    n, m = len(ours), len(references)
-    return Score("fid", frechet_distance(ours, references), n, m) if min(n, m) > 1 else None
+    n, m = sum(map(len, generated)), sum(map(len, clean.values()))
+    if min(n, m) < 2:
+        return None
+    value = frechet_distance(torch.cat(generated), torch.cat(list(clean.values())))
+    return Score("fid", value, n, m)
