@@ -281,6 +281,7 @@ def test_what_is_saved_is_loaded_and_gone_on_from(
     [
         ({"rank": 0}, "rank is 0"),
         ({"alpha": -1.0}, "alpha is -1"),
+        ({"alpha": float("nan")}, "alpha is nan"),
         ({"targets": ("to_z",)}, "to_z"),
     ],
 )
@@ -293,6 +294,15 @@ def test_unfit_settings_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=words):
         train(tiny_model, [run_of(concept)], LoRA(**values), progress=False)
+
+
+@pytest.mark.parametrize("method", [LoRA, CustomDiffusion])
+@pytest.mark.parametrize("values", [{"steps": 0}, {"learning_rate": -1.0}], ids=str)
+def test_what_a_method_has_its_own_default_of_keeps_its_range(
+    method: Callable[..., Any], values: dict[str, Any]
+) -> None:
+    with pytest.raises(UserError, match=f"{min(values)} is "):
+        method(**values)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)

@@ -13,7 +13,7 @@ from safezone.arrays import stream
 from safezone.concepts import Concept
 from safezone.concepts.prompts import Templates
 from safezone.errors import UserError
-from safezone.fields import Count, Positive
+from safezone.fields import Count, Positive, Rate
 from safezone.models.base import Model
 from safezone.models.deltas import Delta, Full, LowRank
 from safezone.personalize.adapters import VECTORS
@@ -150,8 +150,8 @@ class LoRA(Personalization):
 
     name: ClassVar[str] = "lora"
 
-    steps: int = 1000
-    learning_rate: float = 1e-4
+    steps: Count = 1000
+    learning_rate: Rate = 1e-4
     templates: Templates | tuple[str, ...] = ("a photo of a {}",)
     rank: Count = 4
     alpha: Positive | None = None
@@ -229,8 +229,8 @@ class CustomDiffusion(TextualInversion):
 
     name: ClassVar[str] = "custom diffusion"
 
-    steps: int = 1000
-    learning_rate: float = 1e-5
+    steps: Count = 1000
+    learning_rate: Rate = 1e-5
     crop_rescale: bool = False  # type: ignore[misc]
 
     def trigger(self, concept: Concept) -> str:
