@@ -152,8 +152,7 @@ class StableDiffusion:
                 noisy_latents.to(*kind),
                 self.process.network_time(timesteps.to(self.device)),
                 encoder_hidden_states=conditioning.encoder_hidden_states.to(*kind),
-                added_cond_kwargs=added
-                and {name: value.to(*kind) for name, value in added.items()},
+                added_cond_kwargs=added,
             ).sample
         return prediction.to(noisy_latents.dtype)
 
