@@ -341,6 +341,7 @@ def test_parts_that_contradict_each_other_are_refused(name: str, what: str) -> N
         ("jpeg+", "no defense ''"),
         ("", "no defense ''"),
         ("t1000", "no defense t1000: fraction is 1.0; give a number below 1"),
+        ("pdmpure5", "no defense pdmpure5: start is 5; give at least 10, which is stride"),
         ("t600.5", "not whole"),
         ("tanhh3", "did you mean.*tanh"),
         ("power101", "rho"),

@@ -1,1 +1,1 @@
-"""The commands of the command line, one module each: ``DESCRIPTION``, ``Options``, ``run``."""
+"""The commands of the command line: a class each, whose fields are the options (``command``)."""

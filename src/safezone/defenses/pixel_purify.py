@@ -81,7 +81,7 @@ def _resized(images: Images, side: int) -> Float[Tensor, "batch 3 {side} {side}"
 
 def _require_stride(start: int, stride: int) -> None:
     if stride > start:
-        raise UserError(f"stride is {stride}; give at most {start}, which is start")
+        raise UserError(f"start is {start}; give at least {stride}, which is stride")
 
 
 def _is_small(model: Model | None) -> bool:

@@ -262,7 +262,12 @@ def grids_in(workspace: Path) -> list[Path]:
     """The folders of the grids that were run in a workspace, tables in the paper's order."""
     indices = {path.parent: read_json(path) for path in workspace.glob(f"*/{INDEX}")}
     grids = [folder for folder, index in indices.items() if index.get("grid")]
-    return sorted(grids, key=lambda folder: (indices[folder].get("table") or math.inf, folder.name))
+
+    def order(folder: Path) -> tuple[float, str]:
+        number = indices[folder].get("table")
+        return (number if isinstance(number, int) else math.inf), folder.name
+
+    return sorted(grids, key=order)
 
 
 def write_workspace_page(workspace: Path, title: str, pictures: int = PICTURES) -> Path:
