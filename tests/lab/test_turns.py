@@ -11,7 +11,7 @@ from safezone.errors import UserError
 from safezone.files import locked, write_json
 from safezone.lab.lab import TRAINING_FOLDER, Lab
 from safezone.lab.run import Grid
-from safezone.lab.schedule import run_grid
+from safezone.lab.schedule import make, run_grid
 from safezone.lab.stage import job
 from safezone.lab.store import MAKING, WORK, in_turn, turn
 from safezone.lab.trainings import MEMBERS, member
@@ -51,6 +51,32 @@ def test_what_another_process_makes_comes_last_and_is_waited_for(tmp_path: Path)
     os.waitpid(process, 0)
     assert order == [places[1], places[2], places[0]]
     assert not list(tmp_path.glob(f"{MAKING}*"))
+
+
+def test_the_rest_is_brought_to_its_end_while_another_process_is_at_a_poison(
+    tmp_path: Path, tiny_model: Model
+) -> None:
+    lab = replace(small_lab(tmp_path / "work", tiny_model), sharers=2)
+    all_jobs = [job(lab, run) for run in grid(lab)]
+    held = next(j for j in all_jobs if j.run.poison != "clean").of["poison"].place
+    others = [j.of["score"] for j in all_jobs if j.of["poison"].place != held]
+    assert len(others) == 6 and len(all_jobs) == 8
+    held.parent.mkdir(parents=True)
+    process = os.fork()
+    if process == 0:
+        with turn(held):
+            (tmp_path / "held").touch()
+            end = time.monotonic() + 300
+            while not all(each.done for each in others) and time.monotonic() < end:
+                time.sleep(0.05)
+        os._exit(0 if all(each.done for each in others) else 1)
+    while not (tmp_path / "held").exists():
+        time.sleep(0.01)
+    notes: list[str] = []
+    assert make(lab, grid(lab), note=notes.append) == {}
+    assert os.waitpid(process, 0)[1] == 0
+    assert all(each.of["score"].done for each in all_jobs)
+    assert [note for note in notes if note.startswith("poison")] == ["poison: 1 of 1 made"]
 
 
 def _measure(workspace: Path, model: Model, runs: Grid) -> None:

@@ -44,10 +44,13 @@ class Job:
 
 
 class Make(Protocol):
-    """Makes what is missing of some jobs; returns why runs failed, of shared work the first run."""
+    """Makes what is missing of some jobs; returns why runs failed, of shared work the first run.
+
+    ``wait``: for what other processes are at; otherwise it is left to them.
+    """
 
     def __call__(
-        self, lab: "Lab", jobs: Sequence[Job], *, progress: bool, note: Note
+        self, lab: "Lab", jobs: Sequence[Job], *, wait: bool, progress: bool, note: Note
     ) -> Failures: ...
 
 

@@ -54,12 +54,14 @@ def in_groups(
     lab: Lab,
     jobs: Sequence[Job],
     *,
+    wait: bool,
     progress: bool,
     note: Note,
 ) -> Failures:
     """Makes what is missing, each group by one of the processes that share the workspace.
 
-    Where a group fails, each of its jobs alone, so that only the guilty ones fail.
+    ``wait``: for what others make. Where a group fails, each of its jobs alone, so that only the
+    guilty ones fail.
     """
     todo = {a.place: job for job in jobs if not (a := job.of[stage]).done}
     places = [[job.of[stage].place for job in group] for group in groups(lab, list(todo.values()))]
@@ -77,12 +79,13 @@ def in_groups(
                     attempt([job])
 
     bar = tqdm(total=len(todo), desc=stage, disable=not progress or not todo)
-    with bar, closing(together(places)) as turns:
+    with bar, closing(together(places, wait=wait)) as turns:
         for ours in turns:
             attempt([todo[place] for place in ours])
             bar.update(len(ours))
-    if todo:
-        note(f"{stage}: {len(todo) - len(failed)} of {len(todo)} made")
+    done = sum(job.of[stage].done for job in todo.values())
+    if todo and (wait or done + len(failed) == len(todo)):  # else it is told in the end
+        note(f"{stage}: {done} of {len(todo)} made")
     return failed
 
 
@@ -92,6 +95,7 @@ def one_by_one(
     lab: Lab,
     jobs: Sequence[Job],
     *,
+    wait: bool,
     progress: bool,
     note: Note,
 ) -> Failures:
@@ -104,7 +108,7 @@ def one_by_one(
         (job,) = group
         make(lab, job)
 
-    return in_groups(stage, groups, alone, lab, jobs, progress=progress, note=note)
+    return in_groups(stage, groups, alone, lab, jobs, wait=wait, progress=progress, note=note)
 
 
 def clean(lab: Lab, job: Job) -> None:

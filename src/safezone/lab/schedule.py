@@ -79,26 +79,42 @@ def make(
     """Makes what is missing, up to the stage called ``last``; returns why runs failed.
 
     A run that fails does not stop the others. Any number of processes may do so in one folder at
-    the same time.
+    the same time; one that shares it goes through all stages first without waiting for others.
     """
     failed = _refused(lab, grid)
     made = jobs(lab, grid, stages)
-    for stage in of_runs(stages):
-        left = [job for job in made if job.run not in failed]
-        artifacts = own(stage, left)
-        _reuse(lab, stage, left)
-        failures: Failures = {}
-        if stage.make is not None and not all(artifact.done for artifact in artifacts):
-            failures = stage.make(lab, list(artifacts.values()), progress=progress, note=note)
-        reasons = {job.of[stage.name]: failures[job.run] for job in left if job.run in failures}
-        for job in left:  # what is shared fails for all that share it
-            artifact = job.of[stage.name]
-            reason = reasons.get(artifact) or artifact.failure
-            if reason is not None:
-                failed[job.run] = reason
-        if stage.name == last:
-            break
+    for wait in (True,) if lab.sharers == 1 else (False, True):
+        left = made
+        for stage in of_runs(stages):
+            left = [job for job in left if job.run not in failed]
+            failed |= _make_stage(lab, stage, left, wait=wait, progress=progress, note=note)
+            if not wait:  # what others are at, with all that rests on it, is made afterwards
+                left = [job for job in left if job.of[stage.name].done]
+            if stage.name == last:
+                break
     sweep(lab.folder / TRAINING_FOLDER, [a for job in made if (a := job.of["personalize"]).done])
+    return failed
+
+
+def _make_stage(
+    lab: Lab, stage: Stage, left: Sequence[Job], *, wait: bool, progress: bool, note: Note
+) -> Failures:
+    """Makes what is missing of one stage; of what is shared, a failure is that of all."""
+    artifacts = own(stage, left)
+    _reuse(lab, stage, left)
+    failures: Failures = {}
+    if stage.make is not None and not all(artifact.done for artifact in artifacts):
+        owners = list(artifacts.values())
+        failures = stage.make(lab, owners, wait=wait, progress=progress, note=note)
+    reasons = {job.of[stage.name]: failures[job.run] for job in left if job.run in failures}
+    failed: Failures = {}
+    for job in left:
+        artifact = job.of[stage.name]
+        reason = reasons.get(artifact)
+        if reason is None and (wait or artifact.done):
+            reason = artifact.failure
+        if reason is not None:
+            failed[job.run] = reason
     return failed
 
 

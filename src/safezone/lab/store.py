@@ -100,9 +100,9 @@ def turn(place: Path, *, wait: bool = False) -> AbstractContextManager[bool]:
     return lock_file(place.with_name(f"{MAKING}{place.name}"), wait=wait)
 
 
-def together(groups: Iterable[Sequence[Path]]) -> Generator[list[Path]]:
+def together(groups: Iterable[Sequence[Path]], *, wait: bool = True) -> Generator[list[Path]]:
     """Every group's places, held while the caller works on them; those that others make come last,
-    each alone."""
+    each alone, or, without ``wait``, not at all."""
     waiting: list[Path] = []
     for group in groups:
         with ExitStack() as held:
@@ -110,14 +110,14 @@ def together(groups: Iterable[Sequence[Path]]) -> Generator[list[Path]]:
             if ours:
                 yield ours
         waiting += [place for place in group if place not in ours]
-    for place in waiting:
+    for place in waiting if wait else ():
         with turn(place, wait=True):
             yield [place]
 
 
-def in_turn(places: Iterable[Path]) -> Generator[Path]:
-    """Every place, held while the caller works on it; those that others make come last."""
-    with closing(together([place] for place in places)) as turns:
+def in_turn(places: Iterable[Path], *, wait: bool = True) -> Generator[Path]:
+    """``together``, one by one."""
+    with closing(together(([place] for place in places), wait=wait)) as turns:
         for (place,) in turns:
             yield place
 

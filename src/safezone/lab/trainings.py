@@ -143,20 +143,22 @@ def train_all(
     scratch: Path,
     *,
     most: int | None = None,
+    wait: bool = True,
     progress: bool = True,
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
     """Trains what is missing, ``most`` runs in one pass, or what the training and the device say.
 
-    ``scratch`` holds the checkpoints: a killed training goes on from its last one. A run that
-    became NaN is written as well; its record tells the step.
+    ``wait``: for trainings that other processes are at. ``scratch`` holds the checkpoints: a killed
+    training goes on from its last one. A run that became NaN is written as well; its record tells
+    the step.
     """
     todo = [job.artifact for job in jobs if not job.artifact.done]
     started = time.monotonic()
     while not all(each.done for each in todo):  # again where another process had other groups
         runs_per_pass = most or training.runs_per_pass or _fitting(model, training)
         groups = dict(_groups(jobs, scratch, runs_per_pass))
-        with closing(in_turn(groups)) as turns:
+        with closing(in_turn(groups, wait=wait)) as turns:
             for folder in turns:
                 group = _to_train(folder, groups[folder])
                 if group:
@@ -167,6 +169,8 @@ def train_all(
                     pace = (time.monotonic() - started) / finished
                     left = f", about {max(1, round(pace * (len(todo) - finished) / 60))} min left"
                 note(f"{finished} of {len(todo)} runs trained{left}")
+        if not wait:
+            break
     sweep(scratch, [job.artifact for job in jobs if job.artifact.done])
 
 
@@ -254,8 +258,13 @@ def _prepared(lab: Lab, job: Job) -> PreparedRun:
     return PreparedRun(run.label, concept, *how, record=record, words=row.words)
 
 
-def personalize(lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note) -> Failures:
-    """Trains what is missing, in passes as large as fit into memory."""
+def personalize(
+    lab: Lab, jobs: Sequence[Job], *, wait: bool, progress: bool, note: Note
+) -> Failures:
+    """Trains what is missing, in passes as large as fit into memory.
+
+    ``wait``: for trainings that other processes are at.
+    """
     failed: Failures = {}
     by_training: dict[Training, dict[Run, TrainingJob]] = {}
     for job in jobs:
@@ -269,7 +278,10 @@ def personalize(lab: Lab, jobs: Sequence[Job], *, progress: bool, note: Note) ->
         training = TrainingJob(opened, artifact, about(lab, job))
         by_training.setdefault(lab.training(job.run), {})[job.run] = training
     for settings, chosen in by_training.items():
-        failed |= _train(lab, settings, chosen, progress, note)
+        train = partial(
+            train_all, lab.model, training=settings, wait=wait, progress=progress, note=note
+        )
+        failed |= _train(lab, settings, chosen, train)
     return failed
 
 
@@ -285,8 +297,12 @@ def _fitting(model: Model, training: Training) -> int:
 
 
 def _train(
-    lab: Lab, settings: Training, jobs: Mapping[Run, TrainingJob], progress: bool, note: Note
+    lab: Lab,
+    settings: Training,
+    jobs: Mapping[Run, TrainingJob],
+    train: Callable[..., None],
 ) -> Failures:
+    """``train``: ``train_all`` with all that is the same for all jobs."""
     scratch = lab.folder / TRAINING_FOLDER
     most = settings.runs_per_pass or RUNS.on(lab.model)
     capacity = Capacity(
@@ -302,7 +318,7 @@ def _train(
             if size < most:  # what was begun has fitted before
                 begun = size == capacity.known
                 dissolve(scratch, [job.artifact for job in chosen], size, begun=begun)
-            train_all(lab.model, chosen, settings, scratch, most=size, progress=progress, note=note)
+            train(jobs=chosen, scratch=scratch, most=size)
 
         replace(capacity, wanted=min(capacity.wanted, len(chosen))).fit(attempt)
 
