@@ -200,9 +200,9 @@ def recorded_steps() -> Iterator[list[float]]:
 
 @contextmanager
 def recorded_network(model: Model) -> Iterator[list[float]]:
-    """The seconds of each call of the text encoder, the U-Net and backward, in this order.
+    """The seconds of each call of the text encoder, the U-Net and the gradient, in this order.
 
-    Backward is timed as a whole: apart from a handful of elementwise operations of the loss all
+    The gradient is timed as a whole: apart from a handful of elementwise operations of the loss all
     of it is the two networks'.
     """
     seconds: list[float] = []
@@ -218,7 +218,7 @@ def recorded_network(model: Model) -> Iterator[list[float]]:
         return wrapper
 
     with ExitStack() as stack:
-        for owner, name in ((model, "embed_text"), (model, "predict"), (torch.Tensor, "backward")):
+        for owner, name in ((model, "embed_text"), (model, "predict"), (torch.autograd, "grad")):
             stack.enter_context(mock.patch.object(owner, name, timed(getattr(owner, name))))
         yield seconds
 
