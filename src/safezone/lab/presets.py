@@ -71,12 +71,15 @@ _CUSTOM: Final = Training("custom-diffusion", steps=1000, learning_rate=1e-5)
 _SHORT: Final = Training(steps=2500)
 # Chosen on clean images of the six development objects; docs/claim.md tells what else was tried.
 _MINI: Final = Training(steps=200, batch_size=2, learning_rate=2e-2, checkpoint_every=20)
-_MINI_LAYERS: Final = replace(_MINI, learning_rate=4e-3, schedule="cosine")
+_MINI_LORA: Final = replace(_MINI, method="lora", learning_rate=4e-3, schedule="cosine")
+_MINI_CUSTOM: Final = replace(
+    _MINI, method="custom-diffusion", steps=400, learning_rate=2e-3, schedule="cosine"
+)
 
 TRAINING: Final[Mapping[tuple[str, str], Training]] = {
     ("mini", "ti"): _MINI,
-    ("mini", "lora"): replace(_MINI_LAYERS, method="lora"),
-    ("mini", "custom-diffusion"): replace(_MINI_LAYERS, method="custom-diffusion"),
+    ("mini", "lora"): _MINI_LORA,
+    ("mini", "custom-diffusion"): _MINI_CUSTOM,
     # Sec. 5.1, and Appendix P for the other methods, whose rates are those of diffusers' own
     # scripts: the paper does not state them.
     ("sd15", "ti"): Training(steps=5000, batch_size=1, learning_rate=5e-4),
