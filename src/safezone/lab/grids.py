@@ -106,9 +106,9 @@ def file_grid(path: Path, scope: Scope, settings: Settings) -> Grid:
         faults = error.errors()  # a misspelt key is also a missing one: the former says more
         first = min(faults, key=lambda each: each["type"] != "unexpected_keyword_argument")
         location = tuple(first["loc"])
-        raise UserError(
-            f"{at(location)}: {'.'.join(map(str, location))} {reason(first)}"
-        ) from error
+        key, top = ".".join(map(str, location)), len(location) == 1
+        fields = "; a grid has name, axes and, if needed, include and exclude" if top else ""
+        raise UserError(f"{at(location)}: {key} {reason(first)}{fields}") from error
     for location, check, name in _names(file, scope, settings):
         try:
             check(name)

@@ -100,6 +100,11 @@ class Training(Checked):
     """Each step of training, poison and drawing as one CUDA graph (GPU): a little more memory, far
     less work for the processor."""
 
+    @property
+    def samples(self) -> int:
+        """Images of a run that go through the model together."""
+        return self.batch_size * (2 if self.prior_weight else 1)
+
     def personalization(self) -> "Personalization":
         """The same as the trainer's own settings.
 

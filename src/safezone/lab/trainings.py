@@ -156,8 +156,10 @@ def train_all(
     todo = [job.artifact for job in jobs if not job.artifact.done]
     started = time.monotonic()
     while not all(each.done for each in todo):  # again where another process had other groups
-        runs_per_pass = most or training.runs_per_pass or _fitting(model, training)
-        groups = dict(_groups(jobs, scratch, runs_per_pass))
+        size = most or training.runs_per_pass
+        if size is None:
+            size = fitting(model, RUNS.on(model), ItemBytes.of(model).trained * training.samples)
+        groups = dict(_groups(jobs, scratch, size))
         with closing(in_turn(groups, wait=wait)) as turns:
             for folder in turns:
                 group = _to_train(folder, groups[folder])
@@ -261,10 +263,7 @@ def _prepared(lab: Lab, job: Job) -> PreparedRun:
 def personalize(
     lab: Lab, jobs: Sequence[Job], *, wait: bool, progress: bool, note: Note
 ) -> Failures:
-    """Trains what is missing, in passes as large as fit into memory.
-
-    ``wait``: for trainings that other processes are at.
-    """
+    """Trains what is missing, in passes as large as fit into memory; ``wait``: see ``Make``."""
     failed: Failures = {}
     by_training: dict[Training, dict[Run, TrainingJob]] = {}
     for job in jobs:
@@ -277,30 +276,14 @@ def personalize(
             continue
         training = TrainingJob(opened, artifact, about(lab, job))
         by_training.setdefault(lab.training(job.run), {})[job.run] = training
+    train = partial(train_all, lab.model, wait=wait, progress=progress, note=note)
     for settings, chosen in by_training.items():
-        train = partial(
-            train_all, lab.model, training=settings, wait=wait, progress=progress, note=note
-        )
         failed |= _train(lab, settings, chosen, train)
     return failed
 
 
-def _samples(training: Training) -> int:
-    """Images of a run that go through the model together."""
-    return training.batch_size * (2 if training.prior_weight else 1)
-
-
-def _fitting(model: Model, training: Training) -> int:
-    """The runs that fit into a pass."""
-    item = ItemBytes.of(model).trained * _samples(training)
-    return fitting(model, RUNS.on(model), item)
-
-
 def _train(
-    lab: Lab,
-    settings: Training,
-    jobs: Mapping[Run, TrainingJob],
-    train: Callable[..., None],
+    lab: Lab, settings: Training, jobs: Mapping[Run, TrainingJob], train: Callable[..., None]
 ) -> Failures:
     """``train``: ``train_all`` with all that is the same for all jobs."""
     scratch = lab.folder / TRAINING_FOLDER
@@ -310,7 +293,7 @@ def _train(
         lab.model,
         f"{settings.method} x {settings.batch_size}",
         min(most, math.ceil(len(jobs) / lab.sharers)),
-        lab.item_bytes(lab.model).trained * _samples(settings),
+        lab.item_bytes(lab.model).trained * settings.samples,
     )
 
     def fit(chosen: Sequence[TrainingJob]) -> None:
@@ -318,7 +301,7 @@ def _train(
             if size < most:  # what was begun has fitted before
                 begun = size == capacity.known
                 dissolve(scratch, [job.artifact for job in chosen], size, begun=begun)
-            train(jobs=chosen, scratch=scratch, most=size)
+            train(chosen, settings, scratch, most=size)
 
         replace(capacity, wanted=min(capacity.wanted, len(chosen))).fit(attempt)
 
