@@ -63,17 +63,22 @@ def _unet(model: str) -> Any:
         return UNet2DConditionModel(**shape)
 
 
-def passes(model: str) -> tuple[float, float, float]:
-    """Operations of one sample through encoder, U-Net and decoder."""
-    side = KNOWN[model].image_size
-    unet = _unet(model)
+def sd_vae() -> AutoencoderKL:
+    """The autoencoder of Stable Diffusion and XL, without memory for its weights."""
     with torch.device("meta"):
-        vae = AutoencoderKL(
+        return AutoencoderKL(
             block_out_channels=(128, 256, 512, 512),
             down_block_types=("DownEncoderBlock2D",) * 4,
             up_block_types=("UpDecoderBlock2D",) * 4,
             layers_per_block=2,
         )
+
+
+def passes(model: str) -> tuple[float, float, float]:
+    """Operations of one sample through encoder, U-Net and decoder."""
+    side = KNOWN[model].image_size
+    unet, vae = _unet(model), sd_vae()
+    with torch.device("meta"):
         image, latents = torch.empty(1, 3, side, side), torch.empty(1, 4, side // 8, side // 8)
         words = torch.empty(1, 77, unet.config.cross_attention_dim)
     return (

@@ -12,8 +12,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
-from gpu_hours import _unet
+from gpu_hours import _unet, sd_vae
 from torch import Tensor
 
 GIB = 2**30
@@ -46,13 +45,8 @@ def main() -> None:
     print("| | weights, GiB | kept of one sample, GiB | with checkpointing |\n|---|---:|---:|---:|")
     for model, side in (("sd15", 512), ("sdxl", 1024)):
         unet = _unet(model).requires_grad_(False)
+        vae = sd_vae().requires_grad_(False)
         with torch.device("meta"):
-            vae = AutoencoderKL(
-                block_out_channels=(128, 256, 512, 512),
-                down_block_types=("DownEncoderBlock2D",) * 4,
-                up_block_types=("UpDecoderBlock2D",) * 4,
-                layers_per_block=2,
-            ).requires_grad_(False)
             image = torch.empty(1, 3, side, side, requires_grad=True)
             latents = torch.empty(1, 4, side // 8, side // 8)
             words = torch.empty(1, 77, unet.config.cross_attention_dim, requires_grad=True)

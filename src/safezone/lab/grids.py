@@ -83,6 +83,9 @@ def _lines(node: yaml.Node, place: Location = (), line: int | None = None) -> di
     return lines
 
 
+_KEYS: Final = "name, axes and, if needed, include and exclude"
+
+
 def file_grid(path: Path, scope: Scope, settings: Settings) -> Grid:
     """The file's grid at the scope; UserError with its line for what is unknown or wrong.
 
@@ -99,16 +102,17 @@ def file_grid(path: Path, scope: Scope, settings: Settings) -> Grid:
         return f"{path}, line {lines[location]}"
 
     if not tree:
-        raise UserError(f"{at(())}: give name, axes and, if needed, include and exclude")
+        raise UserError(f"{at(())}: give {_KEYS}")
     try:
         file = TypeAdapter(GridFile).validate_python(tree)
     except ValidationError as error:
         faults = error.errors()  # a misspelt key is also a missing one: the former says more
         first = min(faults, key=lambda each: each["type"] != "unexpected_keyword_argument")
         location = tuple(first["loc"])
-        key, top = ".".join(map(str, location)), len(location) == 1
-        fields = "; a grid has name, axes and, if needed, include and exclude" if top else ""
-        raise UserError(f"{at(location)}: {key} {reason(first)}{fields}") from error
+        misspelt = first["type"] == "unexpected_keyword_argument" and len(location) == 1
+        keys = f"; a grid has {_KEYS}" if misspelt else ""
+        key = ".".join(map(str, location))
+        raise UserError(f"{at(location)}: {key} {reason(first)}{keys}") from error
     for location, check, name in _names(file, scope, settings):
         try:
             check(name)
