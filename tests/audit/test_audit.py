@@ -157,13 +157,21 @@ def test_a_flag_is_raised_when_it_holds_and_only_then(tmp_path: Path, name: str)
     assert name not in {flag.name for flag in raised(_facts(tmp_path / "down", **down))}
 
 
+MUCH = Learned("plain", "plain", Interval(0.7, 0.6, 0.8), Interval(0.8, 0.7, 0.9), None)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         (lambda outcome: outcome, "the protection did not hold"),
         (
             lambda outcome: replace(outcome, worst=outcome.plain),
-            "none of 1 careful trainings learned more",
+            "protected ones 0.40, 43% of what clean images gave; none of 1 careful trainings learned "
+            "more: the protection held against these",
+        ),
+        (
+            lambda outcome: replace(outcome, plain=MUCH, worst=MUCH),
+            "none of 1 careful trainings learned more: the protection did not hold",
         ),
         (lambda outcome: replace(outcome, clean=None), "without the originals"),
         (
@@ -249,6 +257,31 @@ def test_a_process_that_helps_opens_the_lab_of_the_same_grid(
     assert (opened.sharers, opened.folder) == (2, expected.folder)
     for run in plan.grid(lab.model.name):
         assert job(opened, run).of["score"].place == job(expected, run).of["score"].place
+
+
+def test_a_quick_audit_draws_fewer_images_unless_it_is_told_otherwise() -> None:
+    def drawn(*words: str) -> list[str]:
+        options = parse(command.AuditCommand, ["folder", *words])
+        return [*options.sampling.texts()] * options.sampling.images_per_prompt
+
+    quick = ("--attacker", "quick")
+    assert [len(drawn()), len(drawn(*quick)), len(drawn("--attacker=quick-1"))] == [12, 6, 6]
+    assert [len(drawn("--model", "sd15")), len(drawn(*quick, "--model", "sd15"))] == [120, 24]
+    assert len(drawn(*quick, "--sampling.prompts", "mini")) == 12
+
+
+@pytest.mark.parametrize(
+    ("words", "percents"), [([], (25, 50, 75)), (["--attacker", "quick"], (50,))]
+)
+def test_how_many_images_are_protected(
+    tmp_path: Path, tiny_model_folder: Path, words: list[str], percents: tuple[int, ...]
+) -> None:
+    protected, clean = _folders(tmp_path)
+    where = [str(protected), "--clean", str(clean), "--model", str(tiny_model_folder)]
+    scoring = ("--instance-encoder", "mini-instance", "--text-image-encoder", "mini-clip")
+    for given, expected in (([], percents), (["--partial", "10"], (10,))):
+        options = parse(command.AuditCommand, [*where, *scoring, *words, *given])
+        assert command.plan_of(options)[1].partial == expected
 
 
 @pytest.mark.parametrize(

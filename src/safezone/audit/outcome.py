@@ -132,10 +132,12 @@ def verdict(outcome: Outcome, floor: float) -> str:
         )
     share = max(0.0, (worst - floor) / (clean - floor))
     began = f"With {outcome.method}, clean images gave {clean:.2f} and protected ones {plain:.2f}"
+    told, held = f"{share:.0%} of what clean images gave", "the protection did not hold"
     if worst == plain:
-        return f"{began}; none of {len(outcome.attackers) - 1} careful trainings learned more."
-    held = "the protection did not hold" if share >= HALF else "part of the protection was left"
-    return f"{began}; {most}, {share:.0%} of what clean images gave: {held}."
+        against = held if share >= HALF else "the protection held against these"
+        careful = len(outcome.attackers) - 1
+        return f"{began}, {told}; none of {careful} careful trainings learned more: {against}."
+    return f"{began}; {most}, {told}: {held if share >= HALF else 'part of it was left'}."
 
 
 def plain_values(value: Any) -> Any:

@@ -115,20 +115,23 @@ def _close(case: Case) -> list[tuple[str, Picture]]:
     return [(t, picture(crop, t, exact=True)) for t, crop in zip(titles, crops, strict=True)]
 
 
-def plane(outcome: Outcome, seen: Iterable[Visibility]) -> "Figure | None":
-    """What plain and careful training learned at each budget, over how visible it is."""
-    levels = [each for each in seen if each.level in outcome.budgets and math.isfinite(each.psnr)]
-    if len(levels) < 2:
-        return None
-    x = torch.tensor([each.psnr for each in levels])
-    sides = {"plain training": outcome.budgets, "most careful training": outcome.careful}
-    series = [
-        Series(name, x, torch.tensor([values[each.level].mean for each in levels if each.level]))
-        for name, values in sides.items()
-        if all(each.level in values for each in levels)
-    ]
-    panel = Panel(outcome.method, series, "PSNR of the protection, dB", "similarity learned")
-    return draw_panels("", [[panel]], width=5.2, height=3.2)
+def plane(outcomes: Iterable[Outcome], seen: Sequence[Visibility]) -> "Figure | None":
+    """What plain and careful training learned at each budget, over how visible it is, by method."""
+    panels = []
+    for outcome in outcomes:
+        levels = [e for e in seen if e.level in outcome.budgets and math.isfinite(e.psnr)]
+        if len(levels) < 2:
+            continue
+        x = torch.tensor([each.psnr for each in levels])
+        sides = {"plain training": outcome.budgets, "most careful training": outcome.careful}
+        series = [
+            Series(name, x, torch.tensor([values[e.level].mean for e in levels if e.level]))
+            for name, values in sides.items()
+            if all(each.level in values for each in levels)
+        ]
+        axes = ("PSNR of the protection, dB", "similarity learned")
+        panels.append(Panel(outcome.method, series, *axes))
+    return draw_panels("", [panels], width=4.8, height=3.2) if panels else None
 
 
 def fill_template(name: str, **values: Any) -> str:
@@ -141,7 +144,7 @@ def fill_template(name: str, **values: Any) -> str:
 def lead(lab: Lab, facts: Facts, seen: Sequence[Visibility]) -> str:
     """The upper part of the page, as HTML."""
     plan, outcomes = facts.plan, facts.outcomes
-    figure = plane(outcomes[0], seen) if outcomes else None
+    figure = plane(outcomes, seen)
     numbers = {
         each.method: f"{each.plain.similarity.mean:.2f} plain, "
         f"{each.worst.similarity.mean:.2f} worst case"
@@ -168,6 +171,7 @@ def lead(lab: Lab, facts: Facts, seen: Sequence[Visibility]) -> str:
         lines=[_line(lab, plan, each) for each in outcomes],
         visibility=seen,
         close=_close(plan.cases[0]),
+        methods=len(outcomes),
         plane=None if figure is None else Markup(inline_svg(figure, "visibility", "visibility")),
     )
 

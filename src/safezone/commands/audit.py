@@ -1,5 +1,6 @@
 """``safezone audit``: does a protection hold? And ``serve``, to ask so with the mouse."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -16,12 +17,14 @@ from safezone.commands.command import (
     Machine,
     OnModel,
     command_line,
+    early,
     note,
     progress,
 )
 from safezone.errors import UserError
 from safezone.fields import Count
-from safezone.lab.settings import Names, Poisoning, Sampling, Scoring
+from safezone.lab.presets import quick, read_settings
+from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, Settings
 
 if TYPE_CHECKING:
     from safezone.audit.cases import Plan
@@ -29,6 +32,10 @@ if TYPE_CHECKING:
 
 Percent: TypeAlias = Annotated[int, Field(gt=0, lt=100, strict=True)]
 Level: TypeAlias = Annotated[int, Field(gt=0, lt=256, strict=True)]
+
+
+def _quick(attacker: str) -> bool:
+    return attacker.partition("-")[0] == "quick"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +61,17 @@ class AuditCommand(OnModel):
     clean: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Their originals, image for image."""
     attacker: Annotated[str, tyro.conf.arg(metavar="SUITE")] = "standard"
-    """quick, standard, or a version of them such as standard-1."""
+    """quick, standard, or a version of them such as standard-1. By default quick draws fewer
+    images of each training: six on the built-in models, one for each prompt on others."""
     methods: Annotated[Names, tyro.conf.arg(name="method", metavar="METHOD")] = ("ti",)
     """ti, lora or custom-diffusion; may be given repeatedly."""
     seeds: Count = 1
     """Seeds 0, 1, ... of training and generation."""
     masks: bool = False
     """Draw masks with GrabCut where there are none; the page says so."""
-    partial: Annotated[tuple[Percent, ...], tyro.conf.UseAppendAction] = (25, 50, 75)
-    """Percent of the images that are protected, beside 0 and 100; may be given repeatedly."""
+    partial: Annotated[tuple[Percent, ...], tyro.conf.UseAppendAction] = ()
+    """Percent of the images that are protected, beside 0 and 100; may be given repeatedly. By
+    default 25, 50 and 75, with quick 50."""
     budgets: Annotated[
         tuple[Level, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="LEVEL")
     ] = ()
@@ -74,6 +83,14 @@ class AuditCommand(OnModel):
     poisoning: Poisoning = field(default_factory=Poisoning)
     sampling: Sampling = field(default_factory=Sampling)
     scoring: Flat[Scoring] = field(default_factory=Scoring)
+
+    @classmethod
+    def own_preset(cls, arguments: Sequence[str]) -> Settings | None:
+        """With ``--attacker quick`` the preset that draws fewer images."""
+        options = early(arguments)
+        if not _quick(options.attacker or ""):
+            return None
+        return quick(read_settings(options.config, options.model, method=options.method))
 
     def run(self) -> Answer:
         from safezone.audit.audit import audit
@@ -122,7 +139,6 @@ def plan_of(options: AuditCommand) -> "tuple[Lab, Plan]":
     from safezone.audit.suites import suite
     from safezone.commands.opening import open_encoders, open_model
     from safezone.lab.lab import Lab
-    from safezone.lab.presets import read_settings
     from safezone.lab.store import WORK
     from safezone.lab.training import method_named
 
@@ -144,7 +160,7 @@ def plan_of(options: AuditCommand) -> "tuple[Lab, Plan]":
         ensemble,
         methods,
         seeds=options.seeds,
-        partial=options.partial,
+        partial=options.partial or ((50,) if _quick(options.attacker) else (25, 50, 75)),
         budgets=options.budgets,
     )
     return lab, plan

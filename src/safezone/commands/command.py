@@ -191,7 +191,8 @@ def _option(error: FieldError, arguments: Sequence[str]) -> str:
 
 
 def early(arguments: Sequence[str]) -> argparse.Namespace:
-    """--config, --model and --method, before all can be read: the defaults of others rest on them.
+    """--config, --model, --method and --attacker, before all can be read: the defaults of others
+    rest on them.
 
     None where they are not given, or where the real parser will say what is wrong.
     """
@@ -199,6 +200,7 @@ def early(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config", type=Path)
     parser.add_argument("--model")
     parser.add_argument("--method")
+    parser.add_argument("--attacker")
     with contextlib.suppress(argparse.ArgumentError, SystemExit):
         return parser.parse_known_args(list(arguments))[0]
     return parser.parse_args([])

@@ -132,6 +132,14 @@ DEMO: Final = replace(
 """Six concepts, about nine minutes of one core."""
 
 
+def quick(settings: Settings) -> Settings:
+    """The settings with as few images as a quick look needs: on the built-in models those of the
+    demo's prompts, on others one of each prompt."""
+    if kind_of(settings.model) == "mini":
+        return replace(settings, sampling=DEMO.sampling)
+    return replace(settings, sampling=replace(settings.sampling, images_per_prompt=1))
+
+
 def training_preset(kind: str, method: str) -> Training:
     """The preset for a kind of model; a method without one brings its own fields' defaults.
 
