@@ -166,8 +166,8 @@ MUCH = Learned("plain", "plain", Interval(0.7, 0.6, 0.8), Interval(0.8, 0.7, 0.9
         (lambda outcome: outcome, "the protection did not hold"),
         (
             lambda outcome: replace(outcome, worst=outcome.plain),
-            "protected ones 0.40, 43% of what clean images gave; none of 1 careful trainings learned "
-            "more: the protection held against these",
+            "ones 0.40, 43% of what clean images gave; none of 1 careful trainings learned more: "
+            "the protection held against these",
         ),
         (
             lambda outcome: replace(outcome, plain=MUCH, worst=MUCH),

@@ -76,7 +76,7 @@ def test_the_rest_is_brought_to_its_end_while_another_process_is_at_a_poison(
     assert make(lab, grid(lab), note=notes.append) == {}
     assert os.waitpid(process, 0)[1] == 0
     assert all(each.of["score"].done for each in all_jobs)
-    assert [note for note in notes if note.startswith("poison")] == ["poison: 1 of 1 made"]
+    assert [note for note in notes if note.startswith("poison")] == ["poison: 2 of 2 made"]
 
 
 def _measure(workspace: Path, model: Model, runs: Grid) -> None:

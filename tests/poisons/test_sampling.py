@@ -13,7 +13,7 @@ from safezone.errors import UserError
 from safezone.models import Epsilon, RectifiedFlow, Velocity
 from safezone.models.base import Conditioning, Posterior
 from safezone.models.process import Process
-from safezone.poisons import POISONS, Guide, fixed_guide
+from safezone.poisons import POISONS, Guide, fixed_guide, objectives
 from safezone.poisons.objectives import SampledDistance
 from safezone.poisons.rounds import GreedyTimesteps
 
@@ -88,7 +88,10 @@ def test_timesteps_of_the_run(
     assert run.timesteps(steps) == expected
 
 
-def test_checkpointing_changes_no_gradient_and_masks_and_norms_count() -> None:
+def test_checkpointing_changes_no_gradient_and_masks_and_norms_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(objectives, "_SMALL_IMAGE", 0)
     model, truth, guide = oracle(PROCESSES[0])
     masks = torch.zeros(2, 1, 8, 8)
     masks[:, :, 2:5, 2:5] = 1

@@ -83,9 +83,9 @@ def in_groups(
         for ours in turns:
             attempt([todo[place] for place in ours])
             bar.update(len(ours))
-    done = sum(job.of[stage].done for job in todo.values())
-    if todo and (wait or done + len(failed) == len(todo)):  # else it is told in the end
-        note(f"{stage}: {done} of {len(todo)} made")
+    done = sum(job.of[stage].done for job in jobs)
+    if todo and (wait or done + len(failed) == len(jobs)):  # else it is told in the end
+        note(f"{stage}: {done} of {len(jobs)} made")
     return failed
 
 

@@ -6,7 +6,7 @@ evaluation. All count inside the guide's mask only, where it has one.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 import torch
 from pydantic import Field
@@ -154,6 +154,10 @@ def first_step_norm(model: Model, images: Images, generators: Draws, guide: Guid
     return length
 
 
+_SMALL_IMAGE: Final = 256 * 256
+"""Pixels up to which all activations are kept: a third of the time is worth more than memory."""
+
+
 @dataclass(frozen=True)
 class SampledDistance(Checked):
     """||f(x) - reference||: f is the image after a short denoising run that starts from x
@@ -164,9 +168,9 @@ class SampledDistance(Checked):
     guidance, which an empty prompt would cancel. ``reference``: "clean", the unpoisoned images
     (to be ascended: the paper's untargeted DA), or "target" (to be descended: the released code,
     grey). ``norm``: "l2" or "l1", summed over pixels, inside the guide's mask only.
-    ``checkpointing``: keep only each call's inputs and compute its activations again on the way
-    back; docs/poisons.md has the memory that Stable Diffusion 1.5 then needs. Raises FieldError for
-    values out of range.
+    ``checkpointing``: of images of more than 256 x 256 pixels keep only each call's inputs, and
+    compute its activations again on the way back; docs/poisons.md has the memory that Stable
+    Diffusion 1.5 then needs. Raises FieldError for values out of range.
 
     Released: l2 norm to a grey target on an inpainting model, 4 steps from pure noise. Without an
     inpainting input nothing of x would be left there, hence ``strength``.
@@ -201,8 +205,10 @@ class SampledDistance(Checked):
     def sample(self, model: Model, images: Images, generators: Draws, guide: Guide) -> Images:
         """f(images), float [batch, 3, height, width], about [0, 1]; differentiable."""
 
+        again = self.checkpointing and images[0, 0].numel() > _SMALL_IMAGE
+
         def run(function: Callable[..., Any], *inputs: Any) -> Any:
-            if not self.checkpointing:
+            if not again:
                 return function(*inputs)
             return checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
 
