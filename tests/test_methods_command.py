@@ -5,6 +5,7 @@ import os
 import stat
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from safezone.cli import main
 from safezone.errors import UserError
+from safezone.lab import trainings
 from safezone.lab.presets import KINDS, TRAINING, kind_of, preset, read_settings
 from safezone.lab.training import Training
 from safezone.models import Model
-from safezone.personalize import METHODS, Adapter, save_embedding
+from safezone.personalize import METHODS, Adapter, save_embedding, train
 from safezone.personalize.checkpoints import State, save_state
 from safezone.poisons.passes import Checkpoints
 from tiny import write_tiny_folder, write_tiny_xl_folder
@@ -117,6 +119,35 @@ def test_from_pictures_to_another_programs_file(
         assert "relative error" in capsys.readouterr().out
     (lora,) = out.rglob("pytorch_lora_weights.safetensors")
     assert all(torch.isfinite(each).all() for each in load_file(lora).values())
+
+
+@pytest.mark.parametrize("fits", [1, 0])
+def test_a_command_trains_fewer_runs_at_once_where_memory_runs_out(
+    pictures: Path,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    fits: int,
+) -> None:
+    tried: list[int] = []
+
+    def small(model: Model, runs: list[object], *rest: Any, **more: Any) -> object:
+        tried.append(len(runs))
+        if len(runs) > fits:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return train(model, runs, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(trainings, "train", small)
+    words = ["personalize", str(pictures), "--seeds", "2", "--steps", "2", "--out"]
+    status = main([*words, str(tmp_path / "out"), "--model", str(tiny_model_folder)])
+    said = capsys.readouterr()
+    if fits:
+        assert (status, tried) == (0, [2, 1, 1]), said.err
+        assert len(list((tmp_path / "out").rglob("learned_embeds.safetensors"))) == 2
+    else:
+        assert (status, tried) == (2, [2, 1])
+        assert "--checkpointing" in said.err
 
 
 @pytest.mark.parametrize(

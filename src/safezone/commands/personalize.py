@@ -69,8 +69,9 @@ class PersonalizeCommand(OnModel):
         from safezone.concepts import image_files
         from safezone.defenses import defense, resolve
         from safezone.files import locked
+        from safezone.lab.memory import ItemBytes
         from safezone.lab.store import artifacts_in
-        from safezone.lab.trainings import train_all
+        from safezone.lab.trainings import runs_a_pass, train_fitting
         from safezone.personalize import PreparedRun, check_placeholder, ready
         from safezone.personalize.checkpoints import require_tracker
 
@@ -109,9 +110,10 @@ class PersonalizeCommand(OnModel):
         again = {} if self.reuse is None else artifacts_in(self.reuse)
         with locked(self.out):
             jobs = _jobs(self, model, concepts, clean, again, photographs)
-            train_all(
-                model, jobs, self.training, self.out / ".training", progress=progress(), note=note
-            )
+            scratch, item = self.out / ".training", ItemBytes.of(model).trained
+            capacity = runs_a_pass(scratch, model, self.training, len(jobs), item)
+            how = {"progress": progress(), "note": note}
+            train_fitting(capacity, jobs, self.training, scratch, **how)
         places = [str(job.artifact.place) for job in jobs if job.failed_at is None]
         lost = [job for job in jobs if job.failed_at is not None]
         failed = {str(job.artifact.place): job.failed_at for job in lost}

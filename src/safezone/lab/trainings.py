@@ -18,7 +18,7 @@ from safezone.files import cannot_write, whole_folder, write_json
 from safezone.generate import generate, preview_writer
 from safezone.lab.lab import TRAINING_FOLDER, Failures, Job, Lab, Note
 from safezone.lab.makers import failure_reason
-from safezone.lab.memory import RUNS, Capacity, ItemBytes, OutOfMemory, fitting
+from safezone.lab.memory import RUNS, Capacity, OutOfMemory
 from safezone.lab.run import Run, content_key
 from safezone.lab.store import MAKING, Artifact, in_turn, turn
 from safezone.lab.training import Training
@@ -147,7 +147,7 @@ def train_all(
     progress: bool = True,
     note: Callable[[str], None] = lambda text: None,
 ) -> None:
-    """Trains what is missing, ``most`` runs in one pass, or what the training and the device say.
+    """Trains what is missing, ``most`` runs in one pass, or as many as the training says.
 
     ``wait``: for trainings that other processes are at. ``scratch`` holds the checkpoints: a killed
     training goes on from its last one. A run that became NaN is written as well; its record tells
@@ -156,10 +156,7 @@ def train_all(
     todo = [job.artifact for job in jobs if not job.artifact.done]
     started = time.monotonic()
     while not all(each.done for each in todo):  # again where another process had other groups
-        size = most or training.runs_per_pass
-        if size is None:
-            size = fitting(model, RUNS.on(model), ItemBytes.of(model).trained * training.samples)
-        groups = dict(_groups(jobs, scratch, size))
+        groups = dict(_groups(jobs, scratch, most or training.runs_per_pass or RUNS.on(model)))
         with closing(in_turn(groups, wait=wait)) as turns:
             for folder in turns:
                 group = _to_train(folder, groups[folder])
@@ -174,6 +171,30 @@ def train_all(
         if not wait:
             break
     sweep(scratch, [job.artifact for job in jobs if job.artifact.done])
+
+
+def runs_a_pass(folder: Path, model: Model, training: Training, runs: int, item: float) -> Capacity:
+    """For so many runs; ``item``: bytes of one image that a run trains on."""
+    most = min(training.runs_per_pass or RUNS.on(model), runs)
+    kind = f"{training.method} x {training.batch_size}"
+    return Capacity(folder, model, kind, most, item * training.samples)
+
+
+def train_fitting(
+    capacity: Capacity, jobs: Sequence[TrainingJob], training: Training, scratch: Path, **how: Any
+) -> None:
+    """``train_all``, with smaller passes after each time that memory ran out.
+
+    Raises OutOfMemory when a single run does not fit. ``how``: as of ``train_all``.
+    """
+    most = training.runs_per_pass or RUNS.on(capacity.model)
+
+    def attempt(size: int) -> None:
+        if size < most:  # what was begun has fitted before
+            dissolve(scratch, [each.artifact for each in jobs], size, begun=size == capacity.known)
+        train_all(capacity.model, jobs, training, scratch, most=size, **how)
+
+    replace(capacity, wanted=min(capacity.wanted, len(jobs))).fit(attempt)
 
 
 def _train_pass(
@@ -276,42 +297,17 @@ def personalize(
             continue
         training = TrainingJob(opened, artifact, about(lab, job))
         by_training.setdefault(lab.training(job.run), {})[job.run] = training
-    train = partial(train_all, lab.model, wait=wait, progress=progress, note=note)
+    scratch, item = lab.folder / TRAINING_FOLDER, lab.item_bytes(lab.model).trained
+    train = partial(train_fitting, wait=wait, progress=progress, note=note)
     for settings, chosen in by_training.items():
-        failed |= _train(lab, settings, chosen, train)
-    return failed
-
-
-def _train(
-    lab: Lab, settings: Training, jobs: Mapping[Run, TrainingJob], train: Callable[..., None]
-) -> Failures:
-    """``train``: ``train_all`` with all that is the same for all jobs."""
-    scratch = lab.folder / TRAINING_FOLDER
-    most = settings.runs_per_pass or RUNS.on(lab.model)
-    capacity = Capacity(
-        lab.folder,
-        lab.model,
-        f"{settings.method} x {settings.batch_size}",
-        min(most, math.ceil(len(jobs) / lab.sharers)),
-        lab.item_bytes(lab.model).trained * settings.samples,
-    )
-
-    def fit(chosen: Sequence[TrainingJob]) -> None:
-        def attempt(size: int) -> None:
-            if size < most:  # what was begun has fitted before
-                begun = size == capacity.known
-                dissolve(scratch, [job.artifact for job in chosen], size, begun=begun)
-            train(chosen, settings, scratch, most=size)
-
-        replace(capacity, wanted=min(capacity.wanted, len(chosen))).fit(attempt)
-
-    failed: Failures = {}
-    try:
-        fit(list(jobs.values()))
-    except OutOfMemory:  # now one by one, so that those that fit are trained
-        for run, job in jobs.items():
-            try:
-                fit([job])
-            except OutOfMemory as error:
-                failed[run] = str(error)
+        runs = math.ceil(len(chosen) / lab.sharers)
+        capacity = runs_a_pass(lab.folder, lab.model, settings, runs, item)
+        try:
+            train(capacity, list(chosen.values()), settings, scratch)
+        except OutOfMemory:  # now one by one, so that those that fit are trained
+            for run, each in chosen.items():
+                try:
+                    train(capacity, [each], settings, scratch)
+                except OutOfMemory as error:
+                    failed[run] = str(error)
     return failed
