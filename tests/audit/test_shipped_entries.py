@@ -1,13 +1,22 @@
 """The entries in leaderboard/ hold on this machine: one concept of each is measured again."""
 
+import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from safezone.audit import evaluate as audit_evaluate
+from safezone.audit import verify as audit_verify
 from safezone.audit.entry import read_entry
+from safezone.audit.evaluate import Found, Subject, Trial
 from safezone.audit.leaderboard import boards, read_entries
 from safezone.cli import main
+from safezone.commands import entries
+from safezone.commands.command import parse
 from safezone.files import digest
+from safezone.lab.executors import quiet
+from safezone.lab.stage import job
 
 FOLDER = Path(__file__).parents[2] / "leaderboard"
 ENTRIES = sorted(FOLDER.glob("*.json"))
@@ -34,6 +43,39 @@ def test_entries_hold_no_code_and_no_pictures() -> None:
         assert {code.file for code in codes if code.file} <= hashes
 
 
+def test_processes_that_help_open_the_same_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = FOLDER / "ea.json"
+    entry = read_entry(path)
+    tried: list[Trial] = []
+
+    def say(trial: Trial, **_: object) -> dict[Subject, Found]:
+        tried.append(trial)
+        return dict.fromkeys(trial.wanted, Found(entry.measured, entry.changes))
+
+    monkeypatch.setattr(audit_evaluate, "evaluate", say)
+    monkeypatch.setattr(audit_verify, "evaluate", say)
+    work = ["--work", str(tmp_path / "work")]
+    options = parse(
+        entries.EvaluateCommand, ["ea", *work, "--suite", entry.suite, "--out", "ea.json"]
+    )
+    helping = partial(entries._help_to_evaluate, options, 2)
+    pickle.loads(pickle.dumps(helping))()
+    verifying = parse(entries.VerifyCommand, [str(path), *work])
+    names = entry.of.concepts
+    call = partial(entries._verified, verifying, {path: entry}, 0, names, 2, False, quiet)
+    (verdict,) = pickle.loads(pickle.dumps(call))().values()
+    assert verdict.within
+    for trial in tried:
+        ((subject, concepts),) = trial.wanted.items()
+        assert (subject.poison.name, concepts) == ("ea", names)
+        assert (trial.lab.sharers, trial.lab.folder) == (2, tmp_path / "work" / "work")
+    runs = [trial.run(names[0], "ea", "nominal") for trial in tried]
+    places = {job(t.lab, run).of["score"].place for t, run in zip(tried, runs, strict=True)}
+    assert len(tried) == 2 and len(places) == 1
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("share", range(WORKERS))
 def test_every_entry_is_verified(
@@ -42,11 +84,11 @@ def test_every_entry_is_verified(
     """Each half in one pass, an attack beside its protection, whose runs it shares; the concept is
     drawn by the content of the half's entries."""
     half = -(-len(ENTRIES) // WORKERS)
-    entries = [str(path) for path in ENTRIES[share * half : (share + 1) * half]]
-    seed = int(digest(*(Path(path).read_bytes() for path in entries))[:6], 16)
+    files = [str(path) for path in ENTRIES[share * half : (share + 1) * half]]
+    seed = int(digest(*(Path(path).read_bytes() for path in files))[:6], 16)
     code = [word for file in CODE for word in ("--code", str(file))]
-    arguments = ["verify", *entries, *code, "--seed", str(seed), "--threads", "1"]
+    arguments = ["verify", *files, *code, "--seed", str(seed), "--threads", "1"]
     status = main([*arguments, "--work", str(tmp_path / "work")])
     said = capsys.readouterr().out
     assert status == 0, said
-    assert said.count(": within; of ") == len(entries)
+    assert said.count(": within; of ") == len(files)

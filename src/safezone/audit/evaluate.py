@@ -18,7 +18,7 @@ from safezone.audit.entry import (
     headline_numbers,
     training_names,
 )
-from safezone.audit.suites import ObjectSuite, picture_key
+from safezone.audit.suites import Attacker, ObjectSuite, picture_key
 from safezone.defenses import Defense, defense, fingerprints, own_defenses
 from safezone.errors import UserError
 from safezone.files import digest
@@ -140,9 +140,11 @@ def evaluate(
     poisons = {each.labels[0]: each.poison for each in trial.wanted}
     attacks = {each.labels[1]: each.attack for each in trial.wanted if each.attack}
     lab = replace(trial.lab, poisons=poisons, defenses=attacks)
-    wanted = Grid.of("poisons", poisoned)
-    _require_none(make(lab, wanted, last="poison", progress=progress, note=note))
-    lab = replace(lab, given=_postings(trial, lab, poisoned))
+    posted = [each for each in trial.suite.attackers.attackers if each.posting is not None]
+    if posted:
+        wanted = Grid.of("poisons", poisoned)
+        _require_none(make(lab, wanted, last="poison", progress=progress, note=note))
+        lab = replace(lab, given=_postings(lab, poisoned, posted))
     runs = [
         trial.run(concept, *cell, index)
         for subject, concepts in trial.wanted.items()
@@ -167,14 +169,15 @@ def _require_none(failed: Mapping[Run, str]) -> None:
         raise UserError(f"the run {run.label} failed, so there are no numbers: {reason}")
 
 
-def _postings(trial: Trial, lab: Lab, poisoned: Iterable[Run]) -> dict[tuple[str, str], Any]:
+def _postings(
+    lab: Lab, poisoned: Iterable[Run], attackers: Iterable[Attacker]
+) -> dict[tuple[str, str], Any]:
     """What a platform gives back of the poisoned files, under the names that ``cells`` uses."""
     images = {}
-    posting = [each for each in trial.suite.attackers.attackers if each.posting is not None]
-    for run in poisoned if posting else ():
+    for run in poisoned:
         artifact = job(lab, run).of["poison"]
         case = Case(artifact.place, lab.load(artifact), None, {})
-        for each in posting:
+        for each in attackers:
             images[run.concept, each.poison_name(run.poison)] = case.posted(str(each.posting))
     return images
 

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
@@ -23,9 +24,11 @@ from safezone.fields import Count, Natural
 from safezone.files import write_json
 
 if TYPE_CHECKING:
-    from safezone.audit.entry import Code
+    from safezone.audit.entry import BoardEntry, Code
     from safezone.audit.evaluate import Subject, Trial
     from safezone.audit.suites import ObjectSuite
+    from safezone.audit.verify import Verdict
+    from safezone.lab.lab import Note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,20 +72,20 @@ class EvaluateCommand(Processor, Command):
 
     def run(self) -> Answer:
         from safezone.audit.entry import Claimed, require_claimed
-        from safezone.audit.evaluate import entry_of, evaluate, read_subject
-        from safezone.audit.suites import object_suite
-        from safezone.commands.opening import require_out_folder
+        from safezone.audit.evaluate import entry_of, evaluate
+        from safezone.commands.opening import machine_and_sharers, require_out_folder
+        from safezone.lab.executors import helping
 
-        suite = object_suite(self.suite)
         claimed = Claimed(self.claimed_plain, self.claimed_worst, self.claimed_source)
         require_claimed(claimed)
         require_out_folder(self.out.absolute().parent)
         if self.out.suffix != ".json" or self.out.is_dir():
             raise UserError(f"--out {self.out} is no file that ends in .json; give one")
-        attack = None if self.attack is None else _name_or_file(self.attack)
-        subject = read_subject(suite, _name_or_file(self.poison), attack)
-        trial = _open_trial(self, suite, self.model, 0, {subject: suite.concepts})
-        outcome = evaluate(trial, progress=progress(), note=note)[subject]
+        machine, sharers = machine_and_sharers(self.model, self)
+        trial = _evaluated(machine, sharers)
+        (subject,) = trial.wanted
+        with helping(partial(_help_to_evaluate, machine, sharers), sharers - 1):
+            outcome = evaluate(trial, progress=progress(), note=note)[subject]
         entry = entry_of(trial, subject, outcome, claimed)
         write_json(self.out, asdict(entry))
         lines = [f"{entry.subject} on {entry.model}, {entry.suite}:"]
@@ -127,32 +130,29 @@ class VerifyCommand(Processor, Command):
 
     def run(self) -> Answer:
         from safezone.audit.entry import read_entry
-        from safezone.audit.evaluate import read_subject
-        from safezone.audit.verify import Verdict, drawn_concepts, verify
-        from safezone.files import digest
+        from safezone.audit.verify import Verdict, drawn_concepts
+        from safezone.commands.opening import machine_and_sharers
+        from safezone.lab.executors import helping, quiet
         from safezone.reading import require_file
 
         for file in self.code:
             require_file(file, "a Python file")
-        files = {digest(file.read_bytes()): file for file in self.code}
         entries = {path: read_entry(path) for path in dict.fromkeys(self.entries)}
+        _subjects(self, entries)
         seed = secrets.randbelow(10**6) if self.seed is None else self.seed
-        subjects = {}
-        for path, entry in entries.items():
-            attack = None if entry.attack is None else _source(path, entry.attack, files)
-            subjects[path] = read_subject(entry.of, _source(path, entry.poison, files), attack)
         verdicts: dict[Path, Verdict] = {}
-        groups: dict[tuple[str, str, int], list[Path]] = {}
+        groups: dict[tuple[str, str, int], dict[Path, BoardEntry]] = {}
         for path, entry in entries.items():
             noise = entry.seed if self.noise is None else self.noise
-            groups.setdefault((entry.suite, entry.model, noise), []).append(path)
-        for (_, model, noise), paths in groups.items():
-            suite = entries[paths[0]].of
+            groups.setdefault((entry.suite, entry.model, noise), {})[path] = entry
+        for (_, model, noise), group in groups.items():
+            suite = next(iter(group.values())).of
             names = drawn_concepts(suite, self.concepts, seed)
             note(f"{suite.name} on {model}: {', '.join(names)} (--seed {seed})")
-            trial = _open_trial(self, suite, model, noise, {})
-            of_paths = {path: (subjects[path], entries[path]) for path in paths}
-            verdicts |= verify(trial, of_paths, names, progress=progress(), note=note)
+            machine, sharers = machine_and_sharers(model, self)
+            verified = partial(_verified, machine, group, noise, names, sharers)
+            with helping(partial(verified, False, quiet), sharers - 1):
+                verdicts |= verified(progress(), note)
         lines = [
             f"{path}: {sentence}"
             for path, each in verdicts.items()
@@ -217,12 +217,63 @@ class LeaderboardCommand(Command):
         return Answer(data, "\n".join([*lines, f"page: {self.out}"]))
 
 
+def _evaluated(options: EvaluateCommand, sharers: int) -> "Trial":
+    """What is evaluated, opened; processes that help call it as well."""
+    from safezone.audit.evaluate import read_subject
+    from safezone.audit.suites import object_suite
+
+    suite = object_suite(options.suite)
+    attack = None if options.attack is None else _name_or_file(options.attack)
+    subject = read_subject(suite, _name_or_file(options.poison), attack)
+    return _open_trial(options, suite, options.model, 0, {subject: suite.concepts}, sharers)
+
+
+def _help_to_evaluate(options: EvaluateCommand, sharers: int) -> None:
+    from safezone.audit.evaluate import evaluate
+
+    evaluate(_evaluated(options, sharers))
+
+
+def _subjects(
+    options: VerifyCommand, entries: "Mapping[Path, BoardEntry]"
+) -> "dict[Path, tuple[Subject, BoardEntry]]":
+    """Each entry with what it is of; UserError where a file that it rests on was not given."""
+    from safezone.audit.evaluate import read_subject
+    from safezone.files import digest
+
+    files = {digest(file.read_bytes()): file for file in options.code}
+    subjects = {}
+    for path, entry in entries.items():
+        attack = None if entry.attack is None else _source(path, entry.attack, files)
+        subject = read_subject(entry.of, _source(path, entry.poison, files), attack)
+        subjects[path] = subject, entry
+    return subjects
+
+
+def _verified(
+    options: VerifyCommand,
+    entries: "Mapping[Path, BoardEntry]",
+    noise: int,
+    concepts: Sequence[str],
+    sharers: int,
+    bars: bool,
+    note: "Note",
+) -> "dict[Path, Verdict]":
+    """Verdicts on entries of one suite and model; processes that help call it as well."""
+    from safezone.audit.verify import verify
+
+    first = next(iter(entries.values()))
+    trial = _open_trial(options, first.of, first.model, noise, {}, sharers)
+    return verify(trial, _subjects(options, entries), concepts, progress=bars, note=note)
+
+
 def _open_trial(
     options: EvaluateCommand | VerifyCommand,
     suite: "ObjectSuite",
     model_name: str,
     seed: int,
     wanted: "Mapping[Subject, Sequence[str]]",
+    sharers: int,
 ) -> "Trial":
     """The suite's lab with the model; UserError for a model that suites are not made for."""
     from safezone.audit.evaluate import Trial
@@ -243,7 +294,7 @@ def _open_trial(
     encoders = open_encoders(settings.scoring, options)
     sets = (miniworld_concepts(model.image_size, which) for which in get_args(BuiltinSet))
     concepts = suite.chosen(chain.from_iterable(sets))
-    lab = Lab(options.work.absolute() / WORK, model, encoders, settings, concepts)
+    lab = Lab(options.work.absolute() / WORK, model, encoders, settings, concepts, sharers=sharers)
     return Trial(lab, suite, wanted, seed)
 
 

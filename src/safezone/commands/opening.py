@@ -4,12 +4,12 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import torch
 
-from safezone.commands.command import Machine, OnModel, Processor, note, progress
+from safezone.commands.command import OnModel, Processor, note, progress
 from safezone.concepts import CONCEPT_FILE, Concept
 from safezone.errors import UserError
 from safezone.lab.executors import Helped, OpenLab
@@ -48,13 +48,15 @@ def set_threads(threads: int | None) -> None:
         torch.set_num_threads(max(1, round(idle_cores())))
 
 
+AnyProcessor = TypeVar("AnyProcessor", bound=Processor)
+
 _HELPER_BYTES = 2 * 2**30
 """What a helping process takes, with room."""
 
 
 def machine_and_sharers(
-    model: str, machine: Machine, *, alone: bool = False
-) -> tuple[Machine, int]:
+    model: str, machine: AnyProcessor, *, alone: bool = False
+) -> tuple[AnyProcessor, int]:
     """The machine of each process that shares a grid, and how many these are: this one and helpers.
 
     The built-in model's layers are too small for two threads: two processes of one are faster. None

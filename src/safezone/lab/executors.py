@@ -16,6 +16,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
@@ -86,8 +87,23 @@ def _help() -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def _quiet(text: str) -> None:
+def quiet(text: str) -> None:
     """The process that is helped tells enough."""
+
+
+@contextmanager
+def helping(call: Callable[[], object], helpers: int) -> Iterator[None]:
+    """While the block runs, so many other processes of this machine make the same call.
+
+    ``call``: picklable; what it returns, or raises, is not looked at.
+    """
+    if helpers < 1:
+        yield
+        return
+    with _pool(helpers, _help) as pool:
+        for _ in range(helpers):
+            pool.submit(call)
+        yield
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +119,7 @@ class Helped:
     progress: bool = True
 
     def run(self, work: Work, note: Note) -> Iterator[Failures]:
-        with _pool(self.helpers, _help) as pool:
-            for _ in range(self.helpers):
-                pool.submit(work, self.open_lab, note=_quiet)
+        with helping(partial(work, self.open_lab, note=quiet), self.helpers):
             yield work(lambda: self.lab, progress=self.progress, note=note)
 
 
