@@ -37,7 +37,7 @@ COMMANDS: Final[Mapping[str, str]] = {
     "grid": "the paper's tables, or your own: list, show, run, status, gc, export",
     "list": "every name that an option takes: poisons, defenses, methods, models and more",
     "concepts": "the ten built-in concepts: list, show, export",
-    "models": "the built-in models and encoders: list, path",
+    "models": "the built-in models and encoders: list, path, convert",
     "prompts": "the prompt lists",
 }
 

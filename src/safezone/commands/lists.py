@@ -75,7 +75,8 @@ def _names(kind: Kind) -> Mapping[str, str]:
         case "defenses":
             from safezone.defenses import DEFENSES
 
-            parts, plain = ("preprocess", "timesteps", "loss_mask"), DEFENSES["nominal"]
+            parts = ("preprocess", "timesteps", "loss_mask", "words")
+            plain = DEFENSES["nominal"]
             changed = {
                 name: [part for part in parts if getattr(row, part) != getattr(plain, part)]
                 for name, row in DEFENSES.items()

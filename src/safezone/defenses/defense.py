@@ -80,5 +80,5 @@ def preprocessed(
 
 
 def defend(concept: Concept, defense: Defense, seed: int, model: Model | None = None) -> Concept:
-    """The concept as preprocessed; the other two parts act during training."""
+    """The concept as preprocessed; the other parts act during training."""
     return preprocessed(concept, defense.preprocess, seed, model)
