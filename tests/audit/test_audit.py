@@ -223,6 +223,24 @@ def test_what_cannot_run_is_left_out_and_said(tmp_path: Path, tiny_model: Model)
     assert len(runs) == len(set(runs))
 
 
+def test_the_concepts_without_masks_are_named(tmp_path: Path, tiny_model: Model) -> None:
+    protected, clean = _folders(tmp_path)
+    (case,) = read_cases(protected, clean, 64)
+    bare = replace(case, protected=replace(case.protected, name="Two", masks=None))
+    lab, methods = small_lab(tmp_path / "work", tiny_model), ("textual inversion",)
+    plan = plan_audit(lab, (case, bare), SUITES["quick-1"], methods, seeds=1)
+    assert plan.left_out == {
+        "szt": "it needs masks, and there are none of Two; give them, or let --masks draw them"
+    }
+
+
+def test_parts_cannot_be_protected_without_the_originals(tmp_path: Path) -> None:
+    protected, _ = _folders(tmp_path)
+    options = parse(command.AuditCommand, [str(protected), "--partial", "50"])
+    with pytest.raises(UserError, match=r"--partial needs the originals.*--clean"):
+        command.plan_of(options)
+
+
 def test_a_whole_audit_is_made_once_and_can_be_read(tmp_path: Path, tiny_model: Model) -> None:
     lab, plan = _plan(tmp_path, tiny_model, "quick-1")
     done = audit(lab, plan, tmp_path / "out", title="Mine", command="", progress=False)

@@ -155,6 +155,7 @@ def test_whatever_stands_in_an_entry_is_read_or_refused_in_a_sentence(
         ("measured", {"PartyBox": {"plain": [0.1]}}, "the concepts of"),
         ("changes", {"PartyBox": {"largest": 16, "psnr": 30.0}}, "changes does not hold"),
         ("hashes/images", {"PartyBox": KEY}, "hashes.images does not hold"),
+        ("seed", 1, "the seed is 1 and has to be 0"),
     ],
 )
 def test_a_number_that_does_not_follow_from_the_others_is_found(

@@ -5,10 +5,11 @@ import json
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from board_entries import KEY, SUITE, make_entry
+from board_entries import SUITE, make_entry
 from safezone.audit.entry import BoardEntry, Change, Claimed
 from safezone.audit.leaderboard import boards, leaderboard_page, read_entries
 from safezone.cli import main
@@ -55,11 +56,39 @@ def test_an_attack_lowers_the_protection_that_it_is_on_and_no_other() -> None:
     assert [file for file, _, _ in board.attacks] == ["a.json", "weaker.json", "other-code.json"]
 
 
-def test_what_cannot_be_compared_stands_on_boards_of_its_own() -> None:
-    moved = make_entry("pid", 0.1)
-    moved = replace(moved, hashes=replace(moved.hashes, model=OTHER))
-    two = boards({**_entries(), "other.json": moved})
-    assert [(board.weights, len(board.standings)) for board in two] == [(KEY, 3), (OTHER, 1)]
+@pytest.mark.parametrize("name", ["model", "encoder", "networks", "settings", "images"])
+def test_what_cannot_be_compared_stands_on_boards_of_its_own(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other: Any = dict.fromkeys(SUITE.concepts, OTHER) if name == "images" else OTHER
+
+    def moved(entry: BoardEntry) -> BoardEntry:
+        return replace(entry, hashes=replace(entry.hashes, **{name: other}))
+
+    attack = moved(make_entry("adm+", 0.7, attack="blur"))
+    entries = {**_entries(), "other.json": moved(make_entry("pid", 0.1)), "attack.json": attack}
+    first, second = boards(entries)
+    assert [len(board.standings) for board in (first, second)] == [3, 1]
+    assert [getattr(board.hashes, name) for board in (first, second)][1] == other
+    assert not any(each.lowered for each in first.standings)  # by an attack of another scale
+    assert [len(board.attacks) for board in (first, second)] == [0, 1]
+    assert first.title != second.title
+    text = render_page(leaderboard_page(entries))
+    for file, entry in entries.items():
+        write_json(tmp_path / "entries" / file, asdict(entry))
+    assert main(["leaderboard", str(tmp_path / "entries"), "--out", str(tmp_path / "a.html")]) == 0
+    said = capsys.readouterr().out
+    for board in (first, second):
+        assert text.count(board.title) == 1
+        assert board.basis.capitalize() in text
+        assert f"{board.title}:\n" in said
+    assert len(re.findall(r'<section id="objects-quick-1-mini-[12]">', text)) == 2
+
+
+def test_an_entry_of_a_chosen_seed_gets_no_page(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", asdict(make_entry(seed=7)))
+    with pytest.raises(UserError, match=r"a\.json: the seed is 7 and has to be 0"):
+        read_entries(tmp_path)
 
 
 def test_the_page_asks_nobody_and_escapes_what_strangers_wrote(tmp_path: Path) -> None:

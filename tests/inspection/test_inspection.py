@@ -19,7 +19,8 @@ from safezone.commands.command import parse
 from safezone.concepts import save_concept
 from safezone.defenses import defense
 from safezone.errors import UserError
-from safezone.images import to_float
+from safezone.images import read_image, to_float, to_square
+from safezone.inspection import features
 from safezone.inspection.detector import (
     ADVICE,
     FEWEST,
@@ -270,3 +271,29 @@ def test_a_file_is_looked_at_in_its_own_size_without_a_model(
     assert alone == pixel_features(large[0])
     (with_model,) = features_of(folder, tiny_model).values()
     assert with_model["noise"] < alone["noise"]  # made smaller, as the model is trained
+
+
+def test_of_large_photographs_only_what_is_looked_at_is_kept(
+    tmp_path: Path, tiny_model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many bytes as the middle or the square has, and the same features to the bit."""
+    waves = smooth(2, 1601)[:, :, :1203]
+    folder = _photographs(tmp_path / "photos", with_signs(waves, 8))
+    whole = [torch.from_numpy(read_image(path)) for path in sorted(folder.iterdir())]
+    planes = [image.permute(2, 0, 1).contiguous() for image in whole]
+    size = tiny_model.image_size
+    squares = [
+        torch.from_numpy(to_square(image.numpy(), size)).permute(2, 0, 1).contiguous()
+        for image in whole
+    ]
+    expected = [image_features(planes, None), image_features(squares, tiny_model)]
+    kept: list[int] = []
+
+    def looked_at(pictures: list[Tensor], model: Model | None) -> list[dict[str, float]]:
+        kept.extend(picture.untyped_storage().nbytes() for picture in pictures)
+        return image_features(pictures, model)
+
+    monkeypatch.setattr(features, "image_features", looked_at)
+    seen = [list(features_of(folder, model).values()) for model in (None, tiny_model)]
+    assert seen == expected
+    assert kept == [3 * 768**2] * 2 + [3 * size**2] * 2

@@ -116,6 +116,32 @@ def _refused(site: Site, folder: Path, name: str) -> None:
 
 
 @pytest.mark.slow
+def test_a_painted_mask_can_be_taken_away_with_a_click(site: Site, tmp_path: Path) -> None:
+    tab, pictures = site.tab, _pictures(tmp_path / "mine")
+    tab.visit(site.address)
+    tab.choose("input[name=clean]", *pictures["clean"])
+    tab.click("#new button")
+    tab.until("location.pathname === '/s/my-pictures' && document.readyState === 'complete'")
+    tab.until("document.body.dataset.state === 'ready'")
+    shown = "document.querySelectorAll('.unmask:not([hidden])').length"
+    assert tab.run(shown) == 0
+    tab.click(".picture")
+    tab.until("document.getElementById('painting').open")
+    tab.drag("#canvas", -90, -90)
+    tab.click("#keep")
+    tab.until(f"{shown} === 1")
+    tab.click("#start")
+    tab.until("!document.getElementById('told').hidden")
+    told = tab.run("document.getElementById('told').textContent")
+    assert "not 1.png, 2.png; paint the object there too" in told
+    tab.click(".unmask")
+    tab.until(f"{shown} === 0")
+    assert tab.run("document.getElementById('told').hidden")
+    assert tab.run("[...document.querySelectorAll('.mask')].every((image) => image.hidden)")
+    assert not list((site.folder / "my-pictures" / "clean" / "masks").iterdir())
+
+
+@pytest.mark.slow
 def test_real_clicks_lead_from_pictures_to_the_verdict_and_nothing_leaves_this_machine(
     site: Site, tmp_path: Path
 ) -> None:

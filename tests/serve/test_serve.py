@@ -131,7 +131,7 @@ def test_a_mask_is_painted_at_the_size_that_is_shown_and_kept_at_that_of_the_fil
     assert mask.shape == (SHOWN_SIDE, 2 * SHOWN_SIDE)
     assert abs(mask.mean() - 1 / 9) < 0.01
     error = client.post("/s/wide/start", json={"model": "mini"}).json()["error"]
-    assert error.startswith("the mask clean/masks/b.png is missing")
+    assert error.startswith("other pictures have a mask, but not b.png, c.png; paint the object")
     assert client.post("/s/wide/masks").json() == {"told": []}  # GrabCut draws the other two
     assert client.get("/s/wide/state").json()["masks"] == [True] * 3
     folder = kept / "wide" / "clean"
@@ -143,6 +143,45 @@ def test_a_mask_is_painted_at_the_size_that_is_shown_and_kept_at_that_of_the_fil
     found = read_mask(kept / "wide" / "clean" / "masks" / "b.png")
     assert 0.05 < found.mean() < 0.2
     assert np.array_equal(mask, read_mask(kept / "wide" / "clean" / "masks" / "a.png"))
+
+
+def _masks(client: TestClient, name: str) -> list[bool]:
+    masks: list[bool] = client.get(f"/s/{name}/state").json()["masks"]
+    return masks
+
+
+def test_a_mask_is_taken_away_and_with_it_what_was_made_of_it(
+    client: TestClient, tmp_path: Path
+) -> None:
+    client.post("/new", files=three("clean"), data={"title": "mine"})
+    folder = tmp_path / "kept" / "mine"
+    before = _tree(folder)
+    white = picture(mode="L")
+    assert client.put("/s/mine/mask/1", content=white).status_code == 200
+    assert _masks(client, "mine") == [False, True, False]
+    (folder / "protected").mkdir()  # made here, with the mask in it
+    for _ in range(2):  # the second click finds nothing
+        assert client.delete("/s/mine/mask/1").json() == {}
+        assert _masks(client, "mine") == [False] * 3
+        assert _tree(folder) == before | {"clean/masks"}
+    open_session(tmp_path / "kept", "mine").require_masks_of_all_or_none()
+    uploads.require_pictures(folder)
+    assert client.delete("/s/mine/mask/3").status_code == 400
+    refused = client.delete("/s/mine/mask/1", headers={"origin": "http://evil.example"})
+    assert refused.status_code == 403
+
+
+def test_a_mask_of_another_ending_is_shown_and_painted_over(
+    client: TestClient, tmp_path: Path
+) -> None:
+    masks = [("masks", (f"{stem}.bmp", picture(mode="L", form="BMP"))) for stem in "abc"]
+    client.post("/new", files=[*three("clean"), *masks], data={"title": "mine"})
+    assert _masks(client, "mine") == [True] * 3
+    assert client.put("/s/mine/mask/1", content=picture(mode="L")).status_code == 200
+    files = sorted((tmp_path / "kept" / "mine" / "clean" / "masks").iterdir())
+    assert [file.name for file in files] == ["a.bmp", "b.png", "c.bmp"]
+    assert client.delete("/s/mine/mask/0").status_code == 200
+    assert _masks(client, "mine") == [False, True, True]
 
 
 def test_an_example_has_its_own_masks_and_words(client: TestClient, tmp_path: Path) -> None:

@@ -64,9 +64,12 @@ def plan_audit(
     budgets of a protection that is not ours or has no originals.
     """
     left_out = {}
+    bare = ", ".join(case.name for case in cases if case.protected.masks is None)
     for each in suite.attackers:
-        if each.needs_masks and any(case.protected.masks is None for case in cases):
-            left_out[each.name] = "it needs masks; give them, or let --masks draw them"
+        if each.needs_masks and bare:
+            left_out[each.name] = (
+                f"it needs masks, and there are none of {bare}; give them, or let --masks draw them"
+            )
         elif (reason := missing_part(lab, each)) is not None:
             left_out[each.name] = reason
     poisons = {}

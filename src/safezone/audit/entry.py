@@ -27,6 +27,8 @@ CLEAN_IMAGES: Final = "clean"
 """The training on the originals, without care."""
 ATTACK: Final = "attack"
 """The training with an attack that somebody contributes."""
+ENTRY_SEED: Final = 0
+"""Of every entry: whoever could choose it would hand in the best of many."""
 LARGEST_ENTRY: Final = 200_000
 
 
@@ -210,6 +212,10 @@ def contradictions(entry: BoardEntry) -> list[str]:
             found.append(f"measured.{concept} does not hold the trainings of {suite.name}")
         elif any(len(each) != suite.seeds for each in values.values()):
             found.append(f"measured.{concept} does not hold a value for each of the seeds")
+    if entry.seed != ENTRY_SEED:
+        found.append(
+            f"the seed is {entry.seed} and has to be {ENTRY_SEED}, as safezone evaluate has it"
+        )
     if found:
         return found
 

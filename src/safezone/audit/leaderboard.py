@@ -1,7 +1,8 @@
 """The leaderboard: from a folder of entries to one page, the best worst case first."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -12,12 +13,14 @@ from safezone.audit.entry import (
     CLEAN_IMAGES,
     BoardEntry,
     Estimate,
+    Hashes,
     contradictions,
     estimated,
     read_entry,
 )
 from safezone.audit.page import fill_template
 from safezone.errors import UserError
+from safezone.files import digest
 from safezone.lab.run import TEXTUAL_INVERSION
 from safezone.results.meaning import caveats, versions
 from safezone.results.page import Page, Section
@@ -55,16 +58,33 @@ class Standing:
 
 @dataclass(frozen=True)
 class Board:
-    """Entries that can be compared: of one suite, model and hash of its weights.
+    """Entries that can be compared: of one suite and model, with all ``hashes`` equal.
 
     ``attacks``: all that were contributed, each with its file and what it learned.
     """
 
     suite: str
     model: str
-    weights: str
+    hashes: Hashes
     standings: Sequence[Standing]
     attacks: Sequence[tuple[str, BoardEntry, Estimate]]
+
+    @property
+    def basis(self) -> str:
+        """What the numbers rest on: ``weights 0123456789ab, encoder ...``."""
+        parts = {
+            "weights": self.hashes.model,
+            "encoder": self.hashes.encoder,
+            "purifiers": self.hashes.networks,
+            "settings": self.hashes.settings,
+            "images": digest(json.dumps(dict(self.hashes.images), sort_keys=True)),
+        }
+        return ", ".join(f"{name} {key[:12]}" for name, key in parts.items())
+
+    @property
+    def title(self) -> str:
+        """Tells it from any other board."""
+        return f"{self.suite} on {self.model}, {self.basis}"
 
 
 def read_entries(folder: Path) -> dict[str, BoardEntry]:
@@ -85,14 +105,15 @@ def read_entries(folder: Path) -> dict[str, BoardEntry]:
 
 def boards(entries: Mapping[str, BoardEntry]) -> list[Board]:
     """The entries in groups that can be compared, each with the lowest worst case first."""
-    groups: dict[tuple[str, str, str], dict[str, BoardEntry]] = {}
+    groups: dict[str, dict[str, BoardEntry]] = {}
     for file, entry in entries.items():
-        key = (entry.suite, entry.model, entry.hashes.model)
+        key = json.dumps([entry.suite, entry.model, asdict(entry.hashes)], sort_keys=True)
         groups.setdefault(key, {})[file] = entry
-    return [_board(*key, group) for key, group in groups.items()]
+    return [_board(group) for group in groups.values()]
 
 
-def _board(suite: str, model: str, weights: str, group: Mapping[str, BoardEntry]) -> Board:
+def _board(group: Mapping[str, BoardEntry]) -> Board:
+    first = next(iter(group.values()))
     attacks = [(file, entry) for file, entry in group.items() if entry.form == "attack"]
     lines = [
         _standing(file, entry, [each for each in attacks if each[1].poison == entry.poison])
@@ -102,9 +123,9 @@ def _board(suite: str, model: str, weights: str, group: Mapping[str, BoardEntry]
     best = tied_best({each.file: each.values for each in lines}, higher_is_better=False)
     ranked = sorted(lines, key=lambda each: (each.worst.mean, each.file))
     return Board(
-        suite,
-        model,
-        weights,
+        first.suite,
+        first.model,
+        first.hashes,
         [replace(each, tied=each.file in best) for each in ranked],
         [(file, entry, estimated(ATTACK, entry.values(ATTACK))) for file, entry in attacks],
     )
@@ -162,13 +183,12 @@ def leaderboard_page(entries: Mapping[str, BoardEntry], command: str = "") -> Pa
     every = boards(entries)
     sections: list[Section] = []
     rows: list[Row] = []
-    for board in every:
+    for place, board in enumerate(every, 1):
         own = _rows(board)
         rows += own
         if own:
-            title = f"{board.suite} on {board.model}, weights {board.weights[:12]}"
-            name = f"{board.suite}-{board.model}-{board.weights[:12]}"
+            name = f"{board.suite}-{board.model}-{place}"
             notes = caveats(own, photographs=False)
-            sections.append(Section(name, title, own, notes=notes, command=command))
+            sections.append(Section(name, board.title, own, notes=notes, command=command))
     lead = Markup(fill_template("leaderboard.html.j2", boards=every))
     return Page("Which protections hold?", sections, rows, versions(), lead)

@@ -142,6 +142,8 @@ def plan_of(options: AuditCommand) -> "tuple[Lab, Plan]":
     from safezone.lab.store import WORK
     from safezone.lab.training import method_named
 
+    if options.partial and options.clean is None:
+        raise UserError("--partial needs the originals of the other images; give them with --clean")
     ensemble = suite(options.attacker)
     methods = tuple(method_named(name).name for name in dict.fromkeys(options.methods))
     names = ("precision", "long_prompts", "poisoning", "sampling", "scoring")

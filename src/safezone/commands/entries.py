@@ -193,7 +193,7 @@ class LeaderboardCommand(Command):
         write_page(leaderboard_page(entries, command_line()), self.out)
         lines, of_suites = [], boards(entries)
         for board in of_suites:
-            lines.append(f"{board.suite} on {board.model}, weights {board.weights[:12]}:")
+            lines.append(f"{board.title}:")
             lines += [
                 f"    {place}{' =' if each.tied else ''}  {each.entry.poison.name}: worst case "
                 f"{each.worst.text}, {each.by}; plain training {each.entry.plain.text}"
@@ -205,7 +205,7 @@ class LeaderboardCommand(Command):
                 {
                     "suite": board.suite,
                     "model": board.model,
-                    "weights": board.weights,
+                    "hashes": asdict(board.hashes),
                     "protections": [
                         {"file": each.file, "worst_case": each.worst.mean, "by": each.by}
                         for each in board.standings
@@ -219,13 +219,16 @@ class LeaderboardCommand(Command):
 
 def _evaluated(options: EvaluateCommand, sharers: int) -> "Trial":
     """What is evaluated, opened; processes that help call it as well."""
+    from safezone.audit.entry import ENTRY_SEED
     from safezone.audit.evaluate import read_subject
     from safezone.audit.suites import object_suite
 
     suite = object_suite(options.suite)
     attack = None if options.attack is None else _name_or_file(options.attack)
     subject = read_subject(suite, _name_or_file(options.poison), attack)
-    return _open_trial(options, suite, options.model, 0, {subject: suite.concepts}, sharers)
+    return _open_trial(
+        options, suite, options.model, ENTRY_SEED, {subject: suite.concepts}, sharers
+    )
 
 
 def _help_to_evaluate(options: EvaluateCommand, sharers: int) -> None:

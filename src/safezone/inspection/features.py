@@ -56,15 +56,18 @@ def features_of(folder: Path, model: Model | None) -> dict[str, dict[str, float]
     that are too small.
     """
     pictures = {}
-    for path in image_files(folder):
+    for path in image_files(folder):  # all, before any work: a wrong file is told at once
         image = read_image(path)
         if min(image.shape[:2]) < SMALLEST:
             raise UserError(
                 f"{path} has {image.shape[1]} x {image.shape[0]} pixels, too few to inspect; give "
                 f"images of at least {SMALLEST} pixels a side"
             )
-        square = image if model is None else to_square(image, model.image_size)
-        pictures[path.name] = torch.from_numpy(square).permute(2, 0, 1).contiguous()
+        if model is not None:
+            image = to_square(image, model.image_size)
+        picture = torch.from_numpy(image).permute(2, 0, 1)
+        # A copy of what is looked at, so that photographs are not kept in their full size.
+        pictures[path.name] = _middle(picture) if model is None else picture.contiguous()
     return dict(zip(pictures, image_features(list(pictures.values()), model), strict=True))
 
 

@@ -86,6 +86,7 @@ class Pages:
             Route(f"{at}/picture/{{part}}/{{index:int}}", self.of(self.picture)),
             Route(f"{at}/mask/{{index:int}}", self.of(self.mask)),
             Route(f"{at}/mask/{{index:int}}", self.of(self.paint, read_body), methods=["PUT"]),
+            Route(f"{at}/mask/{{index:int}}", self.of(self.remove_mask), methods=["DELETE"]),
             Route(f"{at}/masks", self.of(self.masks), methods=["POST"]),
             Route(f"{at}/start", self.of(self.start, read_object), methods=["POST"]),
             Route(f"{at}/stop", self.of(self.stop), methods=["POST"]),
@@ -222,6 +223,12 @@ class Pages:
         with self._one:
             self._runner.require_idle(session)
             session.paint(request.path_params["index"], png)
+        return _json({})
+
+    def remove_mask(self, session: Session, request: Request) -> Response:
+        with self._one:
+            self._runner.require_idle(session)
+            session.remove_mask(request.path_params["index"])
         return _json({})
 
     def masks(self, session: Session, request: Request) -> Response:

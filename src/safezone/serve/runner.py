@@ -139,6 +139,7 @@ class Runner:
             if self.choices(session).protection != choices.protection:
                 session.forget_protection()
             try:
+                session.require_masks_of_all_or_none()
                 require_pictures(session.folder)
             except UserError as error:
                 raise without_path(error, session.folder) from error

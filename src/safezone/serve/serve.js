@@ -111,6 +111,7 @@ function showMasks(made) {
     const image = button.querySelector(".mask");
     image.hidden = !made[index];
     if (made[index]) image.src = `${here}/mask/${index}?${Date.now()}`;
+    document.querySelectorAll(".unmask")[index].hidden = !made[index];
   });
 }
 
@@ -194,6 +195,12 @@ async function keep() {
 
 if (session) {
   document.querySelectorAll(".picture").forEach((button, index) => button.addEventListener("click", () => paint(index)));
+  document.querySelectorAll(".unmask").forEach((button, index) =>
+    button.addEventListener("click", async () => {
+      tell("");
+      if (await ask(`${here}/mask/${index}`, { method: "DELETE" })) await masksAgain();
+    }),
+  );
   at("canvas").addEventListener("pointerdown", (event) => {
     at("canvas").setPointerCapture(event.pointerId);
     last = null;

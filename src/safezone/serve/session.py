@@ -16,7 +16,7 @@ from safezone.audit.cases import PROTECTED, UNSEEN
 from safezone.concepts import image_files
 from safezone.concepts.concept import square_mask
 from safezone.concepts.datasets import export_concept
-from safezone.concepts.folder import mask_folder
+from safezone.concepts.folder import is_image, mask_folder
 from safezone.concepts.masks import SURE, cut_out
 from safezone.errors import UserError
 from safezone.files import whole_file, whole_folder
@@ -70,8 +70,10 @@ class Session:
         return _png(_shown(read_image(self._file(folder, index))))
 
     def mask_path(self, index: int) -> Path:
-        """Where the mask of a picture is, or will be."""
-        return mask_folder(self.masked) / f"{self._file(self.masked, index).stem}.png"
+        """Where the mask of a picture is, whatever its ending, or will be."""
+        path = mask_folder(self.masked) / f"{self._file(self.masked, index).stem}.png"
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        return min((p for p in beside if p.stem == path.stem and is_image(p)), default=path)
 
     def mask(self, index: int) -> bytes:
         """The mask of a picture as a PNG of the shown picture's size; black where none is yet."""
@@ -89,7 +91,8 @@ class Session:
         path, file = self.mask_path(index), self._file(self.masked, index)
         image = read_image(file)
         shown = _shown(image).shape[:2]
-        with whole_file(path) as temporary:
+        png_path = path if path.suffix.lower() == ".png" else path.with_suffix(".png")
+        with whole_file(png_path) as temporary:
             temporary.write_bytes(png)
             try:
                 mask = read_mask(temporary, max_pixels=SHOWN_SIDE**2)
@@ -100,12 +103,36 @@ class Session:
                     f"the painted mask has {mask.shape[1]} x {mask.shape[0]} pixels and its "
                     f"picture is shown in {shown[1]} x {shown[0]}; paint it again"
                 )
+            if not mask.any():
+                raise UserError(
+                    f"the mask of {file.name} is empty; paint the object, or cancel, and take the "
+                    "mask away with the button below the picture"
+                )
             height, width = image.shape[:2]
             whole = Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST)
             with warnings.catch_warnings(action="ignore"):
                 square_mask(np.asarray(whole), Path(f"the mask of {file.name}"), image, _SIDE)
             whole.save(temporary, format="PNG")
+        if path != png_path:
+            path.unlink()
         self.forget_protection()
+
+    def remove_mask(self, index: int) -> None:
+        """Takes the mask of a picture away; nothing where it has none."""
+        path = self.mask_path(index)
+        if path.is_file():
+            path.unlink()
+            self.forget_protection()
+
+    def require_masks_of_all_or_none(self) -> None:
+        """Raises UserError, naming the pictures, where some have a mask and others have none."""
+        files = self.pictures(self.masked)
+        bare = [file.name for i, file in enumerate(files) if not self.mask_path(i).is_file()]
+        if 0 < len(bare) < len(files):
+            raise UserError(
+                f"other pictures have a mask, but not {', '.join(bare)}; paint the object there "
+                "too, or take the other masks away with the buttons below their pictures"
+            )
 
     def find_objects(self) -> list[str]:
         """Draws missing masks with GrabCut; returns what to look at, a sentence for each."""
