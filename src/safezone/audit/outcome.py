@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from safezone.audit.cases import PROTECTED, Plan, partial_name
+from safezone.audit.cases import PROTECTED, Plan
 from safezone.audit.suites import Attacker
 from safezone.lab.settings import fraction
 from safezone.results.statistics import Interval, mean_interval, recovery
@@ -38,7 +38,8 @@ class Learned:
 
 @dataclass(frozen=True)
 class Outcome:
-    """One method. ``partial`` and ``budgets``: plain training, by percent and by level of 255.
+    """One method. ``partial`` and ``budgets``: plain training, by real percent of protected images
+    (mean over concepts) and by level of 255.
 
     ``careful``: the last attacker of the suite at the same budgets. ``failed``: attackers of whose
     runs none ended well, and why.
@@ -104,7 +105,7 @@ def _outcome(plan: Plan, method: str, rows: Sequence[Row]) -> Outcome | None:
         worst=max(every, key=lambda each: each.similarity.mean),
         attackers=tuple(every),
         clean=interval(CLEAN, NOMINAL),
-        partial=by_level({percent: partial_name(percent) for percent in plan.partial}, NOMINAL),
+        partial=by_level(plan.of_shares, NOMINAL),
         budgets=by_level(plan.of_levels, NOMINAL),
         careful=by_level(plan.of_levels, plan.attackers[-1].defense_for(plan.builtin)),
         failed={a.name: reasons[cell(a)] for a in plan.attackers if cell(a) in reasons},

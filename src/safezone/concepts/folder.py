@@ -35,7 +35,8 @@ _IGNORED: Final = re.compile(
     r"|(eh)?thumbs\.db|desktop\.ini|icon\r",
     re.IGNORECASE,
 )
-_NOT_OURS: Final = ("__MACOSX", "@eaDir", PREVIEW_FOLDER)
+_NOT_OURS: Final = ("__macosx", "@eadir", PREVIEW_FOLDER, MASK_FOLDER)
+"""Folders in which no images of the object are, in lower case."""
 
 
 def readable_name(name: str) -> str:
@@ -127,7 +128,7 @@ def image_files(folder: Path) -> tuple[Path, ...]:
                 f"{path} is left out: images are read from {folder} alone", Notice, stacklevel=2
             )
     if not seen:
-        inner = [path for path in entries if _left_out(path) and path.is_dir()]
+        inner = inner_folders(folder)
         hint = f", or give {inner[0]}" if inner else ""
         raise UserError(
             f"{folder} holds no images; put 3 to {MOST_IMAGES} of one object into it{hint}"
@@ -139,12 +140,23 @@ def _left_out(path: Path) -> bool:
     """Whether an image, or a folder with images, is passed over without being a mask's."""
     if not path.is_dir():
         return is_image(path) and path.name.startswith(".") and not path.name.startswith("._")
-    if path.name.startswith(".") or path.name in _NOT_OURS or path.name.lower() == MASK_FOLDER:
-        return False
+    return not path.name.startswith(".") and path.name.lower() not in _NOT_OURS and has_images(path)
+
+
+def has_images(folder: Path) -> bool:
+    """Whether images that are not hidden lie directly in a folder that can be listed."""
     try:
-        return any(is_image(inner) and not _ignored(inner) for inner in path.iterdir())
+        return any(is_image(p) and not _ignored(p) and not p.is_dir() for p in folder.iterdir())
     except OSError:
         return False
+
+
+def inner_folders(folder: Path) -> list[Path]:
+    """The folders directly in a folder that hold images of an object, in natural order.
+
+    Not those of masks and previews, nor those that systems leave, in any case.
+    """
+    return [path for path in _entries(folder) if path.is_dir() and _left_out(path)]
 
 
 def mask_folder(folder: Path) -> Path:
