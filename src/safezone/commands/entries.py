@@ -132,7 +132,7 @@ class VerifyCommand(Processor, Command):
         from safezone.audit.entry import read_entry
         from safezone.audit.verify import Verdict, drawn_concepts
         from safezone.commands.opening import machine_and_sharers
-        from safezone.lab.executors import helping, quiet
+        from safezone.lab.executors import helping, no_note
         from safezone.reading import require_file
 
         for file in self.code:
@@ -151,7 +151,7 @@ class VerifyCommand(Processor, Command):
             note(f"{suite.name} on {model}: {', '.join(names)} (--seed {seed})")
             machine, sharers = machine_and_sharers(model, self)
             verified = partial(_verified, machine, group, noise, names, sharers)
-            with helping(partial(verified, False, quiet), sharers - 1):
+            with helping(partial(verified, False, no_note), sharers - 1):
                 verdicts |= verified(progress(), note)
         lines = [
             f"{path}: {sentence}"

@@ -87,7 +87,7 @@ def _help() -> None:
     threading.Thread(target=end, daemon=True).start()
 
 
-def quiet(text: str) -> None:
+def no_note(text: str) -> None:
     """The process that is helped tells enough."""
 
 
@@ -119,7 +119,7 @@ class Helped:
     progress: bool = True
 
     def run(self, work: Work, note: Note) -> Iterator[Failures]:
-        with helping(partial(work, self.open_lab, note=quiet), self.helpers):
+        with helping(partial(work, self.open_lab, note=no_note), self.helpers):
             yield work(lambda: self.lab, progress=self.progress, note=note)
 
 
