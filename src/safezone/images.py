@@ -197,6 +197,12 @@ def png_text(path: Path) -> dict[str, str]:
         return {}
 
 
+def short_side(path: Path) -> int:
+    """The shorter side in pixels, from the header of a file that ``read_image`` reads."""
+    with warnings.catch_warnings(action="ignore"), Image.open(path, formats=_FORMATS) as image:
+        return min(image.size)
+
+
 def to_square(pixels: _Pixels, size: int) -> _Pixels:
     """The centre square, resized to ``size``: uint8 [h, w, 3] or bool [h, w] in, the same kind out.
 

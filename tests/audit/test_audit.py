@@ -15,7 +15,9 @@ from PIL import Image
 
 from safezone.audit.audit import AUDIT, audit, plan_audit
 from safezone.audit.cases import PROTECTED, Case, Plan, partial_name, read_cases
-from safezone.audit.outcome import FEW_CONCEPTS, FLAGS, Facts, Learned, Outcome, raised, verdict
+from safezone.audit.flags import FEW_CONCEPTS, FLAGS, Facts, raised
+from safezone.audit.outcome import Learned, Outcome, verdict
+from safezone.audit.protection import change_of
 from safezone.audit.suites import POSTINGS, SUITES, suite
 from safezone.commands import audit as command
 from safezone.commands.command import parse
@@ -72,12 +74,25 @@ def test_a_posting_keeps_what_is_shown_and_changes_pixels(name: str) -> None:
     assert 0 < change < 20
 
 
-def _folders(root: Path, *, suffix: str = "", made: Mapping[str, Any] | None = None) -> list[Path]:
+def _folders(
+    root: Path,
+    *,
+    suffix: str = "",
+    made: Mapping[str, Any] | None = None,
+    change: int = 8,
+    shrink: int = 1,
+) -> list[Path]:
     """Originals and protected images of one concept."""
     clean, protected = concept("One", 3), concept("One", 3)
     images = protected.images.to(torch.int16)
-    images = images + torch.where(torch.arange(64) % 2 == 0, 8, -8)
-    protected = protected.with_images(images.clamp(0, 255).to(torch.uint8))
+    images = images + torch.where(torch.arange(64) % 2 == 0, change, -change)
+    masks = protected.masks
+    assert masks is not None
+    protected = replace(
+        protected,
+        images=images.clamp(0, 255).to(torch.uint8)[..., ::shrink, ::shrink],
+        masks=masks[:, ::shrink, ::shrink],
+    )
     save_concept(clean, root / "clean")
     save_concept(protected, root / "protected")
     if made is not None:
@@ -102,14 +117,15 @@ def _facts(
     count: int = FEW_CONCEPTS,
     learned: float = 0.8,
     floor: float = 0.1,
-    largest: float = 16 / 255,
+    change: int = 8,
+    shrink: int = 1,
     model: str = "tiny",
     builtin: bool = False,
     costs: bool = False,
     left_out: Mapping[str, str] = {},
     own_training: bool = False,
 ) -> Facts:
-    protected, original = _folders(root, suffix=suffix, made=made)
+    protected, original = _folders(root, suffix=suffix, made=made, change=change, shrink=shrink)
     (case,) = read_cases(protected, original if clean else None, 64)
     case = replace(case, generated_masks=masks)
     plan = Plan((case,) * count, SUITES["standard-1"], ("ti",), 1, (), (), {}, builtin, left_out)
@@ -124,14 +140,15 @@ def _facts(
     worst = of("szt", 0.6, learned - (0.3 if costs else 0.01))
     clean_value = plain.clean if clean else None
     outcome = Outcome("ti", plain, worst, (plain, worst), clean_value, {}, {}, {}, {})
-    return Facts(plan, [outcome], model, floor, largest, own_training)
+    return Facts(plan, [outcome], model, floor, [change_of(case)] * count, own_training)
 
 
 NOTHING: dict[str, Any] = {"left_out": {"purifier": "left out"}}
 RAISE: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "no-originals": ({"clean": False}, {}),
     "clean-not-learned": ({"learned": 0.15}, {}),
-    "budget-exceeded": ({"largest": 20 / 255}, {}),
+    "budget-exceeded": ({"change": 20}, {}),
+    "other-size": ({"shrink": 2}, {}),
     "lossy-file": ({"suffix": ".jpg"}, {}),
     "care-costs-clean": ({"costs": True}, {}),
     "purifier-of-this-world": ({"builtin": True}, {"builtin": True, **NOTHING}),

@@ -9,8 +9,10 @@ from typing import Any, Final
 import torch
 
 from safezone.audit.cases import Case, Plan
-from safezone.audit.outcome import Facts, outcomes
+from safezone.audit.flags import Facts
+from safezone.audit.outcome import broken, outcomes
 from safezone.audit.page import as_json, lead, visibility
+from safezone.audit.protection import change_of
 from safezone.audit.suites import Attacker, Suite
 from safezone.defenses import defense, fingerprints
 from safezone.errors import UserError
@@ -113,17 +115,22 @@ def audit(
     *,
     title: str,
     command: str,
+    photographs: bool = False,
     executor: Executor | None = None,
     progress: bool = True,
     note: Note = lambda text: None,
 ) -> Audited:
     """Runs what is missing and writes ``audit.json`` and the page into ``folder``.
 
-    A killed audit goes on when it is started again, as any grid does.
+    ``photographs``: whether the built-in model learns from such. A killed audit goes on when it is
+    started again, as any grid does.
     """
     lab = plan.lab(lab)
     grid = plan.grid(lab.model.name)
+    changes = [change_of(case) for case in plan.cases]
     write_expected(lab, grid, folder)
+    for name in (AUDIT, LEAD):  # of an earlier audit, whose verdict is not that of the new tables
+        (folder / name).unlink(missing_ok=True)
     made = measure(
         lab,
         grid,
@@ -132,15 +139,25 @@ def audit(
         title=title,
         command=command,
         kind="claim",
+        photographs=photographs,
+        made_here=False,
         executor=executor,
         progress=progress,
         note=note,
     )
     seen = visibility(lab, plan)
-    largest = seen[0].linf if seen else None
     training = lab.settings.training
     own = training != preset(lab.settings.model, training.method).training
-    facts = Facts(plan, outcomes(plan, made.rows), lab.model.name, floor(lab, plan), largest, own)
+    facts = Facts(
+        plan,
+        outcomes(plan, made.rows),
+        lab.model.name,
+        floor(lab, plan),
+        changes,
+        own_training=own,
+        photographs=photographs,
+        failed=broken(plan, made.rows),
+    )
     data = as_json(facts, seen)
     write_json(folder / AUDIT, data)
     write_text(folder / LEAD, lead(lab, facts, seen))

@@ -43,13 +43,15 @@ original without it being asked whether that is another image's."""
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One concept. ``clean``: its originals, if any. ``manifest``: the poison's, if it is ours."""
+    """One concept. ``clean``: its originals, if any, which lie in ``original``. ``manifest``: the
+    poison's, if it is ours."""
 
     folder: Path
     protected: Concept
     clean: Concept | None
     manifest: Mapping[str, Any]
     generated_masks: bool = False
+    original: Path | None = None
 
     @property
     def name(self) -> str:
@@ -134,7 +136,7 @@ def _read_case(folder: Path, original: Path | None, size: int, draw: bool) -> Ca
         clean = replace(clean, masks=masks)
     path = folder / MANIFEST
     manifest = read_json(path) if path.is_file() else {}
-    return Case(folder, replace(protected, masks=masks), clean, manifest, generated)
+    return Case(folder, replace(protected, masks=masks), clean, manifest, generated, original)
 
 
 def _require_pairs(folder: Path, protected: Concept, original: Path, clean: Concept) -> None:

@@ -1,18 +1,18 @@
-"""What follows from an audit's rows: what each attacker learned, the worst case, and the flags.
+"""What follows from an audit's rows: what each attacker learned, the worst case, the verdict.
 
 All numbers are similarities to the clean originals (to the protected images where there are none),
-means over concepts with the seeds nested. The owner's worst case is the attacker that learned most.
+means over all concepts with the seeds nested: what failed on one of them has no number. The owner's
+worst case is the attacker that learned most.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from safezone.audit.cases import PROTECTED, Plan
 from safezone.audit.suites import Attacker
-from safezone.lab.settings import fraction
-from safezone.results.statistics import Interval, mean_interval, recovery
+from safezone.results.statistics import ByConcept, Interval, mean_interval, recovery
 from safezone.results.tables import SIMILARITY
 from safezone.scores.rows import CLEAN, NOMINAL, Row, summarise
 
@@ -20,8 +20,6 @@ NOTHING_LEARNED: Final = 0.1
 """A similarity above the class word's by less than this counts as nothing learned."""
 HALF: Final = 0.5
 """The share of what clean images give from which a protection counts as not having held."""
-FEW_CONCEPTS: Final = 5
-"""Below this an audit is a look at images, not a measurement."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +39,8 @@ class Outcome:
     """One method. ``partial`` and ``budgets``: plain training, by real percent of protected images
     (mean over concepts) and by level of 255.
 
-    ``careful``: the last attacker of the suite at the same budgets. ``failed``: attackers of whose
-    runs none ended well, and why.
+    ``careful``: the last attacker of the suite at the same budgets. ``failed``: attackers of which
+    a run failed, and why. ``clean_failed``: why there is no ``clean`` although there are originals.
     """
 
     method: str
@@ -54,6 +52,7 @@ class Outcome:
     budgets: Mapping[int, Interval]
     careful: Mapping[int, Interval]
     failed: Mapping[str, str]
+    clean_failed: str | None = None
 
     @property
     def costs(self) -> bool:
@@ -64,51 +63,88 @@ class Outcome:
         return self.clean.mean - self.worst.clean.mean >= max(0.02, gain)
 
 
+@dataclass(frozen=True, eq=False)
+class _Cells:
+    """Of one method, by poison and defense: values, where all concepts that were to have some do,
+    and reasons of runs that failed."""
+
+    plan: Plan
+    values: Mapping[tuple[str, ...], ByConcept]
+    reasons: Mapping[tuple[str, str], str]
+
+    def of(self, attacker: Attacker) -> tuple[str, str]:
+        return attacker.poison_name(PROTECTED), attacker.defense_for(self.plan.builtin)
+
+    def why(self, cell: tuple[str, str]) -> str | None:
+        """Why a run of the cell has no value; None where all have one."""
+        return self.reasons.get(cell, None if cell in self.values else "it gave no similarity")
+
+    def interval(self, poison: str, defense: str) -> Interval | None:
+        by_concept = self.values.get((poison, defense))
+        return None if by_concept is None else mean_interval(by_concept)
+
+    def learned(self, attacker: Attacker) -> Learned | None:
+        own, clean = self.of(attacker), (CLEAN, NOMINAL)
+        plain, back = self.of(self.plan.suite.plain), None
+        if own not in self.values:
+            return None
+        if clean in self.values and plain in self.values and own != plain:
+            back = recovery(self.values[clean], self.values[plain], self.values[own])
+        similarity, on_clean = mean_interval(self.values[own]), self.interval(CLEAN, own[1])
+        return Learned(attacker.name, attacker.title, similarity, on_clean, back)
+
+    def by_level(self, names: Mapping[int, str], defense: str) -> dict[int, Interval]:
+        every = {level: self.interval(name, defense) for level, name in names.items()}
+        return {level: value for level, value in every.items() if value is not None}
+
+
+def _cells(plan: Plan, method: str, rows: Sequence[Row]) -> _Cells:
+    own, shares = [row for row in rows if row.method == method], {*plan.of_shares.values()}
+    every = {case.name for case in plan.cases}
+    several = {case.name for case in plan.cases if case.several}  # the others have no shares
+    whole = {
+        cell: values
+        for cell, values in summarise(own, SIMILARITY).items()
+        if (several if cell[0] in shares else every) <= values.keys()
+    }
+    return _Cells(plan, whole, {(r.poison, r.defense): r.reason for r in own if r.reason})
+
+
 def outcomes(plan: Plan, rows: Sequence[Row]) -> list[Outcome]:
-    """One for each method of which plain training ended well."""
-    every = (_outcome(plan, m, [row for row in rows if row.method == m]) for m in plan.methods)
+    """One for each method of which plain training ended well on every concept."""
+    every = (_outcome(method, _cells(plan, method, rows)) for method in plan.methods)
     return [each for each in every if each is not None]
 
 
-def _outcome(plan: Plan, method: str, rows: Sequence[Row]) -> Outcome | None:
-    values = summarise(rows, SIMILARITY)
-    reasons = {(row.poison, row.defense): row.reason for row in rows if row.reason}
+def broken(plan: Plan, rows: Sequence[Row]) -> dict[str, str]:
+    """The other methods, and why plain training has no number."""
+    result = {}
+    for method in plan.methods:
+        cells = _cells(plan, method, rows)
+        plain = cells.of(plan.suite.plain)
+        if plain not in cells.values:
+            result[method] = str(cells.why(plain))
+    return result
 
-    def cell(attacker: Attacker) -> tuple[str, str]:
-        return attacker.poison_name(PROTECTED), attacker.defense_for(plan.builtin)
 
-    def interval(poison: str, defense: str) -> Interval | None:
-        by_concept = values.get((poison, defense))
-        return None if by_concept is None else mean_interval(by_concept)
-
-    def learned(attacker: Attacker) -> Learned | None:
-        poison, defense = cell(attacker)
-        similarity = interval(poison, defense)
-        if similarity is None:
-            return None
-        back = None
-        if (CLEAN, NOMINAL) in values and attacker is not plan.suite.plain:
-            plain = values.get(cell(plan.suite.plain))
-            if plain is not None:
-                back = recovery(values[CLEAN, NOMINAL], plain, values[poison, defense])
-        return Learned(attacker.name, attacker.title, similarity, interval(CLEAN, defense), back)
-
-    def by_level(names: Mapping[int, str], defense: str) -> dict[int, Interval]:
-        return {n: i for n, name in names.items() if (i := interval(name, defense)) is not None}
-
-    every = [each for attacker in plan.attackers if (each := learned(attacker)) is not None]
+def _outcome(method: str, cells: _Cells) -> Outcome | None:
+    plan = cells.plan
+    every = [each for a in plan.attackers if (each := cells.learned(a)) is not None]
     if not every or every[0].attacker != plan.suite.plain.name:
         return None
+    clean, given = (CLEAN, NOMINAL), all(case.clean is not None for case in plan.cases)
+    whys = {attacker.name: cells.why(cells.of(attacker)) for attacker in plan.attackers}
     return Outcome(
         method=method,
         plain=every[0],
         worst=max(every, key=lambda each: each.similarity.mean),
         attackers=tuple(every),
-        clean=interval(CLEAN, NOMINAL),
-        partial=by_level(plan.of_shares, NOMINAL),
-        budgets=by_level(plan.of_levels, NOMINAL),
-        careful=by_level(plan.of_levels, plan.attackers[-1].defense_for(plan.builtin)),
-        failed={a.name: reasons[cell(a)] for a in plan.attackers if cell(a) in reasons},
+        clean=cells.interval(*clean),
+        partial=cells.by_level(plan.of_shares, NOMINAL),
+        budgets=cells.by_level(plan.of_levels, NOMINAL),
+        careful=cells.by_level(plan.of_levels, plan.attackers[-1].defense_for(plan.builtin)),
+        failed={name: why for name, why in whys.items() if why is not None},
+        clean_failed=cells.why(clean) if given and clean not in cells.values else None,
     )
 
 
@@ -120,10 +156,13 @@ def verdict(outcome: Outcome, floor: float) -> str:
     plain, worst = outcome.plain.similarity.mean, outcome.worst.similarity.mean
     most = f"{outcome.worst.title} learned {worst:.2f}"
     if outcome.clean is None:
+        why = "without the originals nobody can say"
+        if outcome.clean_failed is not None:
+            reason = outcome.clean_failed.rstrip(".")
+            why = f"the training on the originals failed ({reason}), so nobody can say"
         return (
             f"With {outcome.method}, plain training learned {plain:.2f} and, of "
-            f"{len(outcome.attackers)} trainings, {most}; without the originals nobody can say how "
-            "much the protection took."
+            f"{len(outcome.attackers)} trainings, {most}; {why} how much the protection took."
         )
     clean = outcome.clean.mean
     if clean - floor < NOTHING_LEARNED:
@@ -135,9 +174,12 @@ def verdict(outcome: Outcome, floor: float) -> str:
     began = f"With {outcome.method}, clean images gave {clean:.2f} and protected ones {plain:.2f}"
     told, held = f"{share:.0%} of what clean images gave", "the protection did not hold"
     if worst == plain:
-        against = held if share >= HALF else "the protection held against these"
         careful = len(outcome.attackers) - 1
-        return f"{began}, {told}; none of {careful} careful trainings learned more: {against}."
+        tried, these = f"none of {careful} careful trainings learned more", "these"
+        if not careful:
+            tried, these = "no careful training ended well", "plain training alone"
+        against = held if share >= HALF else f"the protection held against {these}"
+        return f"{began}, {told}; {tried}: {against}."
     return f"{began}; {most}, {told}: {held if share >= HALF else 'part of it was left'}."
 
 
@@ -154,135 +196,3 @@ def plain_values(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain_values(each) for each in value]
     return value
-
-
-# Flags: when nothing, or less, follows
-
-
-@dataclass(frozen=True, eq=False)
-class Facts:
-    """What the flags look at. ``floor``: the similarity of what the class word alone draws.
-
-    ``largest``: the largest change of any value of a pixel, in [0, 1]; None without originals.
-    ``own_training``: whether the trainings were told other settings than the model's preset.
-    """
-
-    plan: Plan
-    outcomes: Sequence[Outcome]
-    model: str
-    floor: float
-    largest: float | None
-    own_training: bool = False
-
-    @property
-    def manifests(self) -> list[Mapping[str, Any]]:
-        """The manifests of the protected folders that our own poisons wrote."""
-        return [case.manifest for case in self.plan.cases if case.manifest]
-
-    @property
-    def over_budget(self) -> bool:
-        """Whether an image is changed by more than the protection claims."""
-        claims = [fraction(each["kappa"]) for each in self.manifests if "kappa" in each]
-        if self.largest is None or not claims:
-            return False
-        return self.largest > float(max(claims)) + 0.5 / 255 + 1e-6
-
-
-@dataclass(frozen=True)
-class Flag:
-    """``raised``: whether it holds; ``text``: what it means, one sentence."""
-
-    name: str
-    raised: Callable[[Facts], bool]
-    text: str
-
-
-FLAGS: Final[tuple[Flag, ...]] = (
-    Flag(
-        "no-originals",
-        lambda facts: any(case.clean is None for case in facts.plan.cases),
-        "There are no clean originals, so similarities are to the protected images and what the "
-        "protection took cannot be told; give --clean.",
-    ),
-    Flag(
-        "clean-not-learned",
-        lambda facts: any(
-            each.clean is not None and each.clean.mean - facts.floor < NOTHING_LEARNED
-            for each in facts.outcomes
-        ),
-        "The clean images were hardly learned better than the class word alone draws them, so "
-        "nothing follows for the protected ones.",
-    ),
-    Flag(
-        "budget-exceeded",
-        lambda facts: facts.over_budget,
-        "The protected images differ from the originals by more than the protection's budget: they "
-        "were changed afterwards, or these are other originals.",
-    ),
-    Flag(
-        "lossy-file",
-        lambda facts: any(case.lossy for case in facts.plan.cases),
-        "Protected images are in a lossy form (JPEG, WebP), which has changed the protection "
-        "already; audit the files as the protection wrote them too.",
-    ),
-    Flag(
-        "care-costs-clean",
-        lambda facts: any(each.costs for each in facts.outcomes),
-        "The training that learned most loses at least as much on clean images as it gains here, "
-        "so its gain is not recovery alone.",
-    ),
-    Flag(
-        "purifier-of-this-world",
-        lambda facts: (
-            facts.plan.builtin and any(each.name == "purifier" for each in facts.plan.attackers)
-        ),
-        "The built-in purifier was trained on the very world of the built-in model; purifiers of "
-        "photographs know less of what they clean.",
-    ),
-    Flag(
-        "white-box",
-        lambda facts: any(each.get("model") == facts.model for each in facts.manifests),
-        "The protection was made on the model that is trained here, its best case; on another "
-        "model it may do less.",
-    ),
-    Flag(
-        "carried-over",
-        lambda facts: any(each.get("model") not in (None, facts.model) for each in facts.manifests),
-        "The protection was made on another model than the one that is trained here.",
-    ),
-    Flag(
-        "unknown-maker",
-        lambda facts: len(facts.manifests) < len(facts.plan.cases),
-        "It is not known on which model the protection was made, so white box and carried over "
-        "cannot be told apart.",
-    ),
-    Flag(
-        "other-training",
-        lambda facts: facts.own_training,
-        "The trainings had other settings than this model's preset (--config), so these numbers "
-        "are not the suite's.",
-    ),
-    Flag(
-        "few-concepts",
-        lambda facts: len(facts.plan.cases) < FEW_CONCEPTS,
-        f"Fewer than {FEW_CONCEPTS} concepts: this is a look at these images, not a measurement of "
-        "the protection.",
-    ),
-    Flag(
-        "generated-masks",
-        lambda facts: any(case.generated_masks for case in facts.plan.cases),
-        "The masks were drawn by GrabCut and not looked at; a wrong mask makes Safe-Zone Training "
-        "look worse than it is.",
-    ),
-    Flag(
-        "stronger-attack-missing",
-        lambda facts: bool(facts.plan.left_out) or any(each.failed for each in facts.outcomes),
-        "Known attackers of the suite did not run here, so the worst case may be worse.",
-    ),
-)
-"""Every flag; the tests raise each of them and leave each of them down."""
-
-
-def raised(facts: Facts) -> list[Flag]:
-    """The flags that hold, in the table's order."""
-    return [flag for flag in FLAGS if flag.raised(facts)]

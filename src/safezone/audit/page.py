@@ -1,8 +1,9 @@
 """The upper part of an audit's page: the verdict, the flags, pictures in a row, visibility."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -11,11 +12,15 @@ from torch import Tensor
 
 from safezone import __version__
 from safezone.audit.cases import PROTECTED, Case, Plan
-from safezone.audit.outcome import Facts, Outcome, plain_values, raised, verdict
+from safezone.audit.flags import Facts, raised, verdicts
+from safezone.audit.outcome import Outcome, plain_values
 from safezone.lab.lab import Lab
 from safezone.lab.makers import read_images
+from safezone.lab.presets import kind_of
 from safezone.lab.run import Run
 from safezone.lab.stage import job
+from safezone.lab.store import Artifact
+from safezone.models.known import known_model
 from safezone.poisons import imperceptibility
 from safezone.results.artifacts import GAIN, Picture, amplified_difference, picture
 from safezone.results.drawings.panels import Panel, Series, draw_panels
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
 CROP: Final = 64
 """Side of the crop that is shown pixel by pixel."""
 UNTESTED: Final = "not tested"
+FAILED: Final = "failed"
+_MODELS: Final = ("sd15", "sd21", "sdxl")
 _METHODS: Final = ("textual inversion", "lora", "custom diffusion")
 
 
@@ -46,19 +53,24 @@ class Visibility:
 
 
 def visibility(lab: Lab, plan: Plan) -> list[Visibility]:
-    """Of the protected images and of every budget; nothing without originals."""
+    """Of the protected images and of every budget whose poison was made; nothing without
+    originals."""
     level_of = {name: level for level, name in plan.of_levels.items()}
     cases = [case for case in plan.cases if case.clean is not None]
-    names = dict.fromkeys([PROTECTED, *level_of])
+    made = [n for n in level_of if all(_poisoned(lab, case, n).done for case in cases)]
+    names = dict.fromkeys([PROTECTED, *made])
     return [_visible(lab, cases, name, level_of.get(name)) for name in names] if cases else []
+
+
+def _poisoned(lab: Lab, case: Case, name: str) -> Artifact:
+    run = Run(case.name, name, NOMINAL, _METHODS[0], lab.model.name, 0)
+    return job(lab, run).of["poison"]
 
 
 def _visible(lab: Lab, cases: Sequence[Case], name: str, level: int | None) -> Visibility:
     def images(case: Case) -> Tensor:  # uint8 [n, 3, S, S]
-        if name == PROTECTED:
-            return case.protected.images
-        run = Run(case.name, name, NOMINAL, _METHODS[0], lab.model.name, 0)
-        return lab.load(job(lab, run).of["poison"]).images
+        given = name == PROTECTED
+        return (case.protected if given else lab.load(_poisoned(lab, case, name))).images
 
     clean = torch.cat([case.reference.images for case in cases])
     changed = torch.cat([images(case) for case in cases])
@@ -141,33 +153,52 @@ def fill_template(name: str, **values: Any) -> str:
     return templates.get_template(name).render(values)
 
 
+def _untested(model: str) -> list[str]:
+    """The models that the page names beside this one; a name that tells nothing is none of them."""
+    told = known_model(model) is not None or Path(model).expanduser().is_dir()
+    return [each for each in _MODELS if not (told and kind_of(model) == each)]
+
+
+def _matrix(facts: Facts, others: int) -> Mapping[str, Sequence[str]]:
+    """By method what was learned on the model, and that nothing was tested on the others."""
+    cells = {
+        each.method: f"{each.plain.similarity.mean:.2f} plain, "
+        f"{each.worst.similarity.mean:.2f} worst case"
+        for each in facts.outcomes
+    } | dict.fromkeys(facts.failed, FAILED)
+    methods = dict.fromkeys([*facts.plan.methods, *_METHODS])
+    return {method: [cells.get(method, UNTESTED), *[UNTESTED] * others] for method in methods}
+
+
+def _failures(facts: Facts) -> list[tuple[str, str, str]]:
+    """Method, training and reason of each training of the suite that failed."""
+    titles = {each.name: each.title for each in facts.plan.suite.attackers}
+    plain = facts.plan.suite.plain.title
+    return [(method, plain, why) for method, why in facts.failed.items()] + [
+        (each.method, titles[name], why)
+        for each in facts.outcomes
+        for name, why in each.failed.items()
+    ]
+
+
 def lead(lab: Lab, facts: Facts, seen: Sequence[Visibility]) -> str:
     """The upper part of the page, as HTML."""
     plan, outcomes = facts.plan, facts.outcomes
     figure = plane(outcomes, seen)
-    numbers = {
-        each.method: f"{each.plain.similarity.mean:.2f} plain, "
-        f"{each.worst.similarity.mean:.2f} worst case"
-        for each in outcomes
-    }
-    models = list(dict.fromkeys([facts.model, "sd15", "sd21", "sdxl"]))
+    others = _untested(lab.settings.model)
     return fill_template(
         "audit.html.j2",
-        verdicts=[verdict(each, facts.floor) for each in outcomes],
+        verdicts=verdicts(facts),
+        chosen_of=max((len(each.attackers) for each in outcomes), default=0),
         suite=plan.suite.name,
         attackers=len(plan.attackers),
         concepts=len(plan.cases),
         seeds=plan.seeds,
         flags=raised(facts),
         left_out=plan.left_out,
-        models=models,
-        matrix={
-            method: [
-                numbers.get(method, UNTESTED) if each == facts.model else UNTESTED
-                for each in models
-            ]
-            for method in dict.fromkeys([*plan.methods, *_METHODS])
-        },
+        failures=_failures(facts),
+        models=[facts.model, *others],
+        matrix=_matrix(facts, len(others)),
         lines=[_line(lab, plan, each) for each in outcomes],
         visibility=seen,
         close=_close(plan.cases[0]),
@@ -189,9 +220,11 @@ def as_json(facts: Facts, seen: Sequence[Visibility]) -> dict[str, Any]:
         "worst_case": worst,
         "floor": facts.floor,
         "methods": {each.method: plain_values(each) for each in facts.outcomes},
-        "verdicts": [verdict(each, facts.floor) for each in facts.outcomes],
+        "failed": dict(facts.failed),
+        "verdicts": verdicts(facts),
         "flags": {flag.name: flag.text for flag in raised(facts)},
         "left_out": dict(plan.left_out),
+        "photographs_on_built_in_model": facts.photographs,
         "visibility": [
             {k: (None if isinstance(v, float) and math.isinf(v) else v) for k, v in vars(e).items()}
             for e in seen

@@ -107,10 +107,7 @@ class AuditCommand(OnModel):
         options = replace(self, machine=machine)
         lab, plan = plan_of(options)
         lab = replace(lab, sharers=sharers)
-        folders = [case.folder for case in plan.cases]
-        if self.clean is not None:
-            folders = [self.clean] if len(folders) == 1 else sorted(self.clean.iterdir())
-        photographs = tell_limits(self.model, [path for path in folders if path.is_dir()])
+        photographs = tell_limits(self.model, [each.original or each.folder for each in plan.cases])
         for name, reason in plan.left_out.items():
             note(f"not run: {name}: {reason}")
         if self.dry_run:
@@ -121,6 +118,7 @@ class AuditCommand(OnModel):
             self.out.absolute(),
             title=f"Does the protection of {', '.join(case.name for case in plan.cases[:3])} hold?",
             command=command_line(),
+            photographs=photographs,
             executor=helped(plan.lab(lab), partial(open_audit, options, sharers)),
             progress=progress(),
             note=note,
@@ -128,7 +126,7 @@ class AuditCommand(OnModel):
         lines = [*done.data["verdicts"], *(f"- {text}" for text in done.data["flags"].values())]
         lines += [f"failed: {name}: {reason}" for name, reason in done.failed.items()]
         lines.append(f"\npage: {done.page}")
-        data = {**done.data, "photographs_on_built_in_model": photographs, "page": str(done.page)}
+        data = {**done.data, "page": str(done.page)}
         return Answer(data, "\n".join(lines), status=1 if done.failed else 0)
 
 

@@ -30,7 +30,7 @@ from safezone.results.meaning import caveats, meaning_sentences, paper_notes, po
 from safezone.results.page import Page, Section, render_page
 from safezone.results.published import same_runs
 from safezone.results.tables import SIMILARITY, WRITERS, by_setting, csv_of, to_markdown
-from safezone.scores import Row, metric_of
+from safezone.scores import METRICS, Row, metric_of
 from safezone.scores.rows import read_rows, write_rows
 
 PAGE: Final = "report.html"
@@ -43,6 +43,10 @@ PROMPTS_SHOWN: Final = 6
 RESULT_LOCK: Final = ".results.lock"
 """In a result's folder, while a process makes it."""
 _BEHIND: Final = ("generate", "personalize")
+_TABLES: Final = re.compile(
+    rf"(table(-({'|'.join(METRICS)}))?(-\d+)?\.(csv|tex|md)|(comparisons|worst_cases)(-\d+)?\.csv)"
+)
+"""The names of the files of tables, as ``_write_tables`` makes them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,13 +72,16 @@ def measure(
     title: str,
     command: str,
     kind: Literal["grid", "claim"] = "grid",
+    photographs: bool = False,
+    made_here: bool = True,
     executor: Executor | None = None,
     progress: bool = True,
     note: Callable[[str], None] = lambda text: None,
 ) -> Measured:
     """Runs what is missing and writes the results to ``folder``, inside ``workspace`` or itself.
 
-    A run that fails is a row with its reason; the others go on. Other processes may run other
+    ``photographs``: whether the built-in model learns from such; ``made_here``: whether the poisons
+    were. A run that fails is a row with its reason; the others go on. Other processes may run other
     grids in the same workspace: what they have in common is made by one of them. Raises UserError
     when another process writes to ``folder`` or it cannot be written.
     """
@@ -106,6 +113,8 @@ def measure(
             "grid": grid.name if kind == "grid" else None,
             "table": grid.table,
             "metric": grid.metric,
+            "photographs": photographs,
+            "made_here": made_here,
             "pooled": _pooled(lab, [run for run in grid if run not in results.failed]),
             "images": [images for images, _ in places],
             "adapters": {images: adapter for images, adapter in places},
@@ -154,7 +163,11 @@ def sections(
     behind = evidence(folder, index, pictures)
     papers = same_runs(table) if isinstance(table, int) else {}
     name, title = _slug(folder.resolve().name), str(index.get("title"))
-    notes = caveats([row for row in rows if not row.reason], bool(index.get("photographs")))
+    notes = caveats(
+        [row for row in rows if not row.reason],
+        bool(index.get("photographs")),
+        made_here=bool(index.get("made_here", True)),
+    )
     whole = Section(
         name=name,
         title=title,
@@ -209,8 +222,8 @@ def write_results(
 ) -> Path:
     """Writes rows, tables (CSV, Markdown, LaTeX), comparisons, worst cases, summary and page.
 
-    Nothing is measured. Returns the page's path. Raises UserError when the folder cannot be
-    written.
+    Nothing is measured; tables of an earlier result that this one lacks are removed. Returns the
+    page's path. Raises UserError when the folder cannot be written.
     """
     if rows:
         write_rows(folder / ROWS_FILE, rows)
@@ -227,8 +240,12 @@ def write_results(
         "failed": dict(first.failed),
         "duration_seconds": first.duration,
     }
+    written: set[str] = set()
     for place, part in enumerate(page.sections):
-        _write_tables(folder, part, f"-{place + 1}" if place else "")
+        written |= _write_tables(folder, part, f"-{place + 1}" if place else "")
+    for path in folder.iterdir():
+        if path.is_file() and _TABLES.fullmatch(path.name) and path.name not in written:
+            path.unlink()
     write_json(folder / "summary.json", summary)
     return write_page(page, folder / PAGE)
 
@@ -242,20 +259,24 @@ def rewrite_results(folder: Path, title: str | None = None, pictures: int = PICT
     return write_results(folder, index, read_rows(folder / ROWS_FILE), pictures)
 
 
-def _write_tables(folder: Path, part: Section, end: str) -> None:
+def _write_tables(folder: Path, part: Section, end: str) -> set[str]:
+    """Writes the files of a section, whose names end so; returns their names."""
+    files: dict[str, str] = {}
     for table in part.tables:
         own = table.metric == part.metric
         stem = f"table{'' if own else '-' + table.metric}{end}"
-        for suffix in (".csv", ".tex"):
-            write_text(folder / f"{stem}{suffix}", WRITERS[suffix](table))
+        files |= {f"{stem}{suffix}": WRITERS[suffix](table) for suffix in (".csv", ".tex")}
         ratios = ratios_markdown(part.scored) if own and part.metric == SIMILARITY else ""
-        write_text(folder / f"{stem}.md", "\n".join(filter(None, [to_markdown(table), ratios])))
+        files[f"{stem}.md"] = "\n".join(filter(None, [to_markdown(table), ratios]))
     if part.scored:
         higher = metric_of(part.metric).higher_is_better
         cases = worst_cases(part.rows, part.metric, higher)
         cases["tied_with"] = cases["tied_with"].map(" ".join)
-        write_text(folder / f"comparisons{end}.csv", csv_of(compare(part.scored, part.metric)))
-        write_text(folder / f"worst_cases{end}.csv", csv_of(cases))
+        files[f"comparisons{end}.csv"] = csv_of(compare(part.scored, part.metric))
+        files[f"worst_cases{end}.csv"] = csv_of(cases)
+    for name, text in files.items():
+        write_text(folder / name, text)
+    return {*files}
 
 
 def grids_in(workspace: Path) -> list[Path]:

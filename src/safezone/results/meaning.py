@@ -25,6 +25,10 @@ MINI_LIMITS: Final = (
     "backgrounds: it cannot draw photographs, faces, text or any other object, so what it makes of "
     "real photographs shows that the steps run, not whether a protection holds"
 )
+_GIVEN: Final = (
+    "The protected images were given, not made here; what is known of the model that they were "
+    "made on stands above, beside the verdict."
+)
 _ALPHA: Final = 0.05
 _CLEAN_NOMINAL: Final = (CLEAN, NOMINAL)
 
@@ -201,8 +205,11 @@ def meaning_sentences(rows: Sequence[Row]) -> list[str]:
     ]
 
 
-def caveats(rows: Sequence[Row], photographs: bool) -> list[str]:
-    """Which world the numbers are of, and whether they are too few."""
+def caveats(rows: Sequence[Row], photographs: bool, *, made_here: bool = True) -> list[str]:
+    """Which world the numbers are of, and whether they are too few.
+
+    ``made_here``: whether the poisons were, rather than given as images of any tool.
+    """
     result = []
     if photographs:
         result.append(MINI_LIMITS + ".")
@@ -212,7 +219,7 @@ def caveats(rows: Sequence[Row], photographs: bool) -> list[str]:
             "Diffusion, the numbers do not carry over."
         )
     if any(row.poison != CLEAN for row in rows):
-        result.append(poison_note(rows))
+        result.append(poison_note(rows) if made_here else _GIVEN)
     concepts, seeds = len({row.concept for row in rows}), len({row.seed for row in rows})
     if rows and (concepts < 6 or seeds < 2):
         result.append(
