@@ -136,6 +136,10 @@ def _to_train(folder: Path, group: Sequence[TrainingJob]) -> list[TrainingJob]:
     return left
 
 
+def _most_runs(training: Training, model: Model) -> int:
+    return training.runs_per_pass or RUNS.on(model)
+
+
 def train_all(
     model: Model,
     jobs: Sequence[TrainingJob],
@@ -156,7 +160,7 @@ def train_all(
     todo = [job.artifact for job in jobs if not job.artifact.done]
     started = time.monotonic()
     while not all(each.done for each in todo):  # again where another process had other groups
-        groups = dict(_groups(jobs, scratch, most or training.runs_per_pass or RUNS.on(model)))
+        groups = dict(_groups(jobs, scratch, most or _most_runs(training, model)))
         with closing(in_turn(groups, wait=wait)) as turns:
             for folder in turns:
                 group = _to_train(folder, groups[folder])
@@ -175,7 +179,7 @@ def train_all(
 
 def runs_a_pass(folder: Path, model: Model, training: Training, runs: int, item: float) -> Capacity:
     """For so many runs; ``item``: bytes of one image that a run trains on."""
-    most = min(training.runs_per_pass or RUNS.on(model), runs)
+    most = min(_most_runs(training, model), runs)
     kind = f"{training.method} x {training.batch_size}"
     return Capacity(folder, model, kind, most, item * training.samples)
 
@@ -187,7 +191,7 @@ def train_fitting(
 
     Raises OutOfMemory when a single run does not fit. ``how``: as of ``train_all``.
     """
-    most = training.runs_per_pass or RUNS.on(capacity.model)
+    most = _most_runs(training, capacity.model)
 
     def attempt(size: int) -> None:
         if size < most:  # what was begun has fitted before
