@@ -1,25 +1,30 @@
 """One result of rows that were measured in parts: on other days, on other machines.
 
     python scripts/gather.py PART ... --out FOLDER --title TITLE
+    python scripts/gather.py PART ... --out FOLDER --title TITLE --grid table17 --concepts 10
 
 Every PART is a folder of results, such as a claim or a grid wrote, or its copy without pictures.
 Model, training, sampling and encoders must be the same, and rows that parts have in common equal to
 the bit; what is not is said, and nothing is written. Poisons may have settings of their own: every
 part's settings are kept beside the result. Tables, comparisons, summary and the page (without
-pictures) are those of all rows together.
+pictures) are those of all rows together; with --grid of those that a table of the paper asks for,
+with its numbers beside them, and how many of its runs no part has is said.
 """
 
 import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from safezone.errors import UserError
 from safezone.files import write_text
 from safezone.lab.presets import read_settings, settings_yaml
+from safezone.lab.run import Grid, Run, Scope
 from safezone.lab.settings import Cells, Poisoning, Settings
+from safezone.paper.named import paper_grid
 from safezone.results.folder import SETTINGS, write_results
 from safezone.scores import Row, read_rows
 
@@ -30,22 +35,33 @@ def compared(settings: Settings) -> Settings:
     return replace(settings, cells=Cells(), poisoning=Poisoning(), training=training)
 
 
+def run_of(row: Row) -> Run:
+    """The run that the row is of."""
+    return Run(**{each.name: getattr(row, each.name) for each in fields(Run)})
+
+
 def gather(parts: Sequence[Path]) -> tuple[list[Settings], list[Row]]:
     """The settings of every part, and every row once, in the order of the parts.
 
     Raises UserError where the parts do not belong together.
     """
     told: list[Settings] = []
-    rows: dict[tuple[object, ...], Row] = {}
+    rows: dict[tuple[Run, str], Row] = {}
     for part in parts:
         told.append(read_settings(part / SETTINGS, None))
         if compared(told[-1]) != compared(told[0]):
             raise UserError(f"{part} was measured with other settings than {parts[0]}")
         for row in read_rows(part / "rows.csv"):
-            cell = (row.concept, row.poison, row.defense, row.method, row.model, row.seed)
-            if rows.setdefault((*cell, row.metric), row) != row:
-                raise UserError(f"{part} has another {row.metric} of {' '.join(map(str, cell))}")
+            run = run_of(row)
+            if rows.setdefault((run, row.metric), row) != row:
+                raise UserError(f"{part} has another {row.metric} of {run.label}")
     return told, list(rows.values())
+
+
+def grid_of(name: str, concepts: int, rows: Sequence[Row]) -> Grid:
+    """The paper's table on the model and the first concepts and seed of the rows."""
+    named = tuple(dict.fromkeys(row.concept for row in rows))[:concepts]
+    return paper_grid(name).build(Scope(rows[0].model, named, (rows[0].seed,)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,17 +70,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("parts", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--title", required=True)
+    parser.add_argument("--grid", help="a table of the paper, such as table17")
+    parser.add_argument("--concepts", type=int, default=10, help="the first ones, of --grid")
     options = parser.parse_args(arguments)
+    index: dict[str, Any] = {"title": options.title, "settings": {}}
     try:
         told, rows = gather(options.parts)
+        if options.grid is not None:
+            grid = grid_of(options.grid, options.concepts, rows)
+            wanted = {*grid}
+            rows = [row for row in rows if run_of(row) in wanted]
+            print(f"{len({*map(run_of, rows)})} of {len(grid)} runs of {grid.name} are there")
+            index |= {"grid": grid.name, "table": grid.table, "metric": grid.metric}
     except UserError as error:
         sys.exit(f"{error}.")
-    names = [str(part) for part in options.parts]
-    command = ["python", "scripts/gather.py", *names, "--out", str(options.out)]
+    index["command"] = shlex.join(["python", "scripts/gather.py", *(arguments or sys.argv[1:])])
     options.out.mkdir(parents=True, exist_ok=True)
     for number, settings in enumerate(told, 1):
         write_text(options.out / f"settings-{number}.yaml", settings_yaml(settings))
-    index = {"title": options.title, "command": shlex.join(command), "settings": {}}
     page = write_results(options.out, index, rows)
     print(f"{len(rows)} rows: {page}")
 

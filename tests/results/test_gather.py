@@ -45,10 +45,28 @@ def test_parts_are_one_result(tmp_path: Path) -> None:
     assert "steps: 100" in (tmp_path / "all" / "settings-2.yaml").read_text()
 
 
+def test_a_table_of_the_paper_has_its_rows_and_numbers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    concepts = ("Mug", "Bell", "Boat")
+    own = [row("clean", 0.7, each) for each in concepts] + [row("adm+", 0.4, "Mug", "szt")]
+    first = part(tmp_path / "one", [*own, row("mist", 0.3), row("adm+", 0.1, "Mug", "mpp")])
+    table = tmp_path / "table17"
+    gather(first, "--out", str(table), "--grid", "table17", "--concepts", "2")
+    assert "3 of 140 runs of table17 are there" in capsys.readouterr().out
+    cells = [(r.concept, r.poison, r.defense) for r in read_rows(table / "rows.csv")]
+    assert cells == [
+        ("Mug", "clean", "nominal"), ("Bell", "clean", "nominal"), ("Mug", "adm+", "szt")
+    ]  # fmt: skip
+    assert "(0.44)" in (table / "table.md").read_text()  # the paper's clean similarity
+    with pytest.raises(SystemExit, match="there is no grid 'table77'"):
+        gather(first, "--out", str(tmp_path / "no"), "--grid", "table77")
+
+
 @pytest.mark.parametrize(
     ("value", "rate", "sentence"),
     [
-        (0.700001, 2e-2, "two has another instance_similarity of Mug clean nominal"),
+        (0.700001, 2e-2, "two has another instance_similarity of Mug,clean,nominal,0"),
         (0.7, 1e-2, "two was measured with other settings"),
     ],
 )
