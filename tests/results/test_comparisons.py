@@ -8,7 +8,13 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from safezone.results.comparisons import compare, effects, with_average, worst_cases
+from safezone.results.comparisons import (
+    compare,
+    effects,
+    ratios_markdown,
+    with_average,
+    worst_cases,
+)
 from safezone.results.statistics import holm
 from safezone.results.tables import csv_of
 from safezone.scores import Row
@@ -141,3 +147,25 @@ def test_an_effect_within_noise_is_no_ratio() -> None:
     ]
     (effect,) = effects(rows)
     assert effect.taken is None
+
+
+def test_a_defense_returns_nothing_of_what_was_not_taken_or_not_measured() -> None:
+    means = {
+        ("clean", "nominal"): 0.3,
+        ("raises", "nominal"): 0.5,
+        ("raises", "szt"): 0.4,
+        ("takes", "nominal"): 0.1,
+        ("takes", "jpeg"): 0.2,
+    }
+    rows = [
+        Row(f"c{c}", p, d, "ti", "m", 0, "instance_similarity", mean + 0.001 * c, 1, 1)
+        for (p, d), mean in means.items()
+        for c in range(5)
+    ]
+    raises, takes = effects(rows)
+    assert raises.taken is not None and raises.taken.high < 0
+    assert raises.returned == {"szt": None} and set(takes.returned) == {"jpeg"}
+    lines = ratios_markdown(rows).splitlines()
+    assert lines[2].endswith("| – | – |")
+    assert lines[3].count("–") == 1 and "50%" in lines[3]
+    assert all(math.isnan(line.recovery) for line in lines_of(compare(rows[:15], METRIC)))

@@ -134,12 +134,20 @@ def test_recovery_is_the_share_given_back() -> None:
         ({"a": [0.5], "b": [0.3], "c": [0.4]}, {"a": [0.4], "b": [0.4], "c": [0.41]}),
         ({"a": [0.9]}, {"a": [0.1]}),
         ({"a": [0.5], "b": [0.5]}, {"a": [0.5], "b": [0.5]}),
+        ({"a": [0.3], "b": [0.31]}, {"a": [0.5], "b": [0.51]}),
     ],
 )
-def test_recovery_is_undefined_within_noise(
+def test_recovery_is_undefined_where_nothing_is_shown_to_be_taken(
     clean: dict[str, list[float]], poisoned: dict[str, list[float]]
 ) -> None:
     assert recovery(clean, poisoned, clean) is None
+
+
+def test_of_a_distance_the_poison_takes_by_raising_it() -> None:
+    clean, poisoned, defended = ({"a": [v], "b": [v + 1.0]} for v in (10.0, 30.0, 15.0))
+    result = recovery(clean, poisoned, defended, higher_is_better=False)
+    assert result is not None and result.mean == pytest.approx(0.75)
+    assert recovery(poisoned, clean, defended, higher_is_better=False) is None
 
 
 def test_recovery_s_interval_holds_the_truth() -> None:
@@ -185,6 +193,14 @@ def test_those_within_noise_of_the_best_are_tied() -> None:
 
 def test_lower_may_be_better() -> None:
     assert tied_best(CANDIDATES, higher_is_better=False) == {"nominal"}
+
+
+def test_what_is_better_on_the_concepts_of_both_is_not_shown_to_be_worse() -> None:
+    """Measured on the hard concepts alone, its mean is lower all the same."""
+    hard = {f"hard {i}": [0.1 + 0.001 * i] for i in range(6)}
+    easy = {f"easy {i}": [0.9 + 0.001 * i] for i in range(4)}
+    part = {name: [seeds[0] + 0.2 + 0.001 * (len(name) % 2)] for name, seeds in hard.items()}
+    assert tied_best({"whole": {**hard, **easy}, "part": part}) == {"whole", "part"}
 
 
 def test_with_one_concept_all_are_tied() -> None:

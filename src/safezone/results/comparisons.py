@@ -26,6 +26,7 @@ from safezone.results.tables import (
     score_table,
     to_markdown,
 )
+from safezone.scores import metric_of
 from safezone.scores.rows import CLEAN, NOMINAL, Row, summarise
 
 _Values = Mapping[tuple[str, ...], ByConcept]
@@ -33,16 +34,18 @@ _RECOVERY: Final = ("recovery", "recovery_low", "recovery_high")
 _NO_RECOVERY: Final = Interval(math.nan, math.nan, math.nan)
 
 
-def recovery_of(values: _Values, poison: str, defense: str) -> Interval | None:
+def recovery_of(
+    values: _Values, poison: str, defense: str, *, higher_is_better: bool = True
+) -> Interval | None:
     """What a defense gave back of what a poison took from nominal training (``recovery``).
 
-    None where noise hides it, and where no concept was measured in all three ways.
+    None where nothing is shown to be taken, and where no concept was measured in all three ways.
     """
     keys = ((CLEAN, NOMINAL), (poison, NOMINAL), (poison, defense))
     clean, poisoned, defended = (values.get(key, {}) for key in keys)
     if poison == CLEAN or not clean.keys() & poisoned.keys() & defended.keys():
         return None
-    return recovery(clean, poisoned, defended)
+    return recovery(clean, poisoned, defended, higher_is_better=higher_is_better)
 
 
 def compare(rows: Sequence[Row], metric: str) -> pd.DataFrame:
@@ -51,16 +54,17 @@ def compare(rows: Sequence[Row], metric: str) -> pd.DataFrame:
     ``rows``: of one model and method. One line a cell: the difference defense - nominal, seed by
     seed, with its 95% bootstrap interval; its p value, and that adjusted over the poisons of this
     defense (Holm); ``tied``: not shown to differ; ``recovery``: (defended - poisoned) /
-    (clean - poisoned), NaN where noise hides the denominator and for clean images. Cells that
-    share no concept with nominal training are left out.
+    (clean - poisoned), NaN where the poison is not shown to take anything and for clean images.
+    Cells that share no concept with nominal training are left out.
     """
     values = summarise(rows, metric)
+    higher = metric_of(metric).higher_is_better is not False
     lines = []
     for (poison, name), ours in values.items():
         theirs = values.get((poison, NOMINAL), {})
         if name != NOMINAL and ours.keys() & theirs.keys():
             difference = paired_difference(ours, theirs)
-            returned = recovery_of(values, poison, name) or _NO_RECOVERY
+            returned = recovery_of(values, poison, name, higher_is_better=higher) or _NO_RECOVERY
             lines.append((poison, name, *difference, *returned))
     names = ("poison", "defense", "difference", "low", "high", "p", "n_concepts", *_RECOVERY)
     frame = pd.DataFrame(lines, columns=names)
@@ -99,7 +103,9 @@ def worst_cases(rows: Sequence[Row], metric: str, higher_is_better: bool | None)
             poison, defense = (name, at) if axis == 0 else (at, name)
             returned = None
             if kind == "best attack" or defense != NOMINAL:
-                returned = recovery_of(values, poison, defense)
+                returned = recovery_of(
+                    values, poison, defense, higher_is_better=bool(higher_is_better)
+                )
             interval = mean_interval(candidates[at])
             lines.append((kind, name, at, tied, *interval, *(returned or _NO_RECOVERY)))
     names = ("kind", "of", "at", "tied_with", "mean", "low", "high", *_RECOVERY)
@@ -107,10 +113,11 @@ def worst_cases(rows: Sequence[Row], metric: str, higher_is_better: bool | None)
 
 
 class Effect(NamedTuple):
-    """What one poison does. Intervals are 95%, over concepts; None where noise hides the ratio.
+    """What one poison does. Intervals are 95%, over concepts.
 
-    ``taken``: (clean - poisoned) / clean, of the similarity under nominal training.
-    ``returned``: by defense, (defended - poisoned) / (clean - poisoned).
+    ``taken``: (clean - poisoned) / clean, of the similarity under nominal training; None where
+    noise hides the clean one. ``returned``: by defense that was measured beside it, (defended -
+    poisoned) / (clean - poisoned); None where nothing is shown to be taken.
     """
 
     poison: str
@@ -133,7 +140,9 @@ def effects(rows: Sequence[Row]) -> list[Effect]:
         returned = {
             name: recovery_of(values, poison, name)
             for (other, name), defended in values.items()
-            if other == poison and name != NOMINAL and clean.keys() & defended.keys()
+            if other == poison
+            and name != NOMINAL
+            and clean.keys() & poisoned.keys() & defended.keys()
         }
         result.append(Effect(poison, taken, returned))
     return result
@@ -161,14 +170,15 @@ def with_average(rows: Sequence[Row], name: str) -> list[Row]:
 
 _CAPTION = (
     "Taken: the share of the clean similarity that the poison takes away under nominal training. "
-    "Returned: the share of that loss that the defense gives back. 95% intervals over concepts."
+    "Returned: the share of that loss that the defense gives back. 95% intervals over concepts. A "
+    "dash: noise hides it, nothing is shown to be taken, or it was not measured."
 )
 
 
 def percent(interval: Interval | None) -> str:
-    """``41% [30%, 52%]``; a ratio that noise hides says so."""
+    """``41% [30%, 52%]``; a dash where there is no such ratio."""
     if interval is None or math.isnan(interval.mean):
-        return "within noise"
+        return "–"
     mean, low, high = (f"{number(100 * value, 0)}%" for value in interval)
     return mean if math.isnan(interval.low) else f"{mean} [{low}, {high}]"
 

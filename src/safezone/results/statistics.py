@@ -139,12 +139,20 @@ def paired_difference(
     return Difference(*interval, _student_p_value(means), len(means))
 
 
-def recovery(clean: ByConcept, poisoned: ByConcept, defended: ByConcept) -> Interval | None:
+def recovery(
+    clean: ByConcept,
+    poisoned: ByConcept,
+    defended: ByConcept,
+    *,
+    higher_is_better: bool = True,
+) -> Interval | None:
     """(defended - poisoned) / (clean - poisoned), a ratio of means over the concepts of all three.
 
-    1: the defense gave back all that the poison took. None where the denominator is within noise
-    (its interval holds zero, or there is one concept only). Limits: percentiles of the ratio over
-    redrawn concepts and seeds. Raises ValueError when no concept is in all three.
+    1: the defense gave back all that the poison took. None where the poison is not shown to take
+    anything: the interval of the denominator holds zero or lies on the other side of it, or there
+    is one concept only. Limits: percentiles of the ratio over redrawn concepts and seeds, which
+    are too near for few concepts: they hold the truth in 8 of 10 cases with four, in 9 of 10 with
+    ten. Raises ValueError when no concept is in all three.
     """
     every = (clean, poisoned, defended)
     common = {c: [side[c] for side in every] for c in clean if c in poisoned and c in defended}
@@ -152,7 +160,7 @@ def recovery(clean: ByConcept, poisoned: ByConcept, defended: ByConcept) -> Inte
         {concept: sides[0] for concept, sides in common.items()},
         {concept: sides[1] for concept, sides in common.items()},
     )
-    if not loss.excludes_zero:
+    if not loss.excludes_zero or (loss.mean > 0) != higher_is_better:
         return None
     triples = [
         np.array(sides).T  # [seeds, 3]
@@ -184,18 +192,24 @@ def tied_best(
 ) -> frozenset[str]:
     """The candidate with the best mean and all those that are not shown to be worse.
 
-    A candidate is shown to be worse when the Holm-adjusted p value of its paired difference to
-    the best is below 0.05. With one concept, or none in common, all are tied.
+    A candidate is shown to be worse when its paired difference to the best, on the concepts of
+    both, is on the worse side and its Holm-adjusted p value below 0.05. With one concept, or none
+    in common, all are tied.
     """
     if not candidates:
         return frozenset()
     sign = 1 if higher_is_better else -1
     means = {name: mean_over_concepts(values) for name, values in candidates.items()}
     best = max(means, key=lambda name: sign * means[name])
-    p_values = {
-        name: paired_difference(values, candidates[best], resamples=1).p_value
+    differences = {
+        name: paired_difference(values, candidates[best], resamples=1)
         for name, values in candidates.items()
         if name != best and set(values) & set(candidates[best])
     }
-    worse = {name for name, p_value in holm(p_values).items() if p_value < 1 - CONFIDENCE}
+    adjusted = holm({name: each.p_value for name, each in differences.items()})
+    worse = {
+        name
+        for name, each in differences.items()
+        if adjusted[name] < 1 - CONFIDENCE and sign * each.mean < 0
+    }
     return frozenset(candidates) - worse
