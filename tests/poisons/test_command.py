@@ -64,8 +64,12 @@ def test_it_tells_what_was_done_in_the_manifest_and_in_every_png(
     assert len(list((tmp_path / "out" / "masks").iterdir())) == 2
 
 
-def test_a_killed_one_goes_on_to_the_same_bytes(
-    toy: Path, tiny_model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_one_goes_on_to_the_same_bytes_and_a_finished_one_stays(
+    toy: Path,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     steps = ("--steps", "25")
     assert main(command(toy, tiny_model_folder, tmp_path / "whole", *steps)) == 0
@@ -86,6 +90,10 @@ def test_a_killed_one_goes_on_to_the_same_bytes(
         whole, resumed = ((tmp_path / place / name).read_bytes() for place in ("whole", "out"))
         assert whole == resumed
     assert {path.name for path in tmp_path.iterdir()} == {"toy", "whole", "out"}
+    capsys.readouterr()
+    assert main(command(toy, tiny_model_folder, tmp_path / "out", *steps)) == 0  # once more
+    assert "was done already" in capsys.readouterr().out
+    assert (tmp_path / "out" / "a.png").read_bytes() == (tmp_path / "whole/a.png").read_bytes()
 
 
 @pytest.mark.parametrize("name", ["out.jpg", "out.JPEG"])

@@ -89,7 +89,8 @@ def _passes(pieces: Sequence[Piece], batch_size: int) -> Iterator[list[Piece]]:
             yield together
             together = []
         together.append(piece)
-    yield together
+    if together:
+        yield together
 
 
 def poison_many(
