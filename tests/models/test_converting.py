@@ -4,28 +4,34 @@ import json
 import pickle
 import shutil
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 import torch
+from diffusers.utils import WEIGHTS_NAME as DIFFUSERS
 from safetensors.torch import load_file
+from transformers.utils import WEIGHTS_NAME as CLIP
 
 from safezone.cli import main
 from safezone.errors import UserError
 from safezone.models import load_model
-from safezone.models.parts import WEIGHT_FILES, convert
+from safezone.models.known import hub_name
+from safezone.models.parts import convert
 from tiny import write_tiny_folder
 
 
 @pytest.fixture
 def pickled(tmp_path: Path) -> Path:
-    """A folder as older hub models are: the U-Net in two shards, the rest in one .bin each."""
+    """A folder as older hub models are: the U-Net in two shards, the rest in one .bin each.
+
+    By the names that diffusers and transformers give their .bin files.
+    """
     folder = write_tiny_folder(tmp_path / "pickled")
-    for part, stem in WEIGHT_FILES.items():
-        file = folder / part / f"{stem}.safetensors"
-        if file.is_file():
-            torch.save(load_file(file), file.with_suffix(".bin"))
-            file.unlink()
+    for part, name in {**dict.fromkeys(("unet", "vae"), DIFFUSERS), "text_encoder": CLIP}.items():
+        (file,) = (folder / part).glob("*.safetensors")
+        torch.save(load_file(file), folder / part / name)
+        file.unlink()
     unet = folder / "unet"
     whole = torch.load(unet / "diffusion_pytorch_model.bin", weights_only=True)
     half = len(whole) // 2
@@ -48,6 +54,41 @@ def test_the_converted_folder_is_the_same_model(pickled: Path, tmp_path: Path) -
     same = load_model(write_tiny_folder(tmp_path / "same"))
     assert load_model(tmp_path / "out").fingerprint() == same.fingerprint()
     assert not list((tmp_path / "out").rglob("*.bin*"))
+
+
+def test_a_variant_is_not_taken_for_the_weights(pickled: Path, tmp_path: Path) -> None:
+    """diffusers opens ``.fp16.safetensors`` only for those who name the variant."""
+    (pickled / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_bytes(b"not opened")
+    shutil.rmtree(pickled / "unet")
+    shutil.copytree(write_tiny_folder(tmp_path / "same") / "unet", pickled / "unet")
+    with pytest.raises(UserError, match="vae has only pickled"):
+        load_model(pickled)
+    convert(pickled, tmp_path / "out")
+    same = load_model(tmp_path / "same").fingerprint()
+    assert load_model(tmp_path / "out").fingerprint() == same
+
+
+def test_what_is_fetched_to_be_converted(
+    pickled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder first, as everywhere; else the hub's, by a short name too, with its .bin files."""
+    asked: list[tuple[str, list[str]]] = []
+
+    def download(name: str, allow_patterns: list[str]) -> str:
+        asked.append((name, allow_patterns))
+        return str(pickled)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    monkeypatch.chdir(tmp_path)
+    convert("sd21-v", tmp_path / "out")
+    ((name, patterns),) = asked
+    assert name == hub_name("sd21-v")
+    files = {f.relative_to(pickled).as_posix() for f in pickled.rglob("*.bin*")}
+    fetched = {f for f in files if any(fnmatch(f, pattern) for pattern in patterns)}
+    assert fetched == files - {"unet/a.bin", "unet/b.bin"}  # ours: the hub's end in -00001-of-00002
+    shutil.copytree(pickled, tmp_path / "sd15")
+    assert main(["models", "convert", "sd15", "again"]) == 0
+    assert len(asked) == 1
 
 
 class Program:

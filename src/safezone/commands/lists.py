@@ -280,14 +280,13 @@ class ModelsCommand(Command):
         return Answer({"name": self.name, "path": str(folder)}, str(folder))
 
     def _convert(self) -> Answer:
-        from safezone.models.known import hub_name
         from safezone.models.parts import convert
 
         if self.name is None or self.out is None:
             raise UserError(
                 "convert needs a folder or hub name, and the new folder for the weights"
             )
-        folder = convert(hub_name(self.name), self.out)
+        folder = convert(self.name, self.out)
         text = f"converted: {folder}\nnext: safezone personalize FOLDER --model {folder}"
         return Answer({"path": str(folder)}, text)
 

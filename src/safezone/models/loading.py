@@ -20,6 +20,7 @@ from safezone.models.parts import (
     quiet,
     read_config,
     read_part,
+    safe_weights,
     vae_dtype,
 )
 
@@ -118,7 +119,7 @@ def _check_parts(folder: Path) -> Mapping[str, Any]:
         if part not in index or not (folder / part).is_dir():
             raise UserError(f"{folder} is incomplete: it has no {part} folder")
     for part, stem in WEIGHT_FILES.items():
-        if part in index and not any((folder / part).glob(f"{stem}*.safetensors")):
+        if part in index and not safe_weights(folder / part, stem):
             if any((folder / part).glob("*.bin")):
                 raise UserError(
                     f"{folder / part} has only pickled .bin weights, which models are never opened "

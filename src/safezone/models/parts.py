@@ -15,6 +15,7 @@ from torch import Tensor
 
 from safezone.errors import UserError
 from safezone.files import require_new, whole_folder, write_safetensors
+from safezone.models.known import hub_name
 
 WEIGHT_FILES: Final[Mapping[str, str]] = {
     "unet": "diffusion_pytorch_model",
@@ -23,6 +24,12 @@ WEIGHT_FILES: Final[Mapping[str, str]] = {
     "text_encoder_2": "model",
 }
 """The parts with weights, and how their files are called."""
+
+
+def _pickled(stem: str) -> str:
+    """How the same weights are called as ``.bin``: transformers' are ``pytorch_model.bin``."""
+    return "pytorch_model" if stem == "model" else stem
+
 
 # The small text files beside full-precision weights, which are whole or in shards.
 _HUB_FILES: Final = (
@@ -61,11 +68,12 @@ def fetch_folder(name: str, pickled: bool = False) -> Path:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        suffixes = ["safetensors", "bin"] if pickled else ["safetensors"]
+        files = [(part, stem, "safetensors") for part, stem in WEIGHT_FILES.items()]
+        if pickled:
+            files += [(part, _pickled(stem), "bin") for part, stem in WEIGHT_FILES.items()]
         weights = [
             f"{part}/{stem}{end.format(suffix)}"
-            for part, stem in WEIGHT_FILES.items()
-            for suffix in suffixes
+            for part, stem, suffix in files
             for end in (".{}", "-?????-of-?????.{}", ".{}.index.json")
         ]
         return Path(snapshot_download(name, allow_patterns=[*_HUB_FILES, *weights]))
@@ -91,6 +99,12 @@ def read_config(file: Path) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{file} is not a JSON object")
     return value
+
+
+def safe_weights(folder: Path, stem: str) -> list[Path]:
+    """A part's safetensors, whole or in shards; variants such as ``.fp16`` are not read."""
+    whole = folder / f"{stem}.safetensors"
+    return [whole] if whole.is_file() else sorted(folder.glob(f"{stem}-*.safetensors"))
 
 
 def read_part(kind: Any, folder: Path, part: str, **options: Any) -> Any:
@@ -150,16 +164,16 @@ def quiet() -> Iterator[None]:
 def convert(name_or_folder: str | Path, out: Path) -> Path:
     """Writes the folder ``out`` with the same weights as safetensors; returns it.
 
-    ``name_or_folder``: a diffusers folder whose weights are ``.bin`` files, or a hub name, of which
-    these are fetched. They are read by ``torch.load(weights_only=True)``, which makes tensors and
-    refuses everything else. Configurations and tokenizers are copied; parts that already are
-    safetensors, too. Raises UserError for a folder without weights, a file that is more or less
-    than weights, and an ``out`` that is not empty.
+    ``name_or_folder``: a diffusers folder whose weights are ``.bin`` files, else a short name or a
+    hub name, of which these are fetched. They are read by ``torch.load(weights_only=True)``, which
+    makes tensors and refuses everything else. Configurations and tokenizers are copied; parts that
+    already are safetensors, too. Raises UserError for a folder without weights, a file that is more
+    or less than weights, and an ``out`` that is not empty.
     """
     require_new(out)
     source = Path(name_or_folder).expanduser()
     if not source.is_dir():
-        source = fetch_folder(str(name_or_folder), pickled=True)
+        source = fetch_folder(hub_name(str(name_or_folder)), pickled=True)
     parts = {part: stem for part, stem in WEIGHT_FILES.items() if (source / part).is_dir()}
     if not (source / "model_index.json").is_file() or not parts:
         raise UserError(f"{source} is not a diffusers folder: it has no model_index.json or parts")
@@ -170,12 +184,12 @@ def convert(name_or_folder: str | Path, out: Path) -> Path:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, place)
         for part, stem in parts.items():
-            (target / part / f"{stem}.bin.index.json").unlink(missing_ok=True)
-            ready = sorted((source / part).glob(f"{stem}*.safetensors"))
+            (target / part / f"{_pickled(stem)}.bin.index.json").unlink(missing_ok=True)
+            ready = safe_weights(source / part, stem)
             for file in ready:
                 shutil.copyfile(file, target / part / file.name)
             if not ready:
-                weights = _weights(source / part, stem)
+                weights = _weights(source / part, _pickled(stem))
                 write_safetensors(target / part / f"{stem}.safetensors", weights, {"format": "pt"})
     return out
 
