@@ -16,14 +16,24 @@ from safezone.files import write_json
 from safezone.images import write_png
 from safezone.lab import trainings
 from safezone.lab.cost import Passes, poison_operations, training_operations
-from safezone.lab.lab import Job, Lab
+from safezone.lab.lab import TRAINING_FOLDER, Job, Lab
 from safezone.lab.makers import one_by_one, read_images
 from safezone.lab.run import Run
-from safezone.lab.schedule import by_stage, catalogue, estimate, garbage, plan, run_grid
+from safezone.lab.schedule import (
+    by_stage,
+    catalogue,
+    collect,
+    estimate,
+    garbage,
+    plan,
+    run_grid,
+    unfinished,
+)
 from safezone.lab.settings import Poisoning
 from safezone.lab.stage import STAGES, Stage, job, jobs, own
-from safezone.lab.store import NEEDS, WORK
+from safezone.lab.store import MAKING, NEEDS, WORK
 from safezone.reading import read_json
+from safezone.results.folder import measure
 from small_lab import SETTINGS, concept, grid
 
 
@@ -113,6 +123,24 @@ def test_a_sixth_stage_is_in_the_catalogue_and_its_garbage_is_found(
     without = [name for name in needed if not name.startswith("brightness")]
     write_json(tmp_path / "mine" / NEEDS, {"artifacts": without})
     assert [folder.parent.name for folder in garbage(tmp_path, TABLE)] == ["brightness"]
+
+
+def test_what_a_claim_in_the_folder_rests_on_is_no_garbage(lab: Lab, tmp_path: Path) -> None:
+    """It has its results in the folder itself, where grids may have been run as well."""
+    ours = replace(lab, folder=tmp_path / WORK)
+    claimed, more = grid(ours, ("clean",)), grid(ours)
+    measure(ours, claimed, tmp_path, tmp_path, title="claim", command="", kind="claim")
+    measure(ours, more, tmp_path, tmp_path / "mine", title="mine", command="")
+    assert unfinished(tmp_path).keys() == {".", "mine"} and garbage(tmp_path) == []
+    (tmp_path / "mine" / NEEDS).unlink()
+    names = [folder.name for folder in garbage(tmp_path)]
+    assert names and all("adm+" in name for name in names)
+    lock = ours.folder / TRAINING_FOLDER / f"{MAKING}abc"  # of a killed process
+    lock.parent.mkdir(exist_ok=True)
+    lock.touch()
+    collect(tmp_path, garbage(tmp_path))
+    assert garbage(tmp_path) == [] and not lock.exists()
+    assert plan(ours, claimed)["generate"] == (4, 4)
 
 
 # What was lost

@@ -35,7 +35,7 @@ VERBS: Final[Mapping[str, str]] = {
     "show": "what a grid is made of, what it costs, what the paper found",
     "run": "run a grid or go on with it; --dry-run says what is to be done",
     "status": "how far the grids of a folder are",
-    "gc": "remove what no grid of a folder needs",
+    "gc": "remove what no result in a folder needs",
     "export": "tables and rows of grids as CSV, Markdown and LaTeX",
 }
 
@@ -105,18 +105,21 @@ class OnGrids(Command):
     """The option of what looks at the grids of a folder."""
 
     out: Path = Path("runs/grids")
-    """The --out of `safezone grid run`."""
+    """The --out of `safezone grid run`, or of a claim."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridStatusCommand(OnGrids):
-    """How far the grids of a folder are, and what their artifacts take on disk."""
+    """How far the grids of a folder, or its claim, are; what their artifacts take on disk."""
 
     def run(self) -> Answer:
         from safezone.lab.schedule import by_stage, catalogue, unfinished
 
         grids, stages = unfinished(self.out), by_stage(catalogue(self.out))
-        lines = [f"{name}: {there} of {every} artifacts" for name, (there, every) in grids.items()]
+        lines = [
+            f"{self.out if name == '.' else name}: {there} of {every} artifacts"
+            for name, (there, every) in grids.items()
+        ]
         lines += [f"{s}: {count}, {size / 1e6:.1f} MB" for s, (count, size) in stages.items()]
         data = {
             "grids": {
@@ -131,7 +134,7 @@ class GridStatusCommand(OnGrids):
 
 @dataclass(frozen=True, kw_only=True)
 class GridGcCommand(OnGrids):
-    """Removes artifacts that no grid of the folder rests on, and what killed runs left."""
+    """Removes artifacts that no result in the folder rests on, and what killed runs left."""
 
     dry_run: bool = False
     """Say what would be removed and remove nothing."""
@@ -155,7 +158,8 @@ class GridGcCommand(OnGrids):
 
 @dataclass(frozen=True, kw_only=True)
 class GridExportCommand(OnGrids):
-    """Copies tables, rows, settings and the report of every grid, without artifacts."""
+    """Copies tables, rows, settings and the report of every grid, without artifacts. Those of a
+    claim, which stand in OUT itself, are copied into TO itself."""
 
     to: Folder
     """New folder for the results."""
@@ -177,7 +181,7 @@ class GridExportCommand(OnGrids):
         grids = [name for name in there if name in self.only or not self.only]
         with whole_folder(self.to) as temporary:
             for name in grids:
-                (temporary / name).mkdir()
+                (temporary / name).mkdir(exist_ok=True)
                 for file in sorted((self.out / name).iterdir()):
                     if file.suffix in (".csv", ".md", ".tex", ".html", ".yaml", ".jsonl"):
                         shutil.copyfile(file, temporary / name / file.name)

@@ -235,12 +235,16 @@ def by_stage(entries: list[Entry], stages: Sequence[Stage] = STAGES) -> dict[str
 
 
 def results(workspace: Path) -> dict[str, dict[str, Any]]:
-    """{grid: what its needs.json says} of all grids that were run here."""
-    return {file.parent.name: read_json(file) for file in sorted(workspace.glob(f"*/{NEEDS}"))}
+    """{folder: what its needs.json says} of all grids that were run here, and as ``.`` of a claim.
+
+    A claim has its results in the workspace itself, in which grids may have been run as well.
+    """
+    files = [*workspace.glob(NEEDS), *sorted(workspace.glob(f"*/{NEEDS}"))]
+    return {str(file.parent.relative_to(workspace)): read_json(file) for file in files}
 
 
 def garbage(workspace: Path, stages: Sequence[Stage] = STAGES) -> list[Path]:
-    """Artifacts that no grid of the workspace rests on, and what killed processes left.
+    """Artifacts that no result of the workspace rests on, and what killed processes left.
 
     What figures have measured is no grid's, and stays.
     Raises UserError when no grid says what it needs: then everything would be garbage.
@@ -260,16 +264,16 @@ def garbage(workspace: Path, stages: Sequence[Stage] = STAGES) -> list[Path]:
 
 
 def collect(workspace: Path, folders: list[Path]) -> int:
-    """Removes the folders and returns how many bytes that freed."""
+    """Removes the folders, and locks that are files, and returns how many bytes that freed."""
     freed = sum(map(_bytes, folders))
     for folder in folders:
-        shutil.rmtree(folder)
+        shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
     catalogue(workspace)
     return freed
 
 
 def unfinished(workspace: Path) -> dict[str, tuple[int, int]]:
-    """{grid: (artifacts that are there, all that it needs)}."""
+    """{folder of a result: (artifacts that are there, all that it needs)}."""
     there = {entry.place for entry in catalogue(workspace)}
     return {
         name: (sum(place in there for place in grid["artifacts"]), len(grid["artifacts"]))
