@@ -129,7 +129,7 @@ _EXAMPLES = (
 def _numbered(stem: str, number: float) -> Defense:
     """The defense of a part and its number, under the name that it always has."""
     if stem in _OF_ONE:
-        stem, number = _OF_ONE[stem], round(number * 1000)
+        stem, number = _OF_ONE[stem], round(number * 1000, 6)
     part, make, unit = _NUMBERED[stem]
     value = unit(number)
     name = f"{stem}{value:02d}" if stem.endswith("-d") else f"{stem}{value:g}"
@@ -144,7 +144,8 @@ def _numbered(stem: str, number: float) -> Defense:
 def _part(name: str) -> Defense:
     if name in DEFENSES:
         return DEFENSES[name]
-    match = re.fullmatch(r"([a-z-]+?)(?:=|>=|<=)?(\d{1,4}(?:\.\d{1,4})?)", name)
+    sign = r"=|(?<=\bhigh)>=|(?<=\bt)>=|(?<=\blow)<="
+    match = re.fullmatch(rf"([a-z-]+?)(?:{sign})?(\d{{1,4}}(?:\.\d{{1,4}})?)", name)
     if match and match[1] in {*_NUMBERED, *_OF_ONE}:
         return _numbered(match[1], float(match[2]))
     near = difflib.get_close_matches(name, [*DEFENSES, *_NUMBERED, *_OF_ONE], n=3, cutoff=0.4)
