@@ -17,7 +17,7 @@ from tiny import write_tiny_folder
 
 
 def test_a_modifier_changes_any_poison_and_nothing_else() -> None:
-    for base in ("mist", "ace", "simac", "adm-"):
+    for base in ("mist", "ace", "simac", "adm-", "ea@szt"):
         row = poison(f"{base.upper()}@blur")
         assert row.name == f"{base}@blur"
         assert row.shaping == NaturalSpectrum()
@@ -29,8 +29,11 @@ def test_a_modifier_changes_any_poison_and_nothing_else() -> None:
 
 
 def test_modifiers_of_the_users_own_rows() -> None:
-    own = {"mine": Poison("mine", POISONS["ea"].objective, -1)}
-    assert poison("mine@szt", own).mask == MODIFIERS["szt"]["mask"]
+    rows = [Poison(name, POISONS["mist"].objective, -1) for name in ("mine", "mist@mine")]
+    own = {row.name: row for row in rows}
+    for name in own:
+        assert poison(name, own) == own[name]
+        assert poison(f"{name}@szt", own).mask == MODIFIERS["szt"]["mask"]
 
 
 def test_what_draws_no_timestep_knows_the_rest_of_szt_only() -> None:
@@ -43,7 +46,12 @@ def test_what_draws_no_timestep_knows_the_rest_of_szt_only() -> None:
     ("name", "words"),
     [
         ("adm+@fog", "no modifier @fog; choose from jpeg"),
-        ("adm+@t500@high", "choose the timesteps; leave one out"),
+        ("adm+@t500@high", r"adm\+@t500 chooses its timesteps already; leave @high out"),
+        ("adm+@blur@blur", r"adm\+@blur chooses its shaping already; leave @blur out"),
+        ("adm-@jpeg@szt", "adm-@jpeg chooses its transform already; leave @szt out"),
+        ("simac@t500", "simac chooses its timesteps already; leave @t500 out"),
+        ("simac@szt", "simac chooses its timesteps already; leave @szt out"),
+        ("ea@lm@high", "ea@lm draws no timestep"),
         ("nothing@blur", "no poison 'nothing@blur'"),
     ],
 )

@@ -69,24 +69,20 @@ _TIMELESS = ("ea", "da", "da-target", "photoguard", "pid", "diffusionguard")
 def modified(row: Poison, modifiers: Sequence[str]) -> Poison:
     """The poison with what its modifiers change, under the joint name.
 
-    Raises UserError for an unknown modifier, for two that change the same, and where there is
-    nothing to change.
+    Raises UserError for an unknown modifier, for one of what the poison or another modifier chooses
+    already, and where there is nothing to change.
     """
-    changes: dict[str, Any] = {}
+    timeless = row.name.partition("@")[0] in _TIMELESS
     for name in modifiers:
         if name not in MODIFIERS:
             raise UserError(f"There is no modifier @{name}; choose from {', '.join(MODIFIERS)}.")
-        own = {
-            field: value
-            for field, value in MODIFIERS[name].items()
-            if field != "timesteps" or row.name not in _TIMELESS
-        }
+        own = {k: v for k, v in MODIFIERS[name].items() if not (timeless and k == "timesteps")}
         if not own:
             raise UserError(f"{row.name} draws no timestep, so that @{name} would change nothing.")
-        if twice := changes.keys() & own:
-            raise UserError(f"Two modifiers of {row.name} choose the {twice.pop()}; leave one out.")
-        changes |= own
-    return replace(row, name="@".join((row.name, *modifiers)), **changes)
+        if chosen := [k for k in own if getattr(row, k) != getattr(_ADM_UP, k)]:
+            raise UserError(f"{row.name} chooses its {chosen[0]} already; leave @{name} out.")
+        row = replace(row, name=f"{row.name}@{name}", **own)
+    return row
 
 
 _ROWS = (
@@ -122,10 +118,11 @@ def poison(name: str, own: Mapping[str, Poison] = MappingProxyType({})) -> Poiso
     UserError listing near names.
     """
     key, rows = name.strip().lower(), {**POISONS, **own}
-    base, *modifiers = key.split("@")
-    if key in rows:
-        return rows[key]
-    if base in rows and modifiers:
+    base, modifiers = key, list[str]()
+    while base not in rows and "@" in base:
+        base, _, last = base.rpartition("@")
+        modifiers.insert(0, last)
+    if base in rows:
         return modified(rows[base], modifiers)
     near = difflib.get_close_matches(key, rows, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(rows)}."
