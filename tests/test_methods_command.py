@@ -101,8 +101,10 @@ def test_from_pictures_to_another_programs_file(
     model, runs = ("--model", str(tiny_model_folder)), str(tmp_path / "runs")
     train = ["personalize", str(pictures), "--method", method, "--steps", "3", "--out", runs]
     more = ["--prior-weight", "0.5", "--prior-images", "2", "--preview-every", "2"]
-    assert main([*train, *more, *model]) == 0, capsys.readouterr().err
-    record = json.loads(next(Path(runs).rglob("run.json")).read_text())
+    twice = ["--defense", "nominal", "--defense", "Nominal"]
+    assert main([*train, *more, *twice, *model]) == 0, capsys.readouterr().err
+    (run,) = Path(runs).rglob("run.json")
+    record = json.loads(run.read_text())
     assert record["method"] == METHODS[method].name
     assert list(Path(runs).rglob("previews/*/step-*.png"))
     prompts = ["--prompts", "a photo of a {}", "--steps", "2"]
@@ -348,6 +350,11 @@ def test_checkpoints_have_the_umask_s_mode_too(tmp_path: Path, mask: int) -> Non
         (["--start", "LORA"], "no token vectors"),
         (["--start", "WIDE"], "give vectors 2"),
         (["--method", "custom-diffusion", "--crop-rescale"], "too few for crop_rescale"),
+        (["--start", "WIDE", "--vectors", "2", "--initializer", "dog"], "start and initializer"),
+        (["--method", "lora", "--placeholder", "<x>"], "lora learns no new word"),
+        (["--method", "lora", "--text-target", "fc1"], "without text_encoder"),
+        (["--prior-images", "9"], "without prior_weight"),
+        (["--preview-prompt", "a {}"], "without preview_every"),
     ],
 )
 def test_what_a_method_refuses_is_refused_before_anything_is_written(

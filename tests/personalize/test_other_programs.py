@@ -659,3 +659,5 @@ def test_a_lora_of_the_text_encoders_mlp_is_a_start(
         LoRA(start=path, rank=1, targets=("to_q",), text_encoder=True).begin(tiny_model, run)
     with pytest.raises(UserError, match="text_targets such as"):
         LoRA(text_encoder=True, text_targets=("fc9",)).begin(tiny_model, run)
+    with pytest.raises(UserError, match="targets is an empty list"):
+        LoRA(targets=()).begin(tiny_model, run)

@@ -1,5 +1,6 @@
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,11 @@ SHORT = TextualInversion(steps=3, learning_rate=5e-3, templates=("a photo of a {
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
         {"schedule": "step"},
+        {"start": Path("x"), "initializer": "dog"},
+        {"start": Path("x"), "random_rows": True},
+        {"start": Path("x"), "initializer_token": 0},
+        {"random_rows": True, "initializer": "dog"},
+        {"random_rows": True, "initializer_token": 0},
         {"templates": "portrait"},
         {"templates": ()},
         {"templates": ("a photo",)},

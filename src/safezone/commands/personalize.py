@@ -55,7 +55,7 @@ class PersonalizeCommand(OnModel):
     class_word: str | None = None
     """What the object is called, for every folder; by default concept.json's or the name's."""
     placeholder: str | None = None
-    """The new word; by default the name of the object in angle brackets."""
+    """The new word (ti, custom-diffusion); by default the name of the object in angle brackets."""
     seed: Natural = 0
     """The first seed."""
     seeds: Count = 1
@@ -77,6 +77,11 @@ class PersonalizeCommand(OnModel):
 
         rows = [defense(name) for name in self.defense]
         method = self.training.personalization()
+        if self.placeholder is not None and not method.vectors:
+            raise UserError(
+                f"--placeholder is given, but {self.training.method} learns no new word; leave it "
+                "out, or name its dummy word by --token"
+            )
         if self.training.tracker is not None:
             require_tracker(self.training.tracker)
         require_out_folder(self.out)
@@ -199,11 +204,10 @@ def _jobs(
         clean = None if of_clean is None else training
         if of_clean is not None and of_clean is not concept:
             clean = _copy(of_clean, options.out / label / "clean")
-        for name in dict.fromkeys(options.defense):
-            row = defense(name)
+        for row in {row.name: row for row in map(defense, options.defense)}.values():
             for seed in range(options.seed, options.seed + options.seeds):
                 place = options.out / label / row.name / f"seed{seed}"
-                cell = Run(label, CLEAN, name, method.name, model.name, seed)
+                cell = Run(label, CLEAN, row.name, method.name, model.name, seed)
                 artifact = replace(job(lab, cell).of["personalize"], place=place)
                 record: dict[str, Any] = {
                     "concept": concept.name,

@@ -22,6 +22,12 @@ _NOT_OF_A_METHOD: Final = (
     "compile",
     "captured",
 )
+_NEEDED: Final = {
+    "prior_images": "prior_weight",
+    "preview_prompts": "preview_every",
+    "text_targets": "text_encoder",
+}
+"""Settings that do nothing without another one."""
 
 
 @dataclass(frozen=True)
@@ -118,6 +124,12 @@ class Training(Checked):
                 raise UserError(
                     f"{each.name} is {getattr(self, each.name)!r}, but {self.method} has no such "
                     "setting; leave it out or choose another method."
+                )
+            needed = _NEEDED.get(each.name)
+            if changed and needed is not None and not getattr(self, needed):
+                raise UserError(
+                    f"{each.name} is given without {needed}, so it would do nothing; give "
+                    f"{needed} too or leave {each.name} out."
                 )
         values = {each.name: getattr(self, each.name) for each in fields(self) if each.name in own}
         if self.templates is None:  # the method's own

@@ -72,9 +72,10 @@ class TextualInversion(Personalization):
     start the learned ones; None is the concept's class word. ``initializer_token``: start all at
     that token of it (from 0); None: the k-th vector at the k-th token when there are as many, else
     all at the tokens' mean. ``random_rows``: start at random rows of the lookup instead, one for
-    each vector, other ones for other seeds. ``norm_anchor``: after each step scale every vector
-    back to the norm it started with. ``weight_decay``: diffusers' script uses 1e-2, which also
-    shrinks the learned vector. The rest as in ``Personalization``.
+    each vector, other ones for other seeds. Words, random rows and ``start`` exclude each other.
+    ``norm_anchor``: after each step scale every vector back to the norm it started with.
+    ``weight_decay``: diffusers' script uses 1e-2, which also shrinks the learned vector. The rest
+    as in ``Personalization``.
 
     Raises UserError for a value out of its range.
     """
@@ -89,8 +90,14 @@ class TextualInversion(Personalization):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.random_rows and self.initializer is not None:
-            raise UserError("random_rows and initializer are both given; choose one of them.")
+        words = self.initializer is not None or self.initializer_token is not None
+        given = {"start": self.start is not None, "random_rows": self.random_rows}
+        chosen = [name for name, is_given in {**given, "initializer": words}.items() if is_given]
+        if len(chosen) > 1:
+            raise UserError(
+                f"{' and '.join(chosen)} are given, and each says where the vectors start; choose "
+                "one of them."
+            )
 
     def begin(self, model: Model, run: PreparedRun) -> Mapping[str, Tensor]:
         """The vectors at their start.
@@ -181,6 +188,8 @@ class LoRA(Personalization):
                         f"{target!r}; give {option} such as {example}."
                     )
                 chosen |= ending
+        if not chosen:
+            raise UserError("targets is an empty list; give at least one, such as to_q.")
         return [name for name in model.layers if name in chosen]
 
     def begin(self, model: Model, run: PreparedRun) -> Mapping[str, Tensor]:
