@@ -79,11 +79,33 @@ def test_two_encoders_are_chunked_alike(tmp_path: Path) -> None:
     assert torch.equal(long.added["text_embeds"], first.added["text_embeds"])
 
 
-def test_images_of_long_and_short_prompts_in_one_batch(chunked: Any) -> None:
+def test_a_short_prompt_s_image_is_the_same_beside_a_long_one(chunked: Any) -> None:
     adapter = Adapter(randn([stream("x")], (32,)), "<x>", "dog")
     prompts = (SHORT, LONG + " and a {}")
     (images,) = generate(chunked, [adapter], prompts, seed=0, steps=2, progress=False)
-    assert images.shape == (2, 3, 64, 64)
+    for size in (1, 2):
+        (alone,) = generate(
+            chunked, [adapter], prompts[:size], seed=0, steps=2, batch_size=1, progress=False
+        )
+        assert int((images[:size].int() - alone.int()).abs().max()) <= 1
+
+
+@pytest.mark.parametrize("xl", [False, True])
+def test_what_fills_a_row_up_is_not_attended_to(folder: Path, tmp_path: Path, xl: bool) -> None:
+    model: Any = load_model(
+        write_tiny_xl_folder(tmp_path / "xl") if xl else folder, long_prompts="chunks"
+    )
+    noisy, times = randn([stream("z")] * 2, (4, 8, 8)), torch.tensor([600, 600])
+    both, alone = (model.embed_text(model.tokenize(each)) for each in ([SHORT, LONG], [SHORT]))
+    with model.record_attention() as record:
+        together = model.predict(noisy, times, both)
+    torch.testing.assert_close(
+        together[:1], model.predict(noisy[:1], times[:1], alone), atol=1e-6, rtol=1e-5
+    )
+    assert not together[:1].allclose(together[1:], atol=1e-4)
+    shares = record.maps(8).sum(dim=(2, 3))
+    assert float(shares[0, 77:].sum()) == 0
+    assert float(shares[1, 77:].sum()) > 1
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from safezone.concepts import Concept, load_concept, save_concept
 from safezone.concepts.folder import check_caption, read_captions
 from safezone.errors import UserError
 from safezone.lab.training import Training
-from safezone.models import Model
+from safezone.models import Model, load_model
 from safezone.personalize import LoRA, TextualInversion, TrainingRun, train
 from safezone.personalize.draws import draw, pick
 from safezone.personalize.samples import Injection
@@ -191,3 +191,22 @@ def test_the_settings_choose_among_prompts_and_keep_older_keys() -> None:
     assert told.captions
     assert told.content()["templates"] == "captions"
     assert "captions" not in TextualInversion().content()
+
+
+@pytest.mark.parametrize("kind", [TextualInversion, LoRA])
+def test_short_captions_train_alike_beside_long_ones(
+    tiny_model_folder: Path,
+    captioned: Concept,
+    run_of: Callable[..., TrainingRun],
+    kind: type[TextualInversion] | type[LoRA],
+) -> None:
+    """Of 75 tokens at most beside such of two chunks, which make the rows of both longer."""
+    model = load_model(tiny_model_folder, long_prompts="chunks")
+    long = replace(captioned, name="vase", captions=("a red cat on grass and " * 14 + "a {}",) * 3)
+    method = kind(steps=3, batch_size=2, templates="captions", learning_rate=1e-3)
+    runs = [run_of(captioned), run_of(long)]
+    alone, beside = (train(model, runs[:n], method, progress=False)[0] for n in (1, 2))
+    torch.testing.assert_close(alone.vectors, beside.vectors, atol=1e-6, rtol=1e-5)
+    for name, delta in alone.deltas.items():
+        there = beside.deltas[name].weight()
+        torch.testing.assert_close(delta.weight(), there, atol=1e-8, rtol=1e-3)

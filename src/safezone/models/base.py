@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
@@ -31,13 +31,17 @@ class Posterior:
         return self.mean + self.std * noise
 
 
+BEYOND: Final = -2
+"""The slot of all tokens in chunks beyond a prompt's last one, which only fill up its row."""
+
+
 @dataclass(frozen=True)
 class Tokens:
     """Tokenised prompts with the places where learned vectors go.
 
-    ``ids``: int64 [batch, length]. ``slots``: int64 [batch, length], -1 at ordinary tokens and
-    k where vector k of the placeholder belongs. ``vectors``: how many the slots name at most;
-    None is found by looking, which waits for the device.
+    ``ids``: int64 [batch, length]. ``slots``: int64 [batch, length], -1 at ordinary tokens, k
+    where vector k of the placeholder belongs, ``BEYOND`` where nothing is. ``vectors``: how many
+    the slots name at most; None is found by looking, which waits for the device.
     """
 
     ids: Int[Tensor, "batch length"]
@@ -49,7 +53,8 @@ class Tokens:
 
     @staticmethod
     def joined(parts: Sequence["Tokens"], empty: "Tokens") -> "Tokens":
-        """All rows; shorter ones get further chunks of ``empty``, the empty prompt's tokens."""
+        """All rows; shorter ones are filled up with chunks of ``empty``, the empty prompt's tokens,
+        to which nothing attends."""
         longest = max(part.ids.shape[1] for part in parts)
         width = empty.ids.shape[1]
 
@@ -59,7 +64,7 @@ class Tokens:
 
         return Tokens(
             torch.cat([widened(part.ids, empty.ids) for part in parts]),
-            torch.cat([widened(part.slots, empty.slots) for part in parts]),
+            torch.cat([widened(p.slots, torch.full_like(empty.slots, BEYOND)) for p in parts]),
         )
 
 
@@ -69,12 +74,14 @@ class Conditioning:
 
     ``encoder_hidden_states``: [batch, length, width]. ``added``: further keyword tensors of the
     U-Net (SDXL's pooled text embedding and time ids), each with a leading batch axis.
-    ``changes``: of the U-Net's layers, row by row; None leaves them as they are.
+    ``changes``: of the U-Net's layers, row by row; None leaves them as they are. ``seen``: the
+    tokens that there are to attend to; None for all.
     """
 
     encoder_hidden_states: Float[Tensor, "batch length width"]
     added: Mapping[str, Tensor] | None = None
     changes: Changes | None = None
+    seen: Bool[Tensor, "batch length"] | None = None
 
     def __getitem__(self, rows: Tensor) -> "Conditioning":
         """The given rows, repeated as often as they are named; differentiable."""
@@ -82,6 +89,7 @@ class Conditioning:
             self.encoder_hidden_states[rows],
             self.added and {name: value[rows] for name, value in self.added.items()},
             self.changes and self.changes[rows],
+            None if self.seen is None else self.seen[rows],
         )
 
 

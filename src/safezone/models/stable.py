@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from safezone.arrays import Images, Latents, Times
-from safezone.models.base import AttentionRecord, Conditioning, Posterior, Tokens
+from safezone.models.base import BEYOND, AttentionRecord, Conditioning, Posterior, Tokens
 from safezone.models.deltas import Changes, LayerSlot, convolutions, watch
 from safezone.models.fingerprint import fingerprint
 from safezone.models.frozen import freeze
@@ -118,6 +118,11 @@ class StableDiffusion:
             None if changes is None else changes[rows.to(changes.owners.device)],
         )
 
+    def _seen(self, tokens: Tokens) -> Tensor | None:
+        """Where a row of several chunks has a prompt; None for rows of one, which all have."""
+        several = tokens.slots.shape[1] > self.length
+        return tokens.slots.to(self.device) != BEYOND if several else None
+
     def embed_text(
         self,
         tokens: Tokens,
@@ -128,7 +133,8 @@ class StableDiffusion:
         ids, slots, placed, held = self._in_chunks(tokens, vectors, changes)
         with self._slot.holding(held):
             hidden = self._text.run(ids, slots, placed).last_hidden_state
-        return Conditioning(hidden.reshape(*tokens.ids.shape, -1), changes=changes)
+        states = hidden.reshape(*tokens.ids.shape, -1)
+        return Conditioning(states, changes=changes, seen=self._seen(tokens))
 
     def word_vectors(self, text: str) -> Float[Tensor, "tokens width"]:
         return self.token_vectors(torch.tensor(self._text.word_ids(text), dtype=torch.int64))
@@ -153,6 +159,7 @@ class StableDiffusion:
                 self.process.network_time(timesteps.to(self.device)),
                 encoder_hidden_states=conditioning.encoder_hidden_states.to(*kind),
                 added_cond_kwargs=added,
+                encoder_attention_mask=conditioning.seen,
             ).sample
         return prediction.to(noisy_latents.dtype)
 
@@ -219,7 +226,7 @@ class StableDiffusionXL(StableDiffusion):
             pooled = pooled.masked_fill(empty, 0)
         time_ids = self._time_ids.expand(len(pooled), -1).to(pooled)
         added = {"text_embeds": pooled, "time_ids": time_ids}
-        return Conditioning(hidden, added, changes)
+        return Conditioning(hidden, added, changes, self._seen(tokens))
 
     def token_vectors(self, ids: Int[Tensor, "..."]) -> Float[Tensor, "... width"]:
         return torch.cat([self._text.rows(ids), self._text_2.rows(ids)], dim=-1)
@@ -240,7 +247,7 @@ def record_cross_attention(unet: Any) -> Iterator[AttentionRecord]:
     def watch(layer: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> None:
         context = named.get("encoder_hidden_states")
         if context is not None:
-            record.layers.append(_shares(layer, inputs[0], context))
+            record.layers.append(_shares(layer, inputs[0], context, named.get("attention_mask")))
 
     handles = [layer.register_forward_pre_hook(watch, with_kwargs=True) for layer in layers]
     try:
@@ -251,14 +258,17 @@ def record_cross_attention(unet: Any) -> Iterator[AttentionRecord]:
 
 
 @torch.no_grad()
-def _shares(layer: Any, hidden: Tensor, context: Tensor) -> Float[Tensor, "batch length h w"]:
+def _shares(
+    layer: Any, hidden: Tensor, context: Tensor, mask: Tensor | None
+) -> Float[Tensor, "batch length h w"]:
     """softmax(Q K^T / sqrt(d)) of one layer, averaged over its heads."""
     if layer.norm_cross:
         context = layer.norm_encoder_hidden_states(context)
     query = layer.head_to_batch_dim(layer.to_q(hidden))
     key = layer.head_to_batch_dim(layer.to_k(context))
-    scores = layer.get_attention_scores(query, key).float()  # [batch x heads, cells, length]
     batch, cells = hidden.shape[:2]
+    mask = layer.prepare_attention_mask(mask, key.shape[1], batch)
+    scores = layer.get_attention_scores(query, key, mask).float()  # [batch x heads, cells, length]
     side = math.isqrt(cells)
     mean = scores.view(batch, -1, cells, scores.shape[-1]).mean(dim=1)  # [batch, cells, length]
     shares: Tensor = mean.transpose(1, 2).reshape(batch, -1, side, side)

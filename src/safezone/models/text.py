@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from safezone.errors import Notice, UserError
-from safezone.models.base import Tokens
+from safezone.models.base import BEYOND, Tokens
 
 # What replaces the lookup's output, in the thread that is embedding text just now.
 _REPLACE: ContextVar[Callable[[Tensor], Tensor] | None] = ContextVar("replace", default=None)
@@ -23,10 +23,13 @@ class TextEncoder:
 
     ``chunked``: a long prompt is encoded in as many chunks of the module's length as it needs,
     which stand one behind the other, as AUTOMATIC1111 and ComfyUI do; else its end is cut off.
+    Shorter prompts beside it are filled up with chunks that nothing attends to.
     """
 
-    def __init__(self, module: Any, tokenizer: Any, chunked: bool = False) -> None:
-        self.module, self.tokenizer, self.chunked = module, tokenizer, chunked
+    def __init__(self, module: Any, tokenizer: Any, chunked: str | bool = False) -> None:
+        self.module, self.tokenizer = module, tokenizer
+        # Keys hold this word: before, short prompts attended to what filled them up.
+        self.chunked = "and masked" if chunked else False
         self.lookup: torch.nn.Embedding = module.get_input_embeddings()
         self.lookup.register_forward_hook(_inject)
         self.width = int(self.lookup.embedding_dim)
@@ -102,8 +105,9 @@ class TextEncoder:
         words, framed = self.tokenizer, []
         for k in range(chunks):
             part = row[k * self.room : (k + 1) * self.room]
-            padding = [(words.pad_token_id, -1)] * (self.room - len(part))
-            framed += [(words.bos_token_id, -1), *part, (words.eos_token_id, -1), *padding]
+            slot = BEYOND if k and not part else -1
+            padding = [(words.pad_token_id, slot)] * (self.room - len(part))
+            framed += [(words.bos_token_id, slot), *part, (words.eos_token_id, slot), *padding]
         return framed
 
     def word_ids(self, text: str) -> list[int]:

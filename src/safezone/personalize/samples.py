@@ -131,8 +131,7 @@ class Injection:
         layers = self._method.deltas(parameters)
         changes = Changes(layers, runs) if layers else None
         if self._fixed is not None:
-            fixed = self._fixed[prompts]
-            return Conditioning(fixed.encoder_hidden_states, fixed.added, changes)
+            return replace(self._fixed[prompts], changes=changes)
         vectors = parameters[VECTORS][runs] if VECTORS in parameters else None
         return self._model.embed_text(self._tokens[prompts], vectors, changes)
 
