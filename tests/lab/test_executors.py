@@ -191,6 +191,23 @@ def test_submitits_local_executor_gives_the_same_rows(
     assert results.rows == [row for row in expected if row.poison == "clean"]
 
 
+@pytest.mark.parametrize(
+    ("cluster", "parameters", "hint"),
+    [
+        ("slurm", {}, "give --cluster local"),
+        ("local", {"foo": 1}, "--slurm as it is"),
+        ("local", {"timeout_min": "soon"}, "--slurm as it is"),
+    ],
+)
+def test_slurm_that_cannot_be_is_told(
+    cluster: str, parameters: dict[str, object], hint: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("submitit")
+    executor = Slurm(lambda: pytest.fail("opened"), tmp_path, 1, cluster, parameters)
+    with pytest.raises(UserError, match=hint):
+        list(executor.run(lambda *_, **__: {}, print))
+
+
 def test_a_wrong_thing_in_a_worker_is_told_as_one_here(
     tmp_path: Path, tiny_model: Model, tiny_model_folder: Path
 ) -> None:

@@ -397,6 +397,13 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
         (["grid", "run", "missing.yaml"], "missing.yaml does not exist"),
         (["grid", "status", "--out", "nowhere"], "no folder of"),
         (["grid", "run", "table30"], "no built-in twin"),
+        (["grid", "run", "table17", "--workers", "4"], "processes or ray or slurm, not of here"),
+        (["grid", "run", "table17", "--executor", "ray", "--slurm", "a=1"], "of --executor slurm"),
+        (["grid", "run", "table17", "--executor", "slurm", "--slurm", "gpu"], "write KEY=VALUE"),
+        (
+            *(["grid", "run", "table17", "--executor", "ray", "--address", "a:1", "--workers=2"],),
+            "leave --workers or --address out",
+        ),
     ],
 )
 def test_wrong_words_get_one_sentence(

@@ -34,6 +34,14 @@ if TYPE_CHECKING:
     from safezone.lab.run import Grid
 
 _YAML: Final = (".yaml", ".yml")
+_EXECUTORS_OF: Final[Mapping[str, Sequence[str]]] = {
+    "workers": ("processes", "ray", "slurm"),
+    "address": ("ray",),
+    "gpus": ("ray",),
+    "slurm": ("slurm",),
+    "cluster": ("slurm",),
+}
+"""Which executors look at an option."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,8 @@ class Workers(Checked):
 
     executor: Literal["here", "processes", "ray", "slurm"] = "here"
     """This process, others on this machine, Ray, or Slurm; the last two need a shared OUT."""
-    workers: Count = 2
-    """Tasks at a time, of processes, ray without --address, and slurm."""
+    workers: Count | None = None
+    """Tasks at a time, of processes, ray without --address, and slurm; by default 2."""
     address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
     """Of a Ray cluster, or auto."""
     gpus: Weight = 0.0
@@ -52,6 +60,29 @@ class Workers(Checked):
     """Setting of submitit, such as slurm_partition=gpu or timeout_min=600; repeatedly."""
     cluster: Annotated[Literal["slurm", "local"] | None, tyro.conf.arg(metavar="NAME")] = None
     """Of submitit; local runs the jobs on this machine."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError for what the chosen executor would not look at."""
+        super().__post_init__()
+        for name, executors in _EXECUTORS_OF.items():
+            if getattr(self, name) and self.executor not in executors:
+                raise UserError(
+                    f"--{name} is of --executor {' or '.join(executors)}, not of {self.executor}; "
+                    "give that or leave it out"
+                )
+        if self.workers and self.address:
+            raise UserError(
+                "a Ray cluster has as many workers as it has room for; leave --workers or "
+                "--address out"
+            )
+        for item in self.slurm:
+            if not re.fullmatch(r"\w+=.+", item):
+                raise UserError(f"--slurm is {item!r}; write KEY=VALUE, as slurm_partition=gpu")
+
+    @property
+    def count(self) -> int:
+        """Tasks at a time; 1 where nobody knows."""
+        return 1 if self.executor == "here" or self.address else self.workers or 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +149,7 @@ class GridRunCommand(Experiment):
             which = "--name is" if self.name else "the grid's name is"
             raise UserError(f"{which} {WORK}, which holds the artifacts; give another --name")
         if self.dry_run:
-            return dry(lab, grid, 1 if here else self.workers.workers)
+            return dry(lab, grid, self.workers.count)
         open_there = partial(open_lab, work, settings, data)
         command = command_line()
         try:
@@ -225,17 +256,16 @@ def _executor(options: GridRunCommand, open_there: "Callable[[Machine, int], Lab
     chosen, machine = options.workers, options.machine
     if chosen.executor == "processes" and machine.threads is None:
         # They share the cores of this machine; more threads than cores make all of them slow.
-        machine = replace(machine, threads=max(1, (os.cpu_count() or 1) // chosen.workers))
-    sharers = 1 if chosen.executor == "ray" and chosen.address else chosen.workers
-    open_again = partial(open_there, machine, sharers)
+        machine = replace(machine, threads=max(1, (os.cpu_count() or 1) // chosen.count))
+    open_again = partial(open_there, machine, chosen.count)
     if chosen.executor == "processes":
-        return Processes(open_again, chosen.workers)
+        return Processes(open_again, chosen.count)
     if chosen.executor == "ray":
-        return Ray(open_again, chosen.workers, chosen.address, chosen.gpus)
+        return Ray(open_again, chosen.count, chosen.address, chosen.gpus)
     pairs = [item.partition("=") for item in chosen.slurm]
     parameters = {k: int(v) if v.isdecimal() else v for k, _, v in pairs}
     folder = options.out / "jobs"
-    return Slurm(open_again, folder, chosen.workers, chosen.cluster, parameters)
+    return Slurm(open_again, folder, chosen.count, chosen.cluster or "slurm", parameters)
 
 
 def _failures(failed: Mapping[str, str]) -> list[str]:

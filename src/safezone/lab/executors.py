@@ -198,19 +198,30 @@ class Slurm:
     """Jobs of Slurm through submitit; ``cluster="local"`` runs them on this machine.
 
     ``folder``: for the logs of jobs, seen by all machines. ``parameters``: submitit's, as
-    ``{"slurm_partition": "gpu", "timeout_min": 600}``.
+    ``{"slurm_partition": "gpu", "timeout_min": 600}``. UserError for unknown ones, and where there
+    is no Slurm.
     """
 
     open_lab: OpenLab
     folder: Path
     workers: int = 8
-    cluster: str | None = None
+    cluster: str = "slurm"
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, work: Work, note: Note) -> Iterator[Failures]:
         submitit = _library("submitit")
-        executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
-        executor.update_parameters(name="safezone", **self.parameters)
+        try:
+            executor = submitit.AutoExecutor(folder=self.folder, cluster=self.cluster)
+        except RuntimeError as missing:
+            raise UserError(
+                f"there is no Slurm here ({missing}); start it where srun is, or give "
+                "--cluster local"
+            ) from missing
+        try:
+            executor.update_parameters(name="safezone", **self.parameters)
+        except (NameError, AssertionError, TypeError, ValueError) as wrong:
+            reason = " ".join(str(wrong).split()).partition(" As a reminder")[0].rstrip(".")
+            raise UserError(f"submitit does not take --slurm as it is ({reason})") from wrong
         left = self.workers
         for _ in range(RETRIES + 1):
             with executor.batch():
