@@ -153,6 +153,7 @@ def test_a_box_or_a_point_is_for_every_image(tmp_path: Path, way: str) -> None:
         ({"0.png": {"point": [900, 4]}}, [], "is not in the image of 96 x 96 pixels"),
         ({"0.png": {"spot": [9, 9]}}, [], "0.png.spot"),
         ([], [], "hints.json"),
+        ({}, [], "hints.json names no image"),
         ({"0.png": {"point": [4, 4]}}, ["--box", "0", "0", "9", "9"], "without --box and --point"),
         (None, ["--point", "96", "0"], "is not in the image of 96 x 96 pixels"),
         (None, ["--box", "0", "0", "9"], "--box"),
@@ -177,3 +178,41 @@ def test_wrong_hints_get_one_sentence_and_nothing_is_written(
     assert words in error
     assert len(error.splitlines()) == 1
     assert {path: path.read_bytes() for path in folder.rglob("*.png")} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("--compare --source given", "--compare changes no masks; leave --source given out"),
+        ("--compare --box 0 0 9 9", "--compare changes no masks; leave --box out"),
+        ("--compare --preview", "--compare changes no masks; leave --preview out"),
+        ("--source given --point 0 0", "--source given changes no masks; leave --point out"),
+        ("--source given --overwrite", "--source given changes no masks; leave --overwrite out"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(
+    folder: Path, options: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["mask", str(folder), *options.split()]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_masks_that_are_wrong_or_missing_can_be_made_anew(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("cv2")
+    true = {f"{i}": read_mask(folder / "masks" / f"{i}.png") for i in range(3)}
+    Image.new("L", (9, 9), 255).save(folder / "masks" / "0.png")
+    (folder / "masks" / "1.png").unlink()
+    command = ["mask", str(folder), "--overwrite", "--size", "64"]
+    hints = folder.parent / "hints.json"
+    hints.write_text('{"0": {}}')
+    assert main([*command, "--hints", str(hints)]) == 2
+    assert "1.png has no mask and" in capsys.readouterr().err
+    hints.write_text('{"0": {}, "1": {}}')
+    assert main([*command, "--hints", str(hints)]) == 0
+    assert min(agreement(folder, true).values()) > 0.95
+    assert agreement(folder, true)["2"] == 1
+    Image.new("L", (96, 96), 255).save(folder / "masks" / "2.png")
+    assert main(command) == 0
+    assert min(agreement(folder, true).values()) > 0.95

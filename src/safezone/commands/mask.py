@@ -72,19 +72,27 @@ class MaskCommand(Command):
             raise UserError(f"--size is {self.size}; give a multiple of 64, such as 128 or 512")
         if (self.source == "sam") != (self.sam is not None):
             raise UserError("--source sam and --sam FOLDER need each other; give both or neither")
+        _require_use(self)
         if self.compare:
             return _compare(self)
         folder = self.folder
         files = image_files(folder)
         hints = _hints(self, files)
-        before = mask_files(folder, () if hints else files)
-        make = self.source in MAKERS or (self.source is None and (not before or bool(hints)))
+        before = mask_files(folder, ())
+        change = not before or bool(hints) or self.overwrite
+        make = self.source in MAKERS or (self.source is None and change)
         if self.source == "given" and not before:
             raise UserError(f"{folder} has no masks; leave --source out to make them with GrabCut")
         if make and before and not self.overwrite:
             raise UserError(f"{folder} has masks already; give --overwrite to replace them")
-        load_concept(folder, self.size)  # tells what else is wrong before anything is written
+        if not (make and before):  # masks that will be replaced may be wrong
+            load_concept(folder, self.size)  # tells what else is wrong before anything is written
         wanted = [path for path in files if self.hints is None or path.name in hints]
+        for path in files:
+            if make and path not in wanted and path.stem not in before:
+                raise UserError(
+                    f"{path} has no mask and {self.hints} does not name it; add it there"
+                )
         cut_out = _maker(self)
         cutouts = {p.stem: cut_out(p, hints.get(p.name)) for p in wanted if make}
         masks = {
@@ -98,6 +106,18 @@ class MaskCommand(Command):
         if self.preview:
             _previews(self, squares)
         return _answer(self, place, make, masks, cutouts)
+
+
+def _require_use(options: MaskCommand) -> None:
+    """Raises UserError for options that would do nothing."""
+    what = "--compare" if options.compare else "--source given"
+    told = [
+        f"--{name}" for name in ("overwrite", "box", "point", "hints") if getattr(options, name)
+    ]
+    if options.compare:
+        told += ["--preview"] * options.preview + ["--source given"] * (options.source == "given")
+    if told and (options.compare or options.source == "given"):
+        raise UserError(f"{what} changes no masks; leave {told[0]} out")
 
 
 def _answer(
@@ -178,6 +198,8 @@ def _hints(options: MaskCommand, files: Sequence[Path]) -> "dict[str, Hint]":
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise UserError(f"{options.hints}: {key} {reason(first)}") from error
+    if not hints:
+        raise UserError(f"{options.hints} names no image; give it a box or a point of one")
     names = {path.stem: path.name for path in files} | {path.name: path.name for path in files}
     for name in hints:
         if name not in names:
@@ -212,13 +234,11 @@ def _maker(options: MaskCommand) -> "Callable[[Path, Hint | None], Cutout]":
 def _compare(options: MaskCommand) -> Answer:
     """Intersection over union with the given masks, of a folder or of each folder in it."""
     from safezone.concepts import folder_name, image_files, mask_files
-    from safezone.concepts.folder import is_image
+    from safezone.concepts.folder import has_images, inner_folders
     from safezone.concepts.masks import iou
     from safezone.images import read_mask
 
-    inner = [path for path in sorted(options.folder.glob("*/")) if not path.name.startswith(".")]
-    if any(map(is_image, options.folder.iterdir() if options.folder.is_dir() else ())):
-        inner = []
+    inner = [] if has_images(options.folder) else inner_folders(options.folder)
     make = _maker(options)
     values: dict[str, list[float]] = {}
     refused = []
