@@ -134,7 +134,7 @@ PER_PAGE = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAG
 def copy(tmp_path: Path, page: Page) -> Path:
     """The package with the page's file and row."""
     folder = tmp_path / "copy" / "safezone"
-    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("weights", "__pycache__"))
+    shutil.copytree(SOURCE, folder, ignore=shutil.ignore_patterns("weights"))
     (folder / WEIGHTS).symlink_to(SOURCE / WEIGHTS)
     blocks = _blocks(page.name)
     (folder / page.file).write_text(blocks[0])
