@@ -188,6 +188,8 @@ personalize --reuse {root}/none | none
 generate --steps 0 | --steps
 generate --images-per-prompt 0 | --images-per-prompt
 generate --guidance nan | --guidance
+generate --guidance -1 | --guidance
+generate --steps 1001 | steps
 generate --scheduler magic | magic
 generate --prompts all26 | all26
 generate --prompts {root}/none.txt | none.txt
@@ -221,6 +223,7 @@ claim --poison-seed -1 | --poison-seed
 claim --poison admm | adm
 claim --defense nothing | nothing
 claim --sampling.steps 0 | --sampling.steps
+claim --sampling.steps 1001 | steps
 claim --sampling.prompts all26 | all26
 claim --sampling.scheduler magic | magic
 figure 1 --sampling.scheduler magic | magic

@@ -138,6 +138,7 @@ def test_no_adapters_give_no_images(tiny_model: Model) -> None:
         ({"prompts": ()}, "no prompts"),
         ({"size": 60}, "multiple of 8"),
         ({"scheduler": "magic"}, "magic"),
+        ({"steps": 1001}, "steps is 1001, .* at most 1000"),
     ],
 )
 def test_values_out_of_range_are_refused(
@@ -205,6 +206,11 @@ def test_a_velocity_model_without_signal_at_the_last_timestep(tmp_path: Path) ->
     signal, sigma = model.process.signal_noise(torch.tensor([999]))
     assert (float(signal), float(sigma)) == (0.0, 1.0)
     assert model.scheduler("ddim").config.timestep_spacing == "trailing"
+    alphas_cumprod = model.scheduler("ddim").alphas_cumprod
+    for name in ("ddpm", "dpm++", "euler"):
+        torch.testing.assert_close(model.scheduler(name).alphas_cumprod, alphas_cumprod)
+    with pytest.raises(UserError, match=r"choose one of: ddim, ddpm, dpm\+\+, euler$"):
+        model.scheduler("pndm")
     stock = StableDiffusionPipeline.from_pretrained(
         folder, safety_checker=None, scheduler=scheduler
     )

@@ -31,8 +31,6 @@ Positive: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 """A finite number above 0."""
 Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 """A finite number from 0."""
-Finite: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
-"""Any number that is neither infinite nor NaN."""
 
 FileName: TypeAlias = Annotated[str, Field(pattern=r"^[\w+@][^/\\\x00-\x1f]*$", max_length=100)]
 """Of a file or folder to be made, inside the one that is meant."""

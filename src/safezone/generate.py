@@ -41,6 +41,22 @@ def with_words(prompt: str, adapter: Adapter | None) -> str:
     return prompt.replace("{}", adapter.words)
 
 
+def sampler_for(model: Model, scheduler: str, steps: int) -> Any:
+    """diffusers' scheduler of that name, at the first of its steps.
+
+    Raises UserError for a name that the model has no scheduler for, and for more steps than it can
+    take.
+    """
+    sampler = model.scheduler(scheduler)
+    try:
+        sampler.set_timesteps(steps, device=model.device)
+    except ValueError as error:
+        raise UserError(
+            f"steps is {steps}, more than {scheduler} can take; give at most {model.process.steps}."
+        ) from error
+    return sampler
+
+
 def _embed(
     model: Model,
     adapters: Sequence[Adapter | None],
@@ -86,8 +102,7 @@ def _denoise(
 ) -> Latents:
     """The sampler's loop; ``rows`` and ``empty``: each image's row of the conditioning, and that
     of the empty prompt beside it."""
-    sampler = model.scheduler(scheduler)
-    sampler.set_timesteps(steps, device=model.device)
+    sampler = sampler_for(model, scheduler, steps)
     takes_generator = "generator" in inspect.signature(sampler.step).parameters
     extra: dict[str, Any] = {"generator": list(generators)} if takes_generator else {}
     guided = guidance != 1.0

@@ -57,7 +57,7 @@ class GenerateCommand(OnModel):
 
     def run(self) -> Answer:
         from safezone.commands.opening import open_model, require_out_folder
-        from safezone.generate import with_words
+        from safezone.generate import sampler_for, with_words
         from safezone.lab.makers import generate_all
         from safezone.results.meaning import MINI_LIMITS
 
@@ -66,7 +66,9 @@ class GenerateCommand(OnModel):
         if self.out is not None:
             require_out_folder(self.out)
         model = open_model(self.model, self.machine, self)
-        model.scheduler(self.sampling.scheduler)  # refused before anything is made
+        sampler_for(
+            model, self.sampling.scheduler, self.sampling.steps
+        )  # refused before anything is made
         jobs = _jobs(self, files, model)
         if not jobs:
             raise UserError(f"{self.embeddings[0]} holds failed runs only; train again")

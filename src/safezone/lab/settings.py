@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field
 from tyro.constructors import PrimitiveConstructorSpec
 
 from safezone.errors import UserError
-from safezone.fields import Checked, Closed, Count, Finite, Natural, Portion
+from safezone.fields import Checked, Closed, Count, Natural, Portion, Weight
 from safezone.lab.training import Training
 from safezone.models.known import LongPrompts, Precision
 from safezone.scores.rows import CLEAN
@@ -119,7 +119,7 @@ class Sampling(Checked):
     """Images for every prompt."""
     steps: Count = 25
     """Denoising steps of every image."""
-    guidance: Finite = 5.0
+    guidance: Weight = 5.0
     """Classifier-free guidance; 1 is none."""
     guidance_rescale: Portion = 0.0
     """Share of the guided prediction brought to the prompt's own deviation; 0.7 suits velocity

@@ -212,8 +212,8 @@ class Model(Protocol):
     def scheduler(self, name: str = "ddim") -> Any:
         """A fresh diffusers scheduler with this model's betas and prediction type.
 
-        ``name``: ddim, ddpm, dpm++, euler or pndm; ddim or euler for a flow model (both are its
-        Euler steps). Raises UserError for any other.
+        ``name``: ddim, ddpm, dpm++, euler, and pndm but for betas of zero terminal SNR; ddim or
+        euler for a flow model (both are its Euler steps). Raises UserError for any other.
         """
 
     def fingerprint(self) -> str:

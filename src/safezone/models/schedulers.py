@@ -105,9 +105,12 @@ def process_of(config: Mapping[str, Any]) -> Process:
 def make_scheduler(name: str, config: Mapping[str, Any]) -> Any:
     """A fresh diffusers scheduler ``name`` with the betas and prediction type of ``config``.
 
-    Raises UserError for a name that this kind of model has no scheduler for.
+    Raises UserError for a name that this kind of model has no scheduler for: diffusers' PNDM passes
+    over betas of zero terminal SNR.
     """
     table = FLOW_SCHEDULERS if is_flow(config) else SCHEDULERS
+    if config.get("rescale_betas_zero_snr"):
+        table = {known: row for known, row in table.items() if row[0] is not PNDMScheduler}
     if name not in table:
         kind = "a rectified-flow model" if is_flow(config) else "this model"
         raise UserError(f"unknown scheduler {name!r}; for {kind} choose one of: {', '.join(table)}")
