@@ -169,6 +169,10 @@ def test_stage_two_opens_with_its_text_encoder_and_with_the_cached_prompt(
     second = load_pixel_model(str(copy))
     assert isinstance(second, SuperResolution)
     torch.testing.assert_close(second.prompt, first.prompt)
+    cached.write_bytes(cached.read_bytes()[:-1])
+    load_pixel_model.cache_clear()
+    with pytest.raises(UserError, match=f"{PROMPT_FILE} holds no prompt_embeds"):
+        load_pixel_model(str(copy))
     cached.unlink()
 
 

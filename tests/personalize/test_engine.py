@@ -337,7 +337,9 @@ def test_a_training_of_failed_runs_only_ends(
 def test_the_log_tells_loss_norm_and_rate(
     tiny_model: Model, concept: Concept, run_of: Callable[..., TrainingRun], tmp_path: Path
 ) -> None:
-    run = run_of(concept)
+    name = "медвежонок, " * 20  # as a file's name, quoted as in a URL, it would be too long
+    run = replace(run_of(concept), key=name)
+    assert log_path(tmp_path, name) != log_path(tmp_path, name + "1")
     settings = replace(SHORT, steps=8, schedule="linear")
     (adapter,) = train(tiny_model, [run], settings, tmp_path, progress=False)
     log = [json.loads(line) for line in log_path(tmp_path, run.key).read_text().splitlines()]

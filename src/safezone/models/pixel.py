@@ -13,11 +13,13 @@ from typing import Any, Final, TypeAlias
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from safezone.arrays import Images, Timesteps, randn
 from safezone.errors import UserError
+from safezone.files import write_safetensors
 from safezone.models.fingerprint import fingerprint
 from safezone.models.frozen import freeze
 from safezone.models.known import WEIGHTS
@@ -178,9 +180,15 @@ def _process(folder: Path) -> Epsilon:
 def _prompt(folder: Path) -> Tensor:
     """[2, length, width], from the cache file or else from the T5 encoder of the folder."""
     if (folder / PROMPT_FILE).is_file():
-        embeds = load_file(folder / PROMPT_FILE).get("prompt_embeds")
+        try:
+            embeds = load_file(folder / PROMPT_FILE).get("prompt_embeds")
+        except (SafetensorError, OSError):
+            embeds = None
         if embeds is None or embeds.ndim != 3 or len(embeds) != 2:
-            raise UserError(f"{folder / PROMPT_FILE} holds no prompt_embeds [2, length, width]")
+            raise UserError(
+                f"{folder / PROMPT_FILE} holds no prompt_embeds [2, length, width]; remove it and "
+                "make it again"
+            )
         return embeds
     if not (folder / "text_encoder").is_dir():
         raise UserError(
@@ -215,7 +223,7 @@ def cache_prompt(folder: Path) -> Path:
     """
     with quiet():
         embeds = _prompt(folder)
-    save_file({"prompt_embeds": embeds.contiguous()}, folder / PROMPT_FILE)
+    write_safetensors(folder / PROMPT_FILE, {"prompt_embeds": embeds})
     return folder / PROMPT_FILE
 
 

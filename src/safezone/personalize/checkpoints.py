@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from safezone.errors import UserError
-from safezone.files import write_safetensors, write_text
+from safezone.files import digest, write_safetensors, write_text
 from safezone.personalize.adapters import kept
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -118,8 +118,12 @@ def load_state(path: Path, content_key: str, device: torch.device) -> State | No
 
 
 def log_path(folder: Path, key: str) -> Path:
-    """Where the run's log is; characters that a file name cannot have are quoted as in a URL."""
-    return folder / "logs" / f"{quote(key, safe='+=@ ,<>')}.jsonl"
+    """Where the run's log is: characters that a file name cannot have are quoted as in a URL, and
+    the end of a name that is then too long for one is a hash."""
+    name = quote(key, safe="+=@ ,<>")
+    if len(name) > 200:
+        name = f"{name[:150]}-{digest(key)[:16]}"
+    return folder / "logs" / f"{name}.jsonl"
 
 
 def append_log(path: Path, line: Mapping[str, Any]) -> None:
