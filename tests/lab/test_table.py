@@ -18,7 +18,7 @@ from safezone.lab import trainings
 from safezone.lab.cost import Passes, poison_operations, training_operations
 from safezone.lab.lab import TRAINING_FOLDER, Job, Lab
 from safezone.lab.makers import one_by_one, read_images
-from safezone.lab.run import Run
+from safezone.lab.run import TEXTUAL_INVERSION, Run
 from safezone.lab.schedule import (
     by_stage,
     catalogue,
@@ -31,8 +31,9 @@ from safezone.lab.schedule import (
 )
 from safezone.lab.settings import Poisoning
 from safezone.lab.stage import STAGES, Stage, job, jobs, own
-from safezone.lab.store import MAKING, NEEDS, WORK
+from safezone.lab.store import MAKING, NEEDS, WORK, artifacts_in
 from safezone.reading import read_json
+from safezone.results.artifacts import INDEX, evidence
 from safezone.results.folder import measure
 from small_lab import SETTINGS, concept, grid
 
@@ -141,6 +142,24 @@ def test_what_a_claim_in_the_folder_rests_on_is_no_garbage(lab: Lab, tmp_path: P
     collect(tmp_path, garbage(tmp_path))
     assert garbage(tmp_path) == [] and not lock.exists()
     assert plan(ours, claimed)["generate"] == (4, 4)
+
+
+def test_rows_and_pictures_are_those_of_the_grid_whatever_name_made_them(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """Weights that were moved have another name, and training settings may be named or not."""
+    before, ours = tmp_path / "before", replace(lab, folder=tmp_path / WORK)
+    runs = grid(ours, ("clean",))
+    measure(ours, runs, tmp_path, before, title="before", command="")
+    moved = replace(runs, runs=tuple(replace(run, model="moved/tiny") for run in runs))
+    measured = measure(ours, moved, tmp_path, tmp_path / "after", title="after", command="")
+    assert {row.model for row in measured.rows} == {"moved/tiny"}
+    index = read_json(tmp_path / "after" / INDEX)
+    assert {model for model, _ in evidence(tmp_path / "after", index, 100)} == {"moved/tiny"}
+    method = f"{TEXTUAL_INVERSION}; steps=5k"  # the preset's own
+    named = replace(runs, runs=tuple(replace(run, method=method) for run in runs))
+    elsewhere = replace(ours, folder=tmp_path / "other", reuse=artifacts_in(ours.folder))
+    assert {row.method for row in run_grid(elsewhere, named, progress=False).rows} == {method}
 
 
 # What was lost

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from safezone.commands.grid_run import dry
 from safezone.errors import UserError
 from safezone.files import locked, write_json
+from safezone.lab.cost import Passes
 from safezone.lab.lab import TRAINING_FOLDER, Lab
 from safezone.lab.run import Grid
 from safezone.lab.schedule import make, run_grid
@@ -176,6 +178,10 @@ def test_a_defense_whose_network_is_missing_is_a_row_with_its_reason(
     load_pixel_model.cache_clear()
     runs = grid(lab, ("clean",)).runs[:1]
     both = Grid("both", (*runs, *(replace(run, defense="pdmpure") for run in runs)))
+    passes = Passes(1, 1, 1, per_second=1, poison=1)
+    monkeypatch.setattr("safezone.lab.cost.count_passes", lambda *_: passes)
+    told = dry(lab, both).text.splitlines()
+    assert "time not counted" in told[-3] and told[-1].startswith("will fail: One,clean,pdmpure,0:")
     results = run_grid(lab, both, progress=False)
     assert {run.defense: reason for run, reason in results.failed.items()}.keys() == {"pdmpure"}
     assert all("built-in pixel model are missing" in r for r in results.failed.values())

@@ -167,7 +167,7 @@ class GridRunCommand(Experiment):
         except KeyboardInterrupt:
             note(f"\nstopped; what is finished is in {work}. Go on with:\n    {command}")
             raise
-        lines = _failures(results.failed)
+        lines = _failures("failed", results.failed)
         lines += [f"{len(grid) - len(results.failed)} of {len(grid)} runs went well"]
         lines += [f"report: {results.page}"]
         answer = {"page": str(results.page), "runs": len(grid), "failed": results.failed}
@@ -270,13 +270,13 @@ def _executor(options: GridRunCommand, open_there: "Callable[[Machine, int], Lab
     return Slurm(open_again, folder, chosen.count, chosen.cluster or "slurm", parameters)
 
 
-def _failures(failed: Mapping[str, str]) -> list[str]:
-    """One line a reason, with the runs that it stopped."""
+def _failures(verb: str, failed: Mapping[str, str]) -> list[str]:
+    """One line a reason, with the runs that it stops."""
     runs: dict[str, list[str]] = {}
     for name, reason in failed.items():
         runs.setdefault(reason, []).append(name)
     return [
-        f"failed: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {reason}"
+        f"{verb}: {names[0]}{f' and {len(names) - 1} more' * (len(names) > 1)}: {reason}"
         for reason, names in runs.items()
     ]
 
@@ -292,7 +292,7 @@ def _title(grid: "Grid", settings: Settings) -> str:
 
 
 def dry(lab: "Lab", grid: "Grid", workers: int = 1) -> Answer:
-    """What is done and to do of a grid, how long that takes and how much disk."""
+    """What is done and to do of a grid, how long that takes and how much disk, what cannot be."""
     from safezone.lab.cost import count_passes
     from safezone.lab.schedule import estimate
     from safezone.results.meaning import duration_text
@@ -300,9 +300,10 @@ def dry(lab: "Lab", grid: "Grid", workers: int = 1) -> Answer:
     costs = estimate(lab, grid, count_passes(lab.model, lab.poisoners), workers)
     lines = [f"{grid.name}: {len(grid)} runs on {lab.model.name}"]
     for stage, cost in costs.items():
+        counted = cost.seconds or not cost.todo  # purifiers and encoders are not
+        time = f"about {duration_text(cost.seconds)}" if counted else "time not counted"
         lines.append(
-            f"{stage}: {cost.done} done, {cost.todo} to do, about "
-            f"{duration_text(cost.seconds)} and {cost.size / 1e6:.0f} MB"
+            f"{stage}: {cost.done} done, {cost.todo} to do, {time}, {cost.size / 1e6:.0f} MB"
         )
     seconds = sum(cost.seconds for cost in costs.values())
     size = sum(cost.size for cost in costs.values())
@@ -314,4 +315,7 @@ def dry(lab: "Lab", grid: "Grid", workers: int = 1) -> Answer:
         name: {"done": c.done, "todo": c.todo, "seconds": c.seconds, "bytes": c.size}
         for name, c in costs.items()
     }
-    return Answer({"dry_run": True, "runs": len(grid), "stages": stages}, "\n".join(lines))
+    refused = {run.label: reason for run in grid if (reason := lab.refused(run)) is not None}
+    lines += _failures("will fail", refused)
+    data = {"dry_run": True, "runs": len(grid), "stages": stages, "failed": refused}
+    return Answer(data, "\n".join(lines))

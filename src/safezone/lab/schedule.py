@@ -3,7 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -167,7 +167,9 @@ def run_grid(
             nothing = Score("instance_similarity", float("nan"), 0, 0)
             rows.append(Row(**asdict(run), **nothing._asdict(), reason=failed[run]))
         else:
-            rows += read_rows(of[run]["score"].place / ROWS_FILE)
+            # Equal content has one artifact, which another name of model or method may have made.
+            made = read_rows(of[run]["score"].place / ROWS_FILE)
+            rows += [replace(row, **asdict(run)) for row in made]
     return Results(rows, failed)
 
 

@@ -285,6 +285,8 @@ def evidence(
     lowest: dict[Run, tuple[str, Run]] = {}  # by the run without its seed
     for name in names:
         run = read_run_images(folder / name, most=0).run
+        if "model" in index:  # the same weights may have had another name when they drew these
+            run = replace(run, model=index["model"])
         other = lowest.setdefault(replace(run, seed=0), (name, run))
         if run.seed < other[1].seed:
             lowest[replace(run, seed=0)] = (name, run)

@@ -111,6 +111,7 @@ def measure(
             "most_prompts": None if len(lab.concepts) <= 3 else PROMPTS_SHOWN,
             "duration": time.monotonic() - started if whole else None,
             "grid": grid.name if kind == "grid" else None,
+            "model": grid.runs[0].model,
             "table": grid.table,
             "metric": grid.metric,
             "photographs": photographs,
