@@ -4,7 +4,7 @@ import inspect
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 from jaxtyping import UInt8
@@ -20,9 +20,6 @@ from safezone.models.deltas import Changes
 from safezone.models.denoise import walk
 from safezone.personalize.adapters import Adapter, stacked
 from safezone.personalize.files import check_fits
-
-_MARK: Final = "\ue000"
-"""Stands for the learned word where a prompt has {}; Unicode leaves it to private use."""
 
 
 class MadeNaN(UserError):
@@ -76,7 +73,7 @@ def _embed(
             continue
         word = adapter.placeholder
         if "{}" in prompt:  # the word of a file may be an ordinary one, which stays what it is
-            words, word = adapter.words.replace(word, _MARK, 1), _MARK
+            words, word = adapter.words.replace(word, "{}", 1), "{}"
             prompt = prompt.replace("{}", words)
         parts.append(model.tokenize([prompt], word, count))
         vectors[row, :count] = adapter.vectors.to(vectors)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from safezone.arrays import randn, stream
+from safezone.errors import UserError
 from safezone.generate import generate
 from safezone.models import load_model
 from safezone.personalize import Adapter
@@ -65,8 +66,10 @@ def test_a_learned_word_may_stand_in_the_second_chunk(cut: Any, chunked: Any) ->
     learned = chunked.embed_text(chunked.tokenize([prompt], "<r>", 1), rows[None])
     plain = chunked.embed_text(chunked.tokenize([LONG]))
     torch.testing.assert_close(learned.encoder_hidden_states, plain.encoder_hidden_states)
-    with pytest.raises(Exception, match="has to lie within the first 75 tokens"):
+    with pytest.raises(UserError, match="has to lie within the first 75 tokens"):
         cut.tokenize([prompt], "<r>", 1)
+    with pytest.raises(UserError, match=r"and a \{\}' is too long: \{\} with 1 vectors"):
+        generate(cut, [Adapter(rows, "<r>", "vase")], [LONG + " and a {}"], seed=0, progress=False)
 
 
 def test_two_encoders_are_chunked_alike(tmp_path: Path) -> None:

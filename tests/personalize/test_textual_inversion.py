@@ -31,6 +31,7 @@ SHORT = TextualInversion(steps=3, learning_rate=5e-3, templates=("a photo of a {
         {"learning_rate": 0.0},
         {"learning_rate": float("nan")},
         {"schedule": "step"},
+        {"prior_weight": 1.0},
         {"start": Path("x"), "initializer": "dog"},
         {"start": Path("x"), "random_rows": True},
         {"start": Path("x"), "initializer_token": 0},

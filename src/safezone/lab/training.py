@@ -82,7 +82,8 @@ class Training(Checked):
     crop_rescale: bool = False
     """Show the concept smaller on grey, or a larger part of it (custom-diffusion)."""
     prior_weight: Weight = 0.0
-    """Of the loss on images of the class that the model draws before (prior preservation)."""
+    """Of the loss on images of the class that the model draws before (prior preservation; lora,
+    custom-diffusion)."""
     prior_images: Count = 100
     """How many images of the class the model draws."""
     checkpoint_every: Count = 100

@@ -110,8 +110,9 @@ class Personalization(Checked, ABC):
     ``preview_every``: in steps; 0 makes no checkpoints but the last, and no previews.
     ``preview_prompts``: for ``safezone.generate.preview_writer``. ``prior_weight``: of the loss on
     images of the class that each run then brings along (``PreparedRun.prior``), under the prompt
-    "a photo of a <class word>" and at uniform timesteps (prior preservation, Ruiz et al. 2023); 0
-    is none. ``prior_images``: how many the model draws where a command makes them.
+    "a photo of a <class word>" and at uniform timesteps (prior preservation, Ruiz et al. 2023; for
+    methods that change layers); 0 is none. ``prior_images``: how many the model draws where a
+    command makes them.
 
     Raises UserError for a value out of its range.
     """
@@ -141,6 +142,11 @@ class Personalization(Checked, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.prior_weight and type(self).deltas is Personalization.deltas:
+            raise UserError(
+                f"prior_weight is {self.prior_weight:g}, but {self.name} changes no layer, so that "
+                "images of the class teach it nothing; leave it out or choose another method."
+            )
         if isinstance(self.templates, str) and self.templates not in get_args(Templates):
             raise UserError(
                 f"templates is {self.templates!r}; choose object, style, captions or a list of "
