@@ -19,8 +19,10 @@ from safezone.lab.memory import Capacity, OutOfMemory
 from safezone.lab.presets import PRESETS, preset
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.schedule import run_grid
+from safezone.lab.settings import BenchScope, Cells
 from safezone.lab.variants import METHOD_NAMES, setting_of, training_of
 from safezone.models.known import KNOWN
+from safezone.paper.claim import claim_grid
 from safezone.paper.named import command, finding, headline, model_for
 from safezone.paper.rows import PAPER
 from safezone.personalize import train
@@ -188,9 +190,20 @@ def test_a_file_says_axes_includes_and_excludes(tmp_path: Path) -> None:
     assert len(grid) == 4 * 4
 
 
+def test_names_are_one_name_in_any_case(tmp_path: Path, lab: Lab) -> None:
+    text = GOOD.replace("adm+]", "Adm+, ADM+]").replace("nominal", "Nominal").replace("szt", "SZT")
+    assert _grid(text, tmp_path) == _grid(GOOD, tmp_path)
+    cells = Cells(2, 1, ("ADM+", "adm+"), ("Nominal", "SZT", "szt"))
+    claimed = claim_grid(replace(lab, settings=replace(lab.settings, cells=cells)))
+    assert {run.defense for run in claimed} == {"nominal", "szt"} and len(claimed) == 2 * 2 * 2
+    assert BenchScope(poisons=("ADM+",)).data(()) == ["clean", "adm+"]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "line"),
     [
+        ("[clean, adm+]", "[]", 3),
+        ("include:", "  seeds: [-1]\ninclude:", 7),
         ("    - szt", "    - sztt", 6),
         ("[clean, adm+]", "[clean, nothing]", 3),
         ("name: mine", "nam: mine", 1),
@@ -397,6 +410,7 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
         (["grid", "run", "missing.yaml"], "missing.yaml does not exist"),
         (["grid", "status", "--out", "nowhere"], "no folder of"),
         (["grid", "run", "table30"], "no built-in twin"),
+        (["grid", "run", "table19", "--text-image-encoder", "none"], "--text-image-encoder meas"),
         (["grid", "run", "table17", "--workers", "4"], "processes or ray or slurm, not of here"),
         (["grid", "run", "table17", "--executor", "ray", "--slurm", "a=1"], "of --executor slurm"),
         (["grid", "run", "table17", "--executor", "slurm", "--slurm", "gpu"], "write KEY=VALUE"),

@@ -236,7 +236,7 @@ def _settings(options: GridRunCommand) -> Settings:
 
 def _grid(options: GridRunCommand, lab: "Lab") -> "Grid":
     """The grid at the options' scope, without what --without names; UserError for what is wrong."""
-    from safezone.lab.grids import file_grid, only, without
+    from safezone.lab.grids import file_grid, only, require_metric, without
     from safezone.paper.named import paper_grid
 
     names = [*lab.concepts, *lab.unreadable]
@@ -248,6 +248,7 @@ def _grid(options: GridRunCommand, lab: "Lab") -> "Grid":
         grid = file_grid(Path(options.grid), scope, lab.settings)
     else:
         grid = paper_grid(options.grid).build(scope)
+    require_metric(grid, lab.encoders)
     return only(without(grid, options.without), options.only)
 
 

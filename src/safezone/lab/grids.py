@@ -19,22 +19,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Annotated, Any, Final, TypeAlias
 
 import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 
 from safezone.defenses import defense
 from safezone.errors import UserError
-from safezone.fields import Closed, FileName, reason
+from safezone.fields import AT_LEAST_ONE, Closed, FileName, Natural, reason
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.settings import Settings
 from safezone.lab.variants import split_method, training_of
 from safezone.reading import parse_yaml, read_text
 from safezone.scores.rows import CLEAN
-from safezone.scores.table import METRICS
+from safezone.scores.table import METRICS, SLOTS, Encoders
 
 Location: TypeAlias = tuple[str | int, ...]
+Name: TypeAlias = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True)]
+"""Of a poison, defense or method, in any case."""
 _AXES: Final = ("concept", "poison", "defense", "method")
 
 
@@ -42,11 +44,11 @@ _AXES: Final = ("concept", "poison", "defense", "method")
 class Axes(Closed):
     """Whose product the grid is."""
 
-    poisons: tuple[str, ...]
-    defenses: tuple[str, ...]
-    methods: tuple[str, ...] = (TEXTUAL_INVERSION,)
-    concepts: tuple[str, ...] | None = None
-    seeds: tuple[int, ...] | None = None
+    poisons: Annotated[tuple[Name, ...], AT_LEAST_ONE]
+    defenses: Annotated[tuple[Name, ...], AT_LEAST_ONE]
+    methods: Annotated[tuple[Name, ...], AT_LEAST_ONE] = (TEXTUAL_INVERSION,)
+    concepts: Annotated[tuple[str, ...], AT_LEAST_ONE] | None = None
+    seeds: Annotated[tuple[Natural, ...], AT_LEAST_ONE] | None = None
 
 
 @dataclass(frozen=True)
@@ -54,10 +56,10 @@ class CellFilter(Closed):
     """Some cells: those that agree with all that is given; in the order of a run's axes."""
 
     concept: str | None = None
-    poison: str | None = None
-    defense: str | None = None
-    method: str | None = None
-    seed: int | None = None
+    poison: Name | None = None
+    defense: Name | None = None
+    method: Name | None = None
+    seed: Natural | None = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +219,16 @@ def only(grid: Grid, names: Sequence[str]) -> Grid:
     if not runs:
         raise UserError(f"no run of {grid.name} is of all of {', '.join(names)}; give --only less")
     return replace(grid, runs=tuple(runs))
+
+
+def require_metric(grid: Grid, encoders: Encoders) -> None:
+    """Raises UserError where no encoder measures what the grid's table shows."""
+    for slot in SLOTS.values():
+        if grid.metric in [each.name for each in slot.metrics] and slot.name not in encoders:
+            option = f"--{slot.setting.replace('_', '-')}"
+            raise UserError(
+                f"the table of {grid.name} shows {grid.metric}, which {option} measures; it is none"
+            )
 
 
 def missing_names(grid: Grid, settings: Settings) -> Mapping[str, list[str]]:

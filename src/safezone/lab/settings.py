@@ -256,4 +256,4 @@ class BenchScope(Checked):
 
     def data(self, own: Sequence[str]) -> list[str]:
         """``clean`` and the poisons that were asked for, else the figure's own."""
-        return list(dict.fromkeys([CLEAN, *(self.poisons or own)]))
+        return list(dict.fromkeys([CLEAN, *map(str.lower, self.poisons or own)]))

@@ -30,8 +30,8 @@ def claim_grid(lab: Lab) -> Grid:
     return Grid.product(
         "claim",
         concepts=list(lab.concepts),
-        poisons=list(dict.fromkeys([CLEAN, *cells.poisons])),
-        defenses=list(dict.fromkeys(cells.defenses)),
+        poisons=list(dict.fromkeys([CLEAN, *map(str.lower, cells.poisons)])),
+        defenses=list(dict.fromkeys(map(str.lower, cells.defenses))),
         seeds=range(cells.seeds),
         model=lab.model.name,
         methods=[lab.settings.training.personalization().name],

@@ -275,7 +275,7 @@ class Figure:
 
     def defenses(self, bench: "Bench") -> tuple[str, ...]:
         """Those that were asked for, or the grid's."""
-        return bench.scope.defenses or self.row.defenses
+        return tuple(map(str.lower, bench.scope.defenses)) or self.row.defenses
 
     def concepts(self, bench: "Bench") -> "Sequence[Concept]":
         """Those of the bench's concepts that the figure shows."""
