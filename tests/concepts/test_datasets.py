@@ -14,6 +14,7 @@ from safezone.concepts.datasets import (
     export_concept,
     export_concepts,
     load_dataset,
+    load_readable,
     miniworld_concepts,
 )
 from safezone.errors import UserError
@@ -65,12 +66,29 @@ def test_data_sets_give_concepts_with_class_words(
     assert words == {"plushie": "stuffed animal", "rc_car": "toy"}
 
 
+LOADERS: list[Callable[[Path, int], object]] = [load_dataset, load_readable]
+
+
+@pytest.mark.parametrize("load", LOADERS)
+def test_two_concepts_of_one_name_are_refused(
+    load: Callable[[Path, int], object], tmp_path: Path
+) -> None:
+    plain(tmp_path)
+    (tmp_path / "rc_car" / "concept.json").write_text('{"name": "plushie"}')
+    with pytest.raises(UserError, match="two concepts of the name plushie"):
+        load(tmp_path, 32)
+
+
 def test_absent_concepts_of_a_manifest_are_warned_of(tmp_path: Path) -> None:
     custom_concept(tmp_path)
+    content = (tmp_path / "dataset.json").read_bytes()
+    (tmp_path / "dataset.json").write_bytes(b"\xef\xbb\xbf" + content)  # as Windows marks UTF-8
     (tmp_path / "benchmark" / "rc_car" / "00.jpg").unlink()
     (tmp_path / "benchmark" / "rc_car").rmdir()
     with pytest.warns(UserWarning, match="1 of the 2 concepts listed in .* are absent"):
         assert [concept.name for concept in load_dataset(tmp_path, 32)] == ["plushie"]
+    with pytest.warns(UserWarning, match="1 of the 2 concepts listed in .* are absent"):
+        assert [concept.name for concept in load_readable(tmp_path, 32)[0]] == ["plushie"]
 
 
 @pytest.mark.parametrize("directory", ["../elsewhere", "/etc", "benchmark/../../elsewhere"])
@@ -95,6 +113,9 @@ def test_bad_roots_are_told(tmp_path: Path) -> None:
         load_dataset(tmp_path, 32)
     with pytest.raises(UserError, match="nowhere is not a folder"):
         load_dataset(tmp_path / "nowhere", 32)
+    (tmp_path / "prompts_and_classes.txt").write_bytes(b"subject_name,class\ncaf\xe9,cup\n")
+    with pytest.raises(UserError, match=r"prompts_and_classes\.txt is not UTF-8 text"):
+        load_dataset(tmp_path, 32)
     (tmp_path / "prompts_and_classes.txt").write_text("Classes\n")
     with pytest.raises(UserError, match="has no line subject_name,class"):
         load_dataset(tmp_path, 32)

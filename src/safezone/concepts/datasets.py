@@ -2,17 +2,18 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import torch
 
-from safezone.concepts import Concept, load_concept, save_concept
+from safezone.concepts import CONCEPT_FILE, Concept, load_concept, save_concept
 from safezone.errors import Notice, UserError
 from safezone.images import to_square
 from safezone.miniworld import NovelConcept, development_concepts, novel_concepts, render
+from safezone.reading import read_text
 
 DREAMBOOTH_TABLE = "prompts_and_classes.txt"
 CUSTOM_CONCEPT_MANIFEST = "dataset.json"
@@ -20,7 +21,7 @@ CUSTOM_CONCEPT_MANIFEST = "dataset.json"
 
 def _dreambooth_classes(table: Path) -> dict[str, str]:
     """The rows below ``subject_name,class`` up to the next blank line."""
-    lines = table.read_text(encoding="utf-8").splitlines()
+    lines = read_text(table).splitlines()
     try:
         start = [line.replace(" ", "") for line in lines].index("subject_name,class") + 1
     except ValueError:
@@ -39,9 +40,9 @@ def _dreambooth_classes(table: Path) -> dict[str, str]:
 def _custom_concept_folders(manifest: Path) -> Iterator[tuple[Path, str]]:
     """Folder and class word of every entry; none leads out of the manifest's folder."""
     try:
-        entries = json.loads(manifest.read_text(encoding="utf-8"))
+        entries = json.loads(read_text(manifest, "JSON"))
         pairs = [(str(e["instance_data_dir"]), str(e["class_prompt"])) for e in entries]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{manifest} is not a list of objects with instance_data_dir and class_prompt; "
             "correct it"
@@ -66,16 +67,8 @@ def _concept_folders(root: Path) -> Sequence[tuple[Path, str | None]]:
     return [(each, classes.get(each.name)) for each in folders if not each.name.startswith(".")]
 
 
-def load_dataset(
-    root: Path, size: int, *, require_masks: bool = False, min_images: int = 1
-) -> tuple[Concept, ...]:
-    """All concepts of a data set on disk, as squares of ``size`` pixels.
-
-    With ``dataset.json`` it is read as CustomConcept101, with ``prompts_and_classes.txt`` as
-    DreamBooth, else as a folder of concept folders. Listed folders that are absent are left out
-    with a warning. Raises UserError when the root or all its concepts are missing, when a path of
-    the manifest leads out of the root, and as ``load_concept`` does.
-    """
+def _present_folders(root: Path) -> Sequence[tuple[Path, str | None]]:
+    """Those that are there; warns of others."""
     folders = _concept_folders(root)
     present = [(folder, word) for folder, word in folders if folder.is_dir()]
     if not present:
@@ -85,33 +78,59 @@ def load_dataset(
             f"{len(folders) - len(present)} of the {len(folders)} concepts listed in {root} "
             "are absent and left out",
             Notice,
-            stacklevel=2,
+            stacklevel=3,
         )
-    return tuple(
+    return present
+
+
+def _distinct(concepts: Iterable[Concept], root: Path) -> tuple[Concept, ...]:
+    """The concepts, no two of one name: that is how runs tell them apart."""
+    by_name: dict[str, Concept] = {}
+    for concept in concepts:
+        if concept.name in by_name:
+            raise UserError(
+                f"{root} holds two concepts of the name {concept.name}; give one of them another "
+                f"in its {CONCEPT_FILE}, or take it away"
+            )
+        by_name[concept.name] = concept
+    return tuple(by_name.values())
+
+
+def load_dataset(
+    root: Path, size: int, *, require_masks: bool = False, min_images: int = 1
+) -> tuple[Concept, ...]:
+    """All concepts of a data set on disk, as squares of ``size`` pixels.
+
+    With ``dataset.json`` it is read as CustomConcept101, with ``prompts_and_classes.txt`` as
+    DreamBooth, else as a folder of concept folders. Listed folders that are absent are left out
+    with a warning. Raises UserError when the root or all its concepts are missing, when two have
+    one name, when a path of the manifest leads out of the root, and as ``load_concept`` does.
+    """
+    concepts = (
         load_concept(
             folder, size, class_word=word, require_masks=require_masks, min_images=min_images
         )
-        for folder, word in present
+        for folder, word in _present_folders(root)
     )
+    return _distinct(concepts, root)
 
 
 def load_readable(root: Path, size: int) -> tuple[tuple[Concept, ...], dict[str, str]]:
     """The concepts of ``load_dataset`` that can be read, and why others cannot, by folder name.
 
-    Raises UserError when the root is missing or none of its concepts can be read.
+    Raises UserError when the root is missing, when none of its concepts can be read, and when two
+    have one name.
     """
     concepts, refused = [], {}
-    for folder, word in _concept_folders(root):
-        if not folder.is_dir():
-            continue
+    for folder, word in _present_folders(root):
         try:
             concepts.append(load_concept(folder, size, class_word=word))
         except UserError as error:
             refused[folder.name] = str(error)
     if not concepts:
-        reason = next(iter(refused.values()), "it holds no concept folders")
+        reason = next(iter(refused.values()))
         raise UserError(f"{root}: no concept can be read ({reason}); mend or replace it")
-    return tuple(concepts), refused
+    return _distinct(concepts, root), refused
 
 
 def _rendered(novel: NovelConcept, size: int | None) -> Concept:
