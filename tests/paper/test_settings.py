@@ -1,7 +1,7 @@
 """What a table is run with on the paper's models, beside what the paper says it was run with."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -9,8 +9,8 @@ import pytest
 from safezone.cli import main
 from safezone.commands.command import parse
 from safezone.commands.grid_run import GridRunCommand
-from safezone.commands.paper import FigureCommand
-from safezone.lab.presets import preset
+from safezone.commands.paper import DemoCommand, FigureCommand
+from safezone.lab.presets import DEMO, preset
 from safezone.models.known import KNOWN
 from safezone.paper.named import paper_settings
 from safezone.paper.rows import PAPER
@@ -140,6 +140,22 @@ def test_prompts_are_those_of_the_captions_unless_told(number: int, prompt: str)
     assert parse(FigureCommand, [str(number), *words, *own], "figure").sampling.prompts == (
         "a {} at night",
     )
+
+
+def test_a_preset_is_of_what_is_asked_for_not_of_an_options_value() -> None:
+    beach = parse(FigureCommand, ["--concepts", "1", "--json", "8", "--out", "x"], "figure")
+    assert beach.sampling.prompts == ("a {} on the beach",)
+    words = parse(FigureCommand, ["2", "--concepts", "1", "--out", "x"], "figure")
+    assert words.sampling == preset("mini").sampling
+    own = parse(GridRunCommand, ["mine.yaml", "--no-flip", "--name", "table32"], "grid run")
+    assert own.training == replace(preset("mini").training, flip=False)
+
+
+def test_the_demo_trains_and_scores_as_its_model_does() -> None:
+    builtin, real = (parse(DemoCommand, ["--model", name], "demo") for name in ("mini", "sd15"))
+    assert (builtin.training, builtin.sampling) == (DEMO.training, DEMO.sampling)
+    assert (real.training, real.scoring) == (preset("sd15").training, preset("sd15").scoring)
+    assert real.cells == builtin.cells == DEMO.cells
 
 
 def test_models_lists_all_that_have_a_name(capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,10 +9,10 @@ import re
 import shlex
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Final, TypeAlias, TypeVar
+from typing import Annotated, Any, Final, TypeAlias, TypeVar, get_type_hints
 
 import tyro
 
@@ -204,6 +204,27 @@ def early(arguments: Sequence[str]) -> argparse.Namespace:
     with contextlib.suppress(argparse.ArgumentError, SystemExit):
         return parser.parse_known_args(list(arguments))[0]
     return parser.parse_args([])
+
+
+def positionals(command: type[Any], arguments: Sequence[str]) -> list[str]:
+    """The arguments that are given without an option's name."""
+    flags, found, value = {*_flags(command)}, [], False
+    for word in arguments:
+        option = word.startswith("--")
+        if not option and not value:
+            found.append(word)
+        name = word.removeprefix("--").removeprefix("no-").rpartition(".")[2].replace("-", "_")
+        value = option and "=" not in word and name not in flags
+    return found
+
+
+def _flags(kind: type[Any]) -> Iterator[str]:
+    """The fields, of its groups too, whose options have no value."""
+    for name, hint in get_type_hints(kind).items():
+        if hint is bool:
+            yield name
+        elif is_dataclass(hint) and isinstance(hint, type):
+            yield from _flags(hint)
 
 
 def _settings(arguments: Sequence[str], base: Settings | None) -> Settings:

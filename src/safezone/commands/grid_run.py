@@ -18,6 +18,7 @@ from safezone.commands.command import (
     command_line,
     early,
     note,
+    positionals,
     progress,
 )
 from safezone.errors import UserError
@@ -184,7 +185,7 @@ class GridRunCommand(Experiment):
         from safezone.paper.rows import PAPER
 
         options = early(arguments)
-        table = next((each for each in arguments if each in PAPER), None)
+        table = next((each for each in positionals(cls, arguments) if each in PAPER), None)
         if table is None or {"-h", "--help"} & {*arguments}:
             return None
         if options.config and not options.model:

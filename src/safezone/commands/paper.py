@@ -11,10 +11,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from safezone.commands.command import Answer, Experiment, Flat, Machine, early, note, progress
+from safezone.commands.command import (
+    Answer,
+    Experiment,
+    Flat,
+    Machine,
+    early,
+    note,
+    positionals,
+    progress,
+)
 from safezone.errors import UserError
 from safezone.fields import Count
-from safezone.lab.presets import DEMO, preset
+from safezone.lab.presets import DEMO, preset, quick, read_settings
 from safezone.lab.settings import BenchScope, Cells, Names, Settings, settings_told
 
 if TYPE_CHECKING:
@@ -75,7 +84,10 @@ class DemoCommand(Experiment):
 
     @classmethod
     def own_preset(cls, arguments: Sequence[str]) -> Settings:
-        return DEMO
+        """The model's own training and encoders, with as few images and cells as the demo has."""
+        options = early(arguments)
+        settings = read_settings(options.config, options.model, method=options.method)
+        return replace(quick(settings), cells=DEMO.cells)
 
 
 def _open_claim(out: Path, settings: Settings, machine: Machine, sharers: int) -> "Lab":
@@ -176,7 +188,8 @@ class FigureCommand(Experiment):
         from safezone.paper.rows import PAPER
 
         options = early(arguments)
-        row = next((PAPER[name] for each in arguments if (name := f"figure{each}") in PAPER), None)
+        names = (f"figure{each}" for each in positionals(cls, arguments))
+        row = next((PAPER[name] for name in names if name in PAPER), None)
         if options.config or row is None:
             return None
         return row.settings(preset(options.model or "mini", options.method or "ti"))

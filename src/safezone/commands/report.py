@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from safezone.commands.command import Answer, Flat, Folder, OnModel, note
+from safezone.commands.command import Answer, Flat, Folder, OnModel, note, positionals
 from safezone.errors import UserError
 from safezone.fields import Natural
 from safezone.lab.presets import preset
@@ -39,7 +39,7 @@ class OnImages(OnModel):
         """
         if any(argument.split("=")[0] in ("--model", "--config") for argument in arguments):
             return None
-        names = (_maker(Path(each)) for each in arguments)
+        names = (_maker(Path(each)) for each in positionals(cls, arguments))
         model = next((name for name in names if name is not None), None)
         return None if model is None else preset(model)
 
