@@ -19,7 +19,8 @@ from safezone.lab import trainings
 from safezone.lab.presets import KINDS, TRAINING, kind_of, preset, read_settings
 from safezone.lab.training import Training
 from safezone.models import Model
-from safezone.personalize import METHODS, Adapter, save_embedding, train
+from safezone.models.deltas import LowRank
+from safezone.personalize import METHODS, Adapter, save_adapter, save_embedding, train
 from safezone.personalize.checkpoints import State, save_state
 from safezone.poisons.passes import Checkpoints
 from tiny import write_tiny_folder, write_tiny_xl_folder
@@ -265,6 +266,23 @@ def test_adapters_of_one_name_are_not_written_over_each_other(
         said = capsys.readouterr().out
         assert f"{word} {tmp_path / 'out' / 'my-toy.safetensors'}" in said
         assert "in prompts: my-toy" in said
+
+
+@pytest.mark.parametrize(("form", "status"), [("kohya", 2), ("diffusers", 0)])
+def test_the_second_file_of_an_adapter_is_not_written_over_either(
+    form: str, status: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of Custom Diffusion kohya's form has toy and toy-lora, which may be a LoRA's own name."""
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    change = LowRank(torch.ones(1, 3), torch.ones(2, 1))
+    for name, vectors in (("toy", 1), ("toy-lora", 0)):
+        adapter = Adapter(torch.ones(vectors, 32), "<x>", "dog", deltas={layer: change})
+        save_adapter(adapter, tmp_path / "in" / name)
+    export = ["export", str(tmp_path / "in"), "--out", str(tmp_path / "out"), "--form", form]
+    assert main([*export, "--rank", "1"]) == status
+    if status:
+        assert "both be written as toy-lora" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("out/**/*.safetensors"))) == (0 if status else 3)
 
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])

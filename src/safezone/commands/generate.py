@@ -136,15 +136,19 @@ class ExportCommand(Command):
         require_out_folder(self.out)
         model = None if self.base is None else open_model(self.base, Machine(), Settings())
         adapters: dict[str, Adapter] = {}
+        taken: set[str] = set()
         for file, below in _adapter_files(self.adapters).items():
             adapter = load_adapter(file, model)
             if adapter.failed:
                 continue
             name = prompt_name("-".join(below.parts) or file.stem)
-            if name in adapters:
+            both = self.form == "kohya" and len(adapter.vectors) and adapter.deltas
+            names = {name, f"{name}-lora"} if both else {name}
+            if twice := names & taken:
                 raise UserError(
-                    f"two adapters would both be written as {name}; export one at a time"
+                    f"two adapters would both be written as {min(twice)}; export one at a time"
                 )
+            taken |= names
             require_form(adapter, self.form, self.rank)
             adapters[name] = adapter
         if not adapters:
