@@ -174,6 +174,17 @@ def test_previews_are_sheets_with_a_row_for_each_run(
     assert near(torch.tensor(sheet[:64, :64]).permute(2, 0, 1), first[0])
 
 
+def test_a_run_whose_preview_is_nan_has_a_black_row(
+    tiny_model: Model, adapters: list[Adapter], tmp_path: Path
+) -> None:
+    broken = replace(adapters[0], vectors=adapters[0].vectors * 1e38)
+    preview_writer(tiny_model, ["a {}"], tmp_path, steps=2)(7, [broken, adapters[1]])
+    sheet = np.asarray(Image.open(tmp_path / "step-000007.png"))
+    assert sheet.shape == (128, 64, 3)
+    assert not sheet[:64].any()
+    assert sheet[64:].std() > 5
+
+
 def test_the_global_random_state_is_left_alone(tiny_model: Model, adapters: list[Adapter]) -> None:
     before = torch.get_rng_state()
     draw(tiny_model, adapters[:1], scheduler="ddpm")

@@ -249,12 +249,23 @@ def _finish(model: Model, latents: Latents) -> UInt8[Tensor, "batch 3 height wid
 def preview_writer(
     model: Model, prompts: Sequence[str], folder: Path, *, steps: int = 25
 ) -> Callable[[int, list[Adapter]], None]:
-    """A ``preview`` for ``train``: one row of images a run, in ``folder/step-<steps done>.png``."""
+    """A ``preview`` for ``train``: one row of images a run, in ``folder/step-<steps done>.png``.
+
+    The row of a run whose images became NaN is black; the training goes on.
+    """
+
+    def rows(adapters: Sequence[Adapter]) -> list[Tensor]:
+        try:
+            return generate(model, adapters, prompts, seed=0, steps=steps, progress=False)
+        except MadeNaN:
+            if len(adapters) > 1:
+                return [row for each in adapters for row in rows([each])]
+            side = model.image_size
+            return [torch.zeros(len(prompts), 3, side, side, dtype=torch.uint8)]
 
     def preview(step: int, adapters: list[Adapter]) -> None:
-        rows = generate(model, adapters, prompts, seed=0, steps=steps, progress=False)
+        sheet = torch.cat([torch.cat(list(row), dim=-1) for row in rows(adapters)], dim=-2)
         folder.mkdir(parents=True, exist_ok=True)
-        sheet = torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
         write_png(folder / f"step-{step:06d}.png", sheet)
 
     return preview
