@@ -91,9 +91,20 @@ def test_a_killed_one_goes_on_to_the_same_bytes_and_a_finished_one_stays(
         assert whole == resumed
     assert {path.name for path in tmp_path.iterdir()} == {"toy", "whole", "out"}
     capsys.readouterr()
-    assert main(command(toy, tiny_model_folder, tmp_path / "out", *steps)) == 0  # once more
+    (tmp_path / ".unfinished-out").mkdir()  # as of one killed after its last file
+    assert main(command(toy, tiny_model_folder, tmp_path / "out", *steps)) == 0
+    assert not (tmp_path / ".unfinished-out").exists()
     assert "was done already" in capsys.readouterr().out
     assert (tmp_path / "out" / "a.png").read_bytes() == (tmp_path / "whole/a.png").read_bytes()
+
+
+@pytest.mark.parametrize("more", [[], ["--eta", "0.2"], ["--kappa", "3"]])
+def test_an_l2_budget_needs_its_own_kappa_and_eta(
+    more: list[str], toy: Path, tiny_model_folder: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    assert main(command(toy, tiny_model_folder, tmp_path / "out", "--norm", "l2", *more)) == 2
+    assert "give both, such as kappa 3 and eta 0.2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["out.jpg", "out.JPEG"])

@@ -340,6 +340,7 @@ def test_poisoning_a_concept_keeps_everything_but_the_pixels(
         ({"eta": 0.0}, "a number above 0"),
         ({"eta": -1 / 255}, "a number above 0"),
         ({"eta": float("nan")}, "eta is nan; give a"),
+        ({"eta": 1.0}, r"eta is 1, but pixels .* divide by 255 \(0\.003922\)"),
         ({"direction": 0}, "1 or -1"),
         ({"start": "random"}, "'uniform' or 'zero'"),
         ({"decay": "cosine"}, "'constant' or 'linear'"),

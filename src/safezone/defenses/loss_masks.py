@@ -65,7 +65,7 @@ class LossMask(Checked, NoMask):
     paper's 16 are 2 latent cells at 512 px and f = 8, 4 px at 128 px); or instead
     ``dilation_cells`` in latent cells, whatever the image's side. ``mode`` is how a mask comes to
     latent size (``concepts.masks.latent_mask``), ``threshold`` what share of a cell makes it
-    count. ``normalise``: see ``masked_loss``. Warns of a mask that covers its whole image.
+    count. ``normalise``: see ``masked_loss``. Warns of a mask that, dilated, covers all.
     """
 
     dilation_px_at_512: Weight = 0.0
@@ -101,7 +101,8 @@ class LossMask(Checked, NoMask):
                 "`safezone mask`, put your own into its folder masks/ or choose a defense "
                 "without lm, im, lim, zm or mpp."
             )
-        whole = int(masks.flatten(1).all(dim=1).sum())
+        grown = dilate(masks, self.radius(masks.shape[-1], factor))
+        whole = int(grown.flatten(1).all(dim=1).sum())
         if whole:
             warnings.warn(
                 f"{whole} of {len(masks)} masks of {concept} cover the whole image: there the "
@@ -109,7 +110,7 @@ class LossMask(Checked, NoMask):
                 Notice,
                 stacklevel=4,
             )
-        return dilate(masks, self.radius(masks.shape[-1], factor))
+        return grown
 
     def cells(self, masks: Masks | None, factor: int, concept: str) -> Weights:
         """Float [batch, 1, side / factor, side / factor] in [0, 1]."""

@@ -148,4 +148,5 @@ def write_poisoned(
         }
         with each.artifact.written({**provenance, **about, "images": numbers}) as folder:
             save_concept(poisoned, folder, png_text={"safezone": json.dumps(provenance)})
+    for each in wanted:  # of those, too, after which an earlier process was killed
         shutil.rmtree(each.unfinished, ignore_errors=True)

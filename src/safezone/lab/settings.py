@@ -93,10 +93,10 @@ class Poisoning(Checked):
         from safezone.poisons import Budget, own_poisons, poison, transform
         from safezone.poisons.guide import read_target
 
-        if self.norm == "l2" and self.eta is None:
+        if self.norm == "l2" and (self.eta is None or self.kappa == type(self).kappa):
             raise UserError(
                 "The norm is l2, where kappa and eta are lengths over all of an image; "
-                "give eta too, such as kappa 3 and eta 0.2."
+                "give both, such as kappa 3 and eta 0.2."
             )
         parts = ("eta", "steps", "start", "prompt", "target", "transform", "repetitions")
         own: dict[str, Any] = {part: getattr(self, part) for part in parts}

@@ -110,8 +110,9 @@ def _require_gradient(gradient: Tensor, name: str, step: int) -> None:
         )
     if not bool((size > 0).all()):
         raise FloatingPointError(
-            f"poison {name!r}: the gradient is zero at step {step}; it does not reach the images "
-            "or is too small for the model's precision"
+            f"poison {name!r}: the gradient is zero at step {step}; it does not reach the images, "
+            "is too small for the model's precision, or the clean image is its minimum and the "
+            "start must be uniform"
         )
 
 

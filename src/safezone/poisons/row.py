@@ -64,6 +64,11 @@ class Poison:
                 raise FieldError("target", self.target, f"is {self.target!r}; {give}")
         except FieldError as error:
             raise UserError(f"Poison {self.name!r}: {error}.") from error
+        if self.budget.norm == "linf" and self.eta >= 1:
+            raise UserError(
+                f"Poison {self.name!r}: eta is {self.eta:g}, but pixels are in [0, 1]; "
+                f"divide by 255 ({self.eta / 255:.4g})."
+            )
         if ("{}" in self.prompt) != (self.surrogate is not None):
             raise UserError(
                 f"Poison {self.name!r}: the prompt is {self.prompt!r}; {{}} in it stands for what "
