@@ -239,6 +239,11 @@ def test_what_must_be_given_is_named_as_in_the_help(
     assert all(name in shown for name in missing.split(" and "))
 
 
+def test_a_list_writes_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["concepts", "list", "toys"]) == 2
+    _one_sentence(capsys.readouterr().err, "write safezone concepts export toys")
+
+
 def test_exit_status_of_the_process(place: Place) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "safezone", "poison", str(place.images / "nowhere")],

@@ -198,6 +198,8 @@ class ConceptsCommand(Command):
             require_new(self.out)
             paths = [str(folder) for folder in export_concepts(self.out, self.set)]
             return Answer({"folders": paths}, "\n".join(paths))
+        if self.action == "list" and self.out is not None:
+            raise UserError(f"list takes no {self.out}; write safezone concepts export {self.out}")
         concepts = miniworld_concepts(which=self.set)
         names = [
             {"name": c.name, "class_word": c.class_word, "images": len(c.images)} for c in concepts
