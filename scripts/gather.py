@@ -53,7 +53,8 @@ def gather(parts: Sequence[Path]) -> tuple[list[Settings], list[Row]]:
             raise UserError(f"{part} was measured with other settings than {parts[0]}")
         for row in read_rows(part / "rows.csv"):
             run = run_of(row)
-            if rows.setdefault((run, row.metric), row) != row:
+            known = rows.setdefault((run, row.metric), row)
+            if repr(known) != repr(row):  # a failed run's NaN does not equal itself
                 raise UserError(f"{part} has another {row.metric} of {run.label}")
     return told, list(rows.values())
 

@@ -1,5 +1,6 @@
 """scripts/gather.py: rows measured in parts become one result, or a sentence says why not."""
 
+import math
 import runpy
 from dataclasses import replace
 from pathlib import Path
@@ -33,14 +34,15 @@ def gather(*arguments: str) -> None:
 
 
 def test_parts_are_one_result(tmp_path: Path) -> None:
-    shared = [row("clean", 0.7), row("clean", 0.6, "Bell")]
+    failed = replace(row("clean", math.nan, "Fork"), reason="it became NaN")
+    shared = [row("clean", 0.7), row("clean", 0.6, "Bell"), failed]
     first = part(tmp_path / "one", [*shared, row("adm+", 0.4), row("adm+", 0.3, "Bell")])
     mini = PRESETS["mini"]
     other = replace(mini, poisoning=replace(mini.poisoning, steps=100))
     second = part(tmp_path / "two", [*shared, row("da", 0.5), row("da", 0.2, "Bell")], other)
     gather(first, second, "--out", str(tmp_path / "all"))
     rows = read_rows(tmp_path / "all" / "rows.csv")
-    assert [each.poison for each in rows] == ["clean"] * 2 + ["adm+"] * 2 + ["da"] * 2
+    assert [each.poison for each in rows] == ["clean"] * 3 + ["adm+"] * 2 + ["da"] * 2
     assert "| DA |" in (tmp_path / "all" / "table.md").read_text()
     assert "steps: 100" in (tmp_path / "all" / "settings-2.yaml").read_text()
 
