@@ -66,9 +66,8 @@ class GenerateCommand(OnModel):
         if self.out is not None:
             require_out_folder(self.out)
         model = open_model(self.model, self.machine, self)
-        sampler_for(
-            model, self.sampling.scheduler, self.sampling.steps
-        )  # refused before anything is made
+        # Refused before anything is made.
+        sampler_for(model, self.sampling.scheduler, self.sampling.steps)
         jobs = _jobs(self, files, model)
         if not jobs:
             raise UserError(f"{self.embeddings[0]} holds failed runs only; train again")

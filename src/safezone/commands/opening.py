@@ -12,6 +12,7 @@ import torch
 from safezone.commands.command import OnModel, Processor, note, progress
 from safezone.concepts import CONCEPT_FILE, Concept
 from safezone.errors import UserError
+from safezone.generate import sampler_for
 from safezone.lab.executors import Helped, OpenLab
 from safezone.lab.lab import Lab
 from safezone.lab.memory import keep_freed_memory, memory_left
@@ -114,8 +115,10 @@ def open_encoders(scoring: Scoring, machine: Processor) -> Encoders:
 def with_models(lab: Lab, machine: Processor, concepts: Callable[[int], Iterable[Concept]]) -> Lab:
     """The lab with the models of its settings that poison and purify, where they are others.
 
-    ``concepts``: all clean ones, in squares of so many pixels.
+    ``concepts``: all clean ones, in squares of so many pixels. Raises UserError for sampling that
+    the lab's model cannot do, before anything is made.
     """
+    sampler_for(lab.model, lab.settings.sampling.scheduler, lab.settings.sampling.steps)
     models = {lab.settings.model: lab.model}
 
     def model(name: str) -> Model:

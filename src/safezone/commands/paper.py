@@ -220,7 +220,6 @@ def _bench(options: FigureCommand, row: "Figure") -> "Bench":
     from safezone.analysis.timesteps import timestep_grid
     from safezone.commands.opening import open_encoders, open_model, with_models
     from safezone.defenses import defense
-    from safezone.generate import sampler_for
     from safezone.lab.bench import Bench
     from safezone.lab.lab import UNSCORED, Lab
 
@@ -231,9 +230,7 @@ def _bench(options: FigureCommand, row: "Figure") -> "Bench":
         defense(name)
     settings.training.personalization(), settings.sampling.templates()
     model = open_model(options.model, options.machine, options)
-    # Refused before anything is made.
-    sampler_for(model, options.sampling.scheduler, options.sampling.steps)
-    timestep_grid(model.process.steps, options.scope.timesteps)
+    timestep_grid(model.process.steps, options.scope.timesteps)  # refused before anything is made
     lab = Lab(
         options.out / "work" if options.work is None else options.work,
         model,

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from safezone.concepts.datasets import miniworld_concepts
 from safezone.errors import UserError
-from safezone.generate import sampler_for
 from safezone.lab.executors import Executor
 from safezone.lab.lab import Lab
 from safezone.lab.run import Grid
@@ -58,7 +57,6 @@ def claim_lab(folder: Path, model: Model, encoders: Encoders, settings: Settings
         if name != CLEAN:
             settings.poisoning.poison(name)
     settings.training.personalization(), settings.sampling.templates()
-    sampler_for(model, settings.sampling.scheduler, settings.sampling.steps)
     concepts = {concept.name: concept for concept in available[: cells.concepts]}
     return Lab(folder / WORK, model, encoders, settings, concepts)
 
