@@ -1,12 +1,11 @@
 """``safezone grid run``."""
 
-import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final
 
 import tyro
 
@@ -21,8 +20,9 @@ from safezone.commands.command import (
     positionals,
     progress,
 )
+from safezone.commands.workers import Workers, executor_of
 from safezone.errors import UserError
-from safezone.fields import Checked, Count, FileName, Weight
+from safezone.fields import Count, FileName
 from safezone.lab.presets import read_settings
 from safezone.lab.run import Scope
 from safezone.lab.settings import Names, Settings, settings_told
@@ -30,60 +30,10 @@ from safezone.models.known import hub_name
 
 if TYPE_CHECKING:
     from safezone.concepts import Concept
-    from safezone.lab.executors import Executor
     from safezone.lab.lab import Lab
     from safezone.lab.run import Grid
 
 _YAML: Final = (".yaml", ".yml")
-_EXECUTORS_OF: Final[Mapping[str, Sequence[str]]] = {
-    "workers": ("processes", "ray", "slurm"),
-    "address": ("ray",),
-    "gpus": ("ray",),
-    "slurm": ("slurm",),
-    "cluster": ("slurm",),
-}
-"""Which executors look at an option."""
-
-
-@dataclass(frozen=True)
-class Workers(Checked):
-    """Who does the work."""
-
-    executor: Literal["here", "processes", "ray", "slurm"] = "here"
-    """This process, others on this machine, Ray, or Slurm; the last two need a shared OUT."""
-    workers: Count | None = None
-    """Tasks at a time, of processes, ray without --address, and slurm; by default 2."""
-    address: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
-    """Of a Ray cluster, or auto."""
-    gpus: Weight = 0.0
-    """Of every task of ray; slurm has --slurm."""
-    slurm: Annotated[Names, tyro.conf.arg(metavar="KEY=VALUE")] = ()
-    """Setting of submitit, such as slurm_partition=gpu or timeout_min=600; repeatedly."""
-    cluster: Annotated[Literal["slurm", "local"] | None, tyro.conf.arg(metavar="NAME")] = None
-    """Of submitit; local runs the jobs on this machine."""
-
-    def __post_init__(self) -> None:
-        """Raises UserError for what the chosen executor would not look at."""
-        super().__post_init__()
-        for name, executors in _EXECUTORS_OF.items():
-            if getattr(self, name) and self.executor not in executors:
-                raise UserError(
-                    f"--{name} is of --executor {' or '.join(executors)}, not of {self.executor}; "
-                    "give that or leave it out"
-                )
-        if self.workers and self.address:
-            raise UserError(
-                "a Ray cluster has as many workers as it has room for; leave --workers or "
-                "--address out"
-            )
-        for item in self.slurm:
-            if not re.fullmatch(r"\w+=.+", item):
-                raise UserError(f"--slurm is {item!r}; write KEY=VALUE, as slurm_partition=gpu")
-
-    @property
-    def count(self) -> int:
-        """Tasks at a time; 1 where nobody knows."""
-        return 1 if self.executor == "here" or self.address else self.workers or 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,7 +111,9 @@ class GridRunCommand(Experiment):
                 self.out.absolute() / name,
                 title=_title(grid, settings),
                 command=command,
-                executor=helped(lab, open_here) if here else _executor(self, open_there),
+                executor=helped(lab, open_here)
+                if here
+                else executor_of(self.workers, self.machine, self.out / "jobs", open_there),
                 progress=progress(),
                 note=note,
             )
@@ -251,25 +203,6 @@ def _grid(options: GridRunCommand, lab: "Lab") -> "Grid":
         grid = paper_grid(options.grid).build(scope)
     require_metric(grid, lab.encoders)
     return only(without(grid, options.without), options.only)
-
-
-def _executor(options: GridRunCommand, open_there: "Callable[[Machine, int], Lab]") -> "Executor":
-    """The workers that are elsewhere, each of which opens the lab with its machine."""
-    from safezone.lab.executors import Processes, Ray, Slurm
-
-    chosen, machine = options.workers, options.machine
-    if chosen.executor == "processes" and machine.threads is None:
-        # They share the cores of this machine; more threads than cores make all of them slow.
-        machine = replace(machine, threads=max(1, (os.cpu_count() or 1) // chosen.count))
-    open_again = partial(open_there, machine, chosen.count)
-    if chosen.executor == "processes":
-        return Processes(open_again, chosen.count)
-    if chosen.executor == "ray":
-        return Ray(open_again, chosen.count, chosen.address, chosen.gpus)
-    pairs = [item.partition("=") for item in chosen.slurm]
-    parameters = {k: int(v) if v.isdecimal() else v for k, _, v in pairs}
-    folder = options.out / "jobs"
-    return Slurm(open_again, folder, chosen.count, chosen.cluster or "slurm", parameters)
 
 
 def _failures(verb: str, failed: Mapping[str, str]) -> list[str]:

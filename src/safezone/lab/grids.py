@@ -35,7 +35,7 @@ from safezone.scores.rows import CLEAN
 from safezone.scores.table import METRICS, SLOTS, Encoders
 
 Location: TypeAlias = tuple[str | int, ...]
-Name: TypeAlias = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True)]
+GridName: TypeAlias = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True)]
 """Of a poison, defense or method, in any case."""
 _AXES: Final = ("concept", "poison", "defense", "method")
 
@@ -44,9 +44,9 @@ _AXES: Final = ("concept", "poison", "defense", "method")
 class Axes(Closed):
     """Whose product the grid is."""
 
-    poisons: Annotated[tuple[Name, ...], AT_LEAST_ONE]
-    defenses: Annotated[tuple[Name, ...], AT_LEAST_ONE]
-    methods: Annotated[tuple[Name, ...], AT_LEAST_ONE] = (TEXTUAL_INVERSION,)
+    poisons: Annotated[tuple[GridName, ...], AT_LEAST_ONE]
+    defenses: Annotated[tuple[GridName, ...], AT_LEAST_ONE]
+    methods: Annotated[tuple[GridName, ...], AT_LEAST_ONE] = (TEXTUAL_INVERSION,)
     concepts: Annotated[tuple[str, ...], AT_LEAST_ONE] | None = None
     seeds: Annotated[tuple[Natural, ...], AT_LEAST_ONE] | None = None
 
@@ -56,9 +56,9 @@ class CellFilter(Closed):
     """Some cells: those that agree with all that is given; in the order of a run's axes."""
 
     concept: str | None = None
-    poison: Name | None = None
-    defense: Name | None = None
-    method: Name | None = None
+    poison: GridName | None = None
+    defense: GridName | None = None
+    method: GridName | None = None
     seed: Natural | None = None
 
 
