@@ -154,12 +154,9 @@ def open_lab(
     """
     from safezone.commands.opening import open_encoders, open_model, with_models
     from safezone.concepts.datasets import load_readable, miniworld_concepts
-    from safezone.generate import sampler_for
     from safezone.lab.lab import Lab
 
     model = open_model(settings.model, machine, settings)
-    # Refused before anything is made.
-    sampler_for(model, settings.sampling.scheduler, settings.sampling.steps)
 
     def readable(size: int) -> "tuple[Sequence[Concept], dict[str, str]]":
         return (miniworld_concepts(size), {}) if data is None else load_readable(data, size)
