@@ -10,7 +10,7 @@ from safezone.cli import main
 from safezone.commands.command import parse
 from safezone.commands.grid_run import GridRunCommand
 from safezone.commands.paper import DemoCommand, FigureCommand
-from safezone.lab.presets import DEMO, preset
+from safezone.lab.presets import DEMO, preset, training_preset
 from safezone.models.known import KNOWN
 from safezone.paper.named import paper_settings
 from safezone.paper.rows import PAPER
@@ -156,6 +156,8 @@ def test_the_demo_trains_and_scores_as_its_model_does() -> None:
     assert (builtin.training, builtin.sampling) == (DEMO.training, DEMO.sampling)
     assert (real.training, real.scoring) == (preset("sd15").training, preset("sd15").scoring)
     assert real.cells == builtin.cells == DEMO.cells
+    lora = parse(DemoCommand, ["--method", "lora"], "demo")
+    assert lora.training == training_preset("mini", "lora")
 
 
 def test_models_lists_all_that_have_a_name(capsys: pytest.CaptureFixture[str]) -> None:

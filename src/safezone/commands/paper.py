@@ -23,7 +23,7 @@ from safezone.commands.command import (
 )
 from safezone.errors import UserError
 from safezone.fields import Count
-from safezone.lab.presets import DEMO, preset, quick, read_settings
+from safezone.lab.presets import DEMO, kind_of, preset, quick, read_settings
 from safezone.lab.settings import BenchScope, Cells, Names, Settings, settings_told
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class DemoCommand(Experiment):
     """Six built-in concepts, clean and poisoned with ADM+: one page in minutes.
 
     They are learned plainly and with Safe-Zone Training, drawn with six prompts and scored: about
-    five minutes of two cores.
+    four minutes of two cores.
 
     Example:
         safezone demo --out demo-output
@@ -84,10 +84,12 @@ class DemoCommand(Experiment):
 
     @classmethod
     def own_preset(cls, arguments: Sequence[str]) -> Settings:
-        """The model's own training and encoders, with as few images and cells as the demo has."""
+        """On the built-in models the demo's, on others their own with as few images and cells."""
         options = early(arguments)
-        settings = read_settings(options.config, options.model, method=options.method)
-        return replace(quick(settings), cells=DEMO.cells)
+        model = read_settings(options.config, options.model).model
+        if kind_of(model) == "mini":
+            return replace(DEMO, model=model)
+        return replace(quick(preset(model)), cells=DEMO.cells)
 
 
 def _open_claim(out: Path, settings: Settings, machine: Machine, sharers: int) -> "Lab":
