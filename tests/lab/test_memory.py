@@ -6,13 +6,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 import torch
 
 from safezone.files import write_json
-from safezone.lab import memory, trainings
+from safezone.lab import makers, memory, trainings
 from safezone.lab.lab import Lab
 from safezone.lab.makers import drawing_groups, make_images, read_images
 from safezone.lab.memory import (
@@ -28,9 +28,10 @@ from safezone.lab.memory import (
 )
 from safezone.lab.presets import PRESETS
 from safezone.lab.schedule import make, run_grid
+from safezone.lab.settings import Sampling
 from safezone.lab.stage import job, named
 from safezone.models import Model, load_model
-from safezone.personalize import train
+from safezone.personalize import Adapter, train
 from safezone.personalize.checkpoints import CHECKPOINT
 from safezone.reading import read_json
 from small_lab import grid, small_lab
@@ -157,6 +158,26 @@ def test_images_that_share_a_pass_are_those_drawn_alone(tmp_path: Path, lab: Lab
     for one, other in zip(alone, shared, strict=True):
         torch.testing.assert_close(one.int(), other.int(), atol=1, rtol=0)
     assert len({image.numpy().tobytes() for image in alone}) == len(alone)
+
+
+def test_a_prime_number_of_images_is_not_drawn_one_by_one(
+    tmp_path: Path, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def told(*_: object, batch_size: int, **__: object) -> NoReturn:
+        sizes.append(batch_size)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(makers, "draw", told)
+    artifact = job(lab, grid(lab).runs[0]).of["generate"]
+    adapter = Adapter(torch.zeros(1, lab.model.embedding_width), "<one>", "toy")
+    drawing = makers.DrawingJob(artifact, adapter, "noise", 0, {})
+    for count, captured in ((37, False), (37, True), (36, False), (120, False), (12, True)):
+        sampling = Sampling(("a {}",), images_per_prompt=count)
+        with pytest.raises(KeyboardInterrupt):
+            makers.write_images(lab.model, [drawing], sampling, 32, captured)
+    assert sizes == [19, 1, 18, 30, 12]
 
 
 def test_what_ran_out_is_not_tried_again_however_much_there_seems_to_be(

@@ -235,13 +235,19 @@ def write_images(
         guidance=sampling.guidance,
         guidance_rescale=sampling.guidance_rescale,
         scheduler=sampling.scheduler,
-        # The largest divisor: passes of one size are captured once.
-        batch_size=max(n for n in range(1, min(total, most) + 1) if total % n == 0),
+        batch_size=_pass_size(total, most, captured),
         captured=captured,
         progress=False,
     )
     for drawing, images in zip(todo, drawn, strict=True):
         _write_drawn(model, drawing, sampling, images)
+
+
+def _pass_size(total: int, most: int, captured: bool) -> int:
+    """Of as few passes as there can be; captured ones have one size, to be captured once."""
+    if captured:
+        return max(n for n in range(1, min(total, most) + 1) if total % n == 0)
+    return -(-total // -(-total // most))
 
 
 def _write_drawn(
