@@ -79,9 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told, rows = gather(options.parts)
         if options.grid is not None:
             grid = grid_of(options.grid, options.concepts, rows)
-            wanted = {*grid}
-            rows = [row for row in rows if run_of(row) in wanted]
-            print(f"{len({*map(run_of, rows)})} of {len(grid)} runs of {grid.name} are there")
+            there = {*map(run_of, rows)} & {*grid}
+            rows = [row for row in rows if run_of(row) in there]
+            print(f"{len(there)} of {len(grid)} runs of {grid.name} are there")
             index |= {"grid": grid.name, "table": grid.table, "metric": grid.metric}
     except UserError as error:
         sys.exit(f"{error}.")

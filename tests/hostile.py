@@ -519,7 +519,7 @@ GRIDS: Final[tuple[tuple[str, str], ...]] = (
     ("name: ../up\naxes: {poisons: [clean], defenses: [nominal]}\n", "../up"),
     ("name: work\naxes: {poisons: [clean], defenses: [nominal]}\n", "work"),
     ("name: .x\naxes: {poisons: [clean], defenses: [nominal]}\n", ".x"),
-    ("name: x\naxes: {poisons: [], defenses: [nominal]}\n", "axes.poisons"),
+    ("name: x\naxes: {poisons: [], defenses: [nominal]}\n", "axes.poisons is empty"),
     ("name: x\naxes: {poisons: clean, defenses: [nominal]}\n", "poisons"),
     ("name: x\naxes: {poisons: [admm], defenses: [nominal]}\n", "admm"),
     ("name: x\naxes: {poisons: [clean], defenses: [sztt]}\n", "sztt"),
