@@ -124,11 +124,13 @@ def _facts(
     costs: bool = False,
     left_out: Mapping[str, str] = {},
     own_training: bool = False,
+    seeds: int = 2,
 ) -> Facts:
     protected, original = _folders(root, suffix=suffix, made=made, change=change, shrink=shrink)
     (case,) = read_cases(protected, original if clean else None, 64)
     case = replace(case, generated_masks=masks)
-    plan = Plan((case,) * count, SUITES["standard-1"], ("ti",), 1, (), (), {}, builtin, left_out)
+    suite = SUITES["standard-1"]
+    plan = Plan((case,) * count, suite, ("ti",), seeds, (), (), {}, builtin, left_out)
 
     def of(name: str, value: float, on_clean: float) -> Learned:
         none = float("nan")
@@ -157,6 +159,7 @@ RAISE: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "unknown-maker": ({"made": None}, {}),
     "other-training": ({"own_training": True}, {}),
     "few-concepts": ({"count": FEW_CONCEPTS - 1}, {}),
+    "one-seed": ({"seeds": 1}, {}),
     "generated-masks": ({"masks": True}, {}),
     "stronger-attack-missing": (NOTHING, {}),
 }

@@ -139,6 +139,12 @@ FLAGS: Final[tuple[Flag, ...]] = (
         "the protection.",
     ),
     Flag(
+        "one-seed",
+        lambda facts: facts.plan.seeds == 1,
+        "Every training ran with one seed. What a training learns from protected images changes "
+        "much from seed to seed: one that failed here may succeed with another; give --seeds 3.",
+    ),
+    Flag(
         "generated-masks",
         lambda facts: any(case.generated_masks for case in facts.plan.cases),
         "The masks were drawn by GrabCut and not looked at; a wrong mask makes Safe-Zone Training "
