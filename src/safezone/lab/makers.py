@@ -151,10 +151,8 @@ def _images_a_pass(lab: Lab) -> Capacity:
 
 
 def drawing_groups(lab: Lab, jobs: Sequence[Job]) -> Iterator[Sequence[Job]]:
-    """Adapters whose images share passes: on a GPU as many as fit, but no more than a process's
-    share; on a processor one, since larger passes are hardly faster there."""
-    on_processor = lab.model.device.type == "cpu"
-    fit = 1 if on_processor else _images_a_pass(lab).size // images_of(lab)
+    """Adapters whose images share passes: as many as fit, but no more than a process's share."""
+    fit = _images_a_pass(lab).size // images_of(lab)
     by_seed: dict[int, list[Job]] = {}
     for job in jobs:
         by_seed.setdefault(job.run.seed, []).append(job)
