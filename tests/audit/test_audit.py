@@ -186,12 +186,12 @@ MUCH = Learned("plain", "plain", Interval(0.7, 0.6, 0.8), Interval(0.8, 0.7, 0.9
         (lambda outcome: outcome, "the protection did not hold"),
         (
             lambda outcome: replace(outcome, worst=outcome.plain),
-            "ones 0.40, 43% of what clean images gave; none of 1 careful trainings learned more: "
-            "the protection held against these",
+            "ones 0.40, 43% of what clean images gave; the one careful training learned no more: "
+            "the protection held against it",
         ),
         (
             lambda outcome: replace(outcome, plain=MUCH, worst=MUCH),
-            "none of 1 careful trainings learned more: the protection did not hold",
+            "the one careful training learned no more: the protection did not hold",
         ),
         (lambda outcome: replace(outcome, clean=None), "without the originals"),
         (

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from safezone.audit import audit as audit_module
-from safezone.audit.audit import AUDIT, audit, plan_audit
+from safezone.audit.audit import AUDIT, audit, floor, plan_audit
 from safezone.audit.cases import PROTECTED, Case, Plan, budget_name, read_cases
 from safezone.audit.flags import Facts, raised, verdicts
-from safezone.audit.outcome import broken, outcomes
+from safezone.audit.outcome import outcomes
 from safezone.audit.page import as_json, lead, visibility
 from safezone.audit.protection import change_of, model_names
 from safezone.audit.suites import SUITES
@@ -23,12 +23,13 @@ from safezone.commands.command import parse
 from safezone.concepts import Concept, load_concept, save_concept
 from safezone.concepts.datasets import export_concept
 from safezone.files import write_json
+from safezone.generate import generate
 from safezone.lab.lab import Lab
 from safezone.models import Model
 from safezone.results.folder import LEAD, PAGE, write_results
 from safezone.results.meaning import MINI_LIMITS
 from safezone.results.tables import SIMILARITY
-from safezone.scores import Row
+from safezone.scores import Pictures, Row, score_images
 from safezone.scores.rows import CLEAN, NOMINAL
 from small_lab import concept, small_lab
 
@@ -69,8 +70,8 @@ def _plan(cases: tuple[Case, ...], methods: tuple[str, ...] = METHODS) -> Plan:
 
 def _facts(plan: Plan, rows: Sequence[Row] = (), model: str = "tiny") -> Facts:
     changes = [change_of(case) for case in plan.cases]
-    failed = broken(plan, rows)
-    return Facts(plan, outcomes(plan, rows), model, 0.1, changes, failed=failed)
+    ended, failed = outcomes(plan, rows)
+    return Facts(plan, ended, model, 0.1, changes, failed=failed)
 
 
 def _flags(cases: Sequence[Case], model: str = "tiny") -> set[str]:
@@ -103,7 +104,7 @@ def test_a_training_that_failed_on_one_concept_has_no_number(tmp_path: Path) -> 
     plan = _plan(_two(tmp_path))
     assert "stronger-attack-missing" not in {flag.name for flag in raised(_facts(plan, _rows({})))}
     rows = _rows({("Two", PROTECTED, "jpeg"): METHODS[0]})
-    first, second = outcomes(plan, rows)
+    (first, second), _ = outcomes(plan, rows)
     assert (first.worst.attacker, second.worst.attacker) == ("t600", "jpeg")
     assert first.failed == {"jpeg": "out of memory."}
     assert [each.attacker for each in first.attackers] == ["plain", "t600", "szt"]
@@ -119,12 +120,13 @@ def test_where_plain_training_failed_the_verdict_the_matrix_and_a_flag_say_so(
     assert "stronger-attack-missing" in {flag.name for flag in raised(facts)}
     fine, failed = verdicts(facts)
     assert fine.startswith("With textual inversion, clean images gave 0.80")
-    assert failed.startswith("With lora, plain training failed (out of memory)")
+    assert failed.startswith("With LoRA, plain training failed (out of memory)")
     assert as_json(facts, [])["failed"] == {"lora": "out of memory."}
     page = lead(plan.lab(small_lab(tmp_path / "work", tiny_model)), facts, [])
     assert failed in page
     assert page.count("<td>failed</td>") == 1
-    assert "failed: plain training with lora (out of memory.)" in page
+    assert '<th scope="row">LoRA</th>' in page
+    assert "failed: plain training with LoRA (out of memory.)" in page
 
 
 def test_where_the_originals_were_given_it_does_not_say_that_they_were_not(
@@ -149,7 +151,7 @@ def test_a_concept_of_one_image_takes_no_share_from_the_others(tmp_path: Path) -
     plan = replace(_plan((first, replace(second, protected=alone)), METHODS[:1]), partial=(33,))
     (name,) = plan.of_shares.values()
     row = Row("One", name, NOMINAL, METHODS[0], "tiny", 0, SIMILARITY, 0.6, 1, 1)
-    (outcome,) = outcomes(plan, [*_rows({}), row])
+    (outcome,), _ = outcomes(plan, [*_rows({}), row])
     assert outcome.partial[33].mean == pytest.approx(0.6)
 
 
@@ -269,6 +271,29 @@ def test_the_page_says_of_given_images_what_is_known_of_them(
     assert not (out / AUDIT).exists() and not (out / LEAD).exists()
     page = (out / PAGE).read_text()
     assert "earlier verdict" not in page and "Does it hold?" not in page
+
+
+def test_what_the_class_word_draws_is_drawn_as_the_rest_is(
+    tmp_path: Path, tiny_model: Model
+) -> None:
+    lab, plan = _tiny_audit(tmp_path, tiny_model)
+    sampling = replace(lab.settings.sampling, guidance_rescale=1.0)
+    lab = plan.lab(replace(lab, settings=replace(lab.settings, sampling=sampling)))
+    how: dict[str, Any] = {"steps": sampling.steps, "guidance": sampling.guidance}
+    (drawn,) = generate(
+        tiny_model,
+        [None],
+        ["a toy"],
+        seed=0,
+        noise_keys=["One"],
+        guidance_rescale=1.0,
+        progress=False,
+        **how,
+    )
+    clean = lab.concepts["One"]
+    pictures = Pictures(drawn, ["a toy"], clean.images, "toy", clean.placeholder)
+    (score,) = score_images(pictures, {"instance": lab.encoders["instance"]})
+    assert floor(lab, plan) == score.value
 
 
 def test_a_budget_whose_poison_failed_is_not_shown(tmp_path: Path, tiny_model: Model) -> None:

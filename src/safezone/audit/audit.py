@@ -10,7 +10,7 @@ import torch
 
 from safezone.audit.cases import Case, Plan
 from safezone.audit.flags import Facts
-from safezone.audit.outcome import broken, outcomes
+from safezone.audit.outcome import outcomes
 from safezone.audit.page import as_json, lead, visibility
 from safezone.audit.protection import change_of
 from safezone.audit.suites import Attacker, Suite
@@ -148,15 +148,16 @@ def audit(
     seen = visibility(lab, plan)
     training = lab.settings.training
     own = training != preset(lab.settings.model, training.method).training
+    ended, failed = outcomes(plan, made.rows)
     facts = Facts(
         plan,
-        outcomes(plan, made.rows),
+        ended,
         lab.model.name,
         floor(lab, plan),
         changes,
         own_training=own,
         photographs=photographs,
-        failed=broken(plan, made.rows),
+        failed=failed,
     )
     data = as_json(facts, seen)
     write_json(folder / AUDIT, data)
@@ -177,6 +178,7 @@ def floor(lab: Lab, plan: Plan) -> float:
             noise_keys=[case.name],
             steps=sampling.steps,
             guidance=sampling.guidance,
+            guidance_rescale=sampling.guidance_rescale,
             scheduler=sampling.scheduler,
             progress=False,
         )

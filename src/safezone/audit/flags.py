@@ -7,6 +7,7 @@ from typing import Final
 from safezone.audit.cases import Plan
 from safezone.audit.outcome import NOTHING_LEARNED, Outcome, verdict
 from safezone.audit.protection import Alteration, made_on, model_names
+from safezone.results.tables import method_label
 
 FEW_CONCEPTS: Final = 5
 """Below this an audit is a look at images, not a measurement."""
@@ -46,8 +47,8 @@ def verdicts(facts: Facts) -> list[str]:
     told = {each.method: verdict(each, facts.floor) for each in facts.outcomes}
     for method, reason in facts.failed.items():
         told[method] = (
-            f"With {method}, plain training failed ({reason.rstrip('.')}), so there is nothing to "
-            "compare with and no verdict on the protection."
+            f"With {method_label(method)}, plain training failed ({reason.rstrip('.')}), so there "
+            "is nothing to compare with and no verdict on the protection."
         )
     return [told[method] for method in facts.plan.methods]
 

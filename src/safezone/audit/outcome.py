@@ -13,7 +13,7 @@ from typing import Any, Final
 from safezone.audit.cases import PROTECTED, Plan
 from safezone.audit.suites import Attacker
 from safezone.results.statistics import ByConcept, Interval, mean_interval, recovery
-from safezone.results.tables import SIMILARITY
+from safezone.results.tables import SIMILARITY, method_label
 from safezone.scores.rows import CLEAN, NOMINAL, Row, summarise
 
 NOTHING_LEARNED: Final = 0.1
@@ -110,28 +110,23 @@ def _cells(plan: Plan, method: str, rows: Sequence[Row]) -> _Cells:
     return _Cells(plan, whole, {(r.poison, r.defense): r.reason for r in own if r.reason})
 
 
-def outcomes(plan: Plan, rows: Sequence[Row]) -> list[Outcome]:
-    """One for each method of which plain training ended well on every concept."""
-    every = (_outcome(method, _cells(plan, method, rows)) for method in plan.methods)
-    return [each for each in every if each is not None]
-
-
-def broken(plan: Plan, rows: Sequence[Row]) -> dict[str, str]:
-    """The other methods, and why plain training has no number."""
-    result = {}
+def outcomes(plan: Plan, rows: Sequence[Row]) -> tuple[list[Outcome], dict[str, str]]:
+    """One for each method of which plain training ended well on every concept; of the other methods
+    why it has no number."""
+    found, failed = [], {}
     for method in plan.methods:
         cells = _cells(plan, method, rows)
         plain = cells.of(plan.suite.plain)
-        if plain not in cells.values:
-            result[method] = str(cells.why(plain))
-    return result
+        if plain in cells.values:
+            found.append(_outcome(method, cells))
+        else:
+            failed[method] = str(cells.why(plain))
+    return found, failed
 
 
-def _outcome(method: str, cells: _Cells) -> Outcome | None:
+def _outcome(method: str, cells: _Cells) -> Outcome:
     plan = cells.plan
     every = [each for a in plan.attackers if (each := cells.learned(a)) is not None]
-    if not every or every[0].attacker != plan.suite.plain.name:
-        return None
     clean, given = (CLEAN, NOMINAL), all(case.clean is not None for case in plan.cases)
     whys = {attacker.name: cells.why(cells.of(attacker)) for attacker in plan.attackers}
     return Outcome(
@@ -154,6 +149,7 @@ def verdict(outcome: Outcome, floor: float) -> str:
     ``floor``: the similarity of what the model draws for the class word alone.
     """
     plain, worst = outcome.plain.similarity.mean, outcome.worst.similarity.mean
+    method = method_label(outcome.method)
     most = f"{outcome.worst.title} learned {worst:.2f}"
     if outcome.clean is None:
         why = "without the originals nobody can say"
@@ -161,21 +157,23 @@ def verdict(outcome: Outcome, floor: float) -> str:
             reason = outcome.clean_failed.rstrip(".")
             why = f"the training on the originals failed ({reason}), so nobody can say"
         return (
-            f"With {outcome.method}, plain training learned {plain:.2f} and, of "
+            f"With {method}, plain training learned {plain:.2f} and, of "
             f"{len(outcome.attackers)} trainings, {most}; {why} how much the protection took."
         )
     clean = outcome.clean.mean
     if clean - floor < NOTHING_LEARNED:
         return (
-            f"With {outcome.method} not even the clean images were learned ({clean:.2f}, the class "
+            f"With {method} not even the clean images were learned ({clean:.2f}, the class "
             f"word alone {floor:.2f}), so this says nothing about the protection."
         )
     share = max(0.0, (worst - floor) / (clean - floor))
-    began = f"With {outcome.method}, clean images gave {clean:.2f} and protected ones {plain:.2f}"
+    began = f"With {method}, clean images gave {clean:.2f} and protected ones {plain:.2f}"
     told, held = f"{share:.0%} of what clean images gave", "the protection did not hold"
     if worst == plain:
         careful = len(outcome.attackers) - 1
         tried, these = f"none of {careful} careful trainings learned more", "these"
+        if careful == 1:
+            tried, these = "the one careful training learned no more", "it"
         if not careful:
             tried, these = "no careful training ended well", "plain training alone"
         against = held if share >= HALF else f"the protection held against {these}"

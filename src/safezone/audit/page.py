@@ -27,6 +27,7 @@ from safezone.results.drawings.panels import Panel, Series, draw_panels
 from safezone.results.drawings.style import inline_svg
 from safezone.results.page import environment
 from safezone.results.statistics import Interval
+from safezone.results.tables import method_label
 from safezone.scores.rows import NOMINAL
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def plane(outcomes: Iterable[Outcome], seen: Sequence[Visibility]) -> "Figure | 
             if all(each.level in values for each in levels)
         ]
         axes = ("PSNR of the protection, dB", "similarity learned")
-        panels.append(Panel(outcome.method, series, *axes))
+        panels.append(Panel(method_label(outcome.method), series, *axes))
     return draw_panels("", [panels], width=4.8, height=3.2) if panels else None
 
 

@@ -12,7 +12,7 @@ from safezone.lab.variants import METHOD_NAMES, PAPER_STEPS, split_method, train
 from safezone.models.known import KNOWN, hub_name
 from safezone.paper.rows import PAPER, ROWS, PaperRow
 from safezone.results.published import AVERAGE, Published
-from safezone.results.tables import count, label
+from safezone.results.tables import count, label, method_label
 from safezone.scores.rows import CLEAN, NOMINAL
 
 _MINI: Final[Mapping[str, str]] = {
@@ -27,12 +27,6 @@ _MODELS: Final[Mapping[str, str]] = {
     "sdxl": "SDXL",
 }
 """How headlines call what is not SD 1.5."""
-
-_METHODS: Final[Mapping[str, str]] = {
-    "lora": "LoRA",
-    "custom diffusion": "Custom Diffusion",
-    "custom diffusion crop": "Custom Diffusion with crops",
-}
 
 _SETTINGS: Final = ["method", "steps", "batch_size", "accumulation", "learning_rate", "schedule"]
 """Of a training, that are shown of every row; below those of one method."""
@@ -69,7 +63,7 @@ def headline(row: PaperRow) -> str:
     own = [] if row.dataset == "NovelConcepts10" else [row.dataset]
     if row.figure is not None or paper is None:
         return row.title + "".join(f" ({name})" for name in own) + "."
-    parts = [paper.printed_metric, _METHODS.get(paper.method, paper.method)]
+    parts = [paper.printed_metric, method_label(paper.method)]
     parts += [_MODELS[paper.model]] if paper.model in _MODELS else []
     return f"{row.title}: {', '.join(parts + own)}."
 

@@ -29,7 +29,14 @@ from safezone.results.comparisons import compare, ratios_markdown, summary_json,
 from safezone.results.meaning import caveats, meaning_sentences, paper_notes, pooled_notes, versions
 from safezone.results.page import Page, Section, render_page
 from safezone.results.published import same_runs
-from safezone.results.tables import SIMILARITY, WRITERS, by_setting, csv_of, to_markdown
+from safezone.results.tables import (
+    SIMILARITY,
+    WRITERS,
+    by_setting,
+    csv_of,
+    method_label,
+    to_markdown,
+)
 from safezone.scores import METRICS, Row, metric_of
 from safezone.scores.rows import read_rows, write_rows
 
@@ -187,9 +194,12 @@ def sections(
         own_rows = settings.get((model, method), [])
         part = replace(whole, rows=own_rows, evidence=behind.get((model, method), Evidence()))
         if len(settings) > 1:
-            own = method if len({model for model, _ in settings}) == 1 else f"{method} on {model}"
+            of_model = "" if len({model for model, _ in settings}) == 1 else f" on {model}"
             part = replace(
-                part, name=f"{name}-{_slug(own)}", title=f"{title}: {own}", method=method
+                part,
+                name=f"{name}-{_slug(method + of_model)}",
+                title=f"{title}: {method_label(method)}{of_model}",
+                method=method,
             )
         result.append(replace(part, failed={}, notes=()) if result else part)
     return result or [whole]

@@ -16,7 +16,15 @@ from safezone.results.statistics import (
     paired_difference,
     tied_best,
 )
-from safezone.results.tables import SIMILARITY, CellKey, by_setting, count, label, number
+from safezone.results.tables import (
+    SIMILARITY,
+    CellKey,
+    by_setting,
+    count,
+    label,
+    method_label,
+    number,
+)
 from safezone.scores.rows import CLEAN, NOMINAL, Row, summarise
 
 SZT: Final = "szt"
@@ -200,8 +208,8 @@ def meaning_sentences(rows: Sequence[Row]) -> list[str]:
     return [
         *sentences,
         f"So here {_verdict(values, effects, gains, name)}; this rests on "
-        f"{count(concepts, 'concept')} and {count(seeds, 'seed')} of {method} on {model} and says "
-        "nothing about other models, methods or objects.",
+        f"{count(concepts, 'concept')} and {count(seeds, 'seed')} of {method_label(method)} on "
+        f"{model} and says nothing about other models, methods or objects.",
     ]
 
 
@@ -246,9 +254,9 @@ def paper_notes(papers: Mapping[str, Published]) -> list[str]:
         return []
     first = next(iter(papers.values()))
     result = [
-        f"The paper's numbers are of {first.method} on {first.model} and {first.dataset}, without "
-        "error bars or seeds; cells that it ran twice differ by up to 0.03 DINOv2 similarity, "
-        "16 FID and 0.04 CLIP score."
+        f"The paper's numbers are of {method_label(first.method)} on {first.model} and "
+        f"{first.dataset}, without error bars or seeds; cells that it ran twice differ by up to "
+        "0.03 DINOv2 similarity, 16 FID and 0.04 CLIP score."
     ]
     if "frechet" in papers:
         result.append(
@@ -268,7 +276,8 @@ def pooled_notes(cells: Iterable[Mapping[str, Any]]) -> list[str]:
             f"({cell['n_generated']} generated, {cell['n_reference']} reference images)"
         )
     return [
-        f"FID over all concepts and seeds at once, {method} on {model}: {'; '.join(values)}."
+        f"FID over all concepts and seeds at once, {method_label(method)} on {model}: "
+        f"{'; '.join(values)}."
         for (method, model), values in parts.items()
     ]
 

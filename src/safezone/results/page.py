@@ -27,6 +27,7 @@ from safezone.results.tables import (
     CellKey,
     ScoreTable,
     label,
+    method_label,
     number,
     paper_number,
     score_table,
@@ -203,13 +204,15 @@ def _behind(view: _View) -> dict[str, dict[str, Any]]:
 
 def environment(package: str) -> jinja2.Environment:
     """The templates of a package; every text that is filled in is escaped."""
-    return jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.PackageLoader(package, "."),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters["method"] = method_label
+    return templates
 
 
 def render_page(page: Page) -> str:

@@ -27,6 +27,11 @@ _NAMES: Final[Mapping[str, str]] = {
     "pdmpure": "PDMPure",
     AVERAGE: "Poisons, mean",
 }
+_METHODS: Final[Mapping[str, str]] = {
+    "lora": "LoRA",
+    "custom diffusion": "Custom Diffusion",
+    "custom diffusion crop": "Custom Diffusion with crops",
+}
 
 
 def label(name: str) -> str:
@@ -37,6 +42,11 @@ def label(name: str) -> str:
     if "=" in name:
         return name
     return re.sub(r"[^+]+", lambda part: _NAMES.get(part[0], part[0].upper()), name)
+
+
+def method_label(name: str) -> str:
+    """A method's name as sentences have it: LoRA."""
+    return _METHODS.get(name, name)
 
 
 def number(value: float, decimals: int = 2, sign: bool = False) -> str:
@@ -135,8 +145,9 @@ class ScoreTable:
         metric = metric_of(self.metric)
         better = {True: ", higher is better", False: ", lower is better", None: ""}
         return (
-            f"{metric.label} of {self.method} on {self.model}{better[metric.higher_is_better]}: "
-            f"mean over concepts [95% interval], {self.counts()}; the best of a row is bold, "
+            f"{metric.label} of {method_label(self.method)} on {self.model}"
+            f"{better[metric.higher_is_better]}: mean over concepts [95% interval], "
+            f"{self.counts()}; the best of a row is bold, "
             "those not shown to be worse than the best are marked ="
             + ("; the paper's number stands in parentheses" if self.paper else "")
         )
