@@ -130,8 +130,8 @@ def auc(detector: Detector, poison: Cell, clean: Cell) -> str:
         (np.searchsorted(below, s, "left") + np.searchsorted(below, s, "right")) / (2 * len(below))
         for s in _scores(detector, poison)
     ]
-    by_object: dict[str, list[float]] = {}
-    for key, rank in zip(poison.objects, ranks, strict=True):
-        by_object.setdefault(key, []).append(float(rank))
+    by_object: dict[str, dict[int, float]] = {}
+    for image, (key, rank) in enumerate(zip(poison.objects, ranks, strict=True)):
+        by_object.setdefault(key, {})[image] = float(rank)
     mean, low, high = mean_interval(by_object)
     return f"{mean:.2f} [{max(low, 0):.2f}, {min(high, 1):.2f}]"

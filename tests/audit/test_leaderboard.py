@@ -56,6 +56,19 @@ def test_an_attack_lowers_the_protection_that_it_is_on_and_no_other() -> None:
     assert [file for file, _, _ in board.attacks] == ["a.json", "weaker.json", "other-code.json"]
 
 
+def test_attacks_of_one_name_on_one_protection_keep_their_own_columns() -> None:
+    levels = {"a.json": 0.2, "b.json": 0.6}
+    attacks = {file: make_entry("ea", level, attack="blur") for file, level in levels.items()}
+    page = leaderboard_page({**_entries(), **attacks})
+    concept = SUITE.concepts[0]
+    assert {
+        (row.defense, row.value)
+        for row in page.rows
+        if row.concept == concept and "blur" in row.defense
+    } == {(f"blur ({file})", attacks[file].measured[concept]["attack"][0]) for file in levels}
+    assert "blur (b.json)" in render_page(page).lower()
+
+
 @pytest.mark.parametrize("name", ["model", "encoder", "networks", "settings", "images"])
 def test_what_cannot_be_compared_stands_on_boards_of_its_own(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -93,6 +93,9 @@ def test_summarise_groups_and_orders_seeds() -> None:
         replace(ROW, metric="frechet", value=9.0),
     ]
     assert summarise(rows, "clip_score") == {
-        ("adm+", "szt"): {"b": (2.0, 3.0), "a": (1.0,)},
-        ("clean", "szt"): {"vase, blue": (0.5,)},
+        ("adm+", "szt"): {"b": {2: 2.0, 10: 3.0}, "a": {2: 1.0}},
+        ("clean", "szt"): {"vase, blue": {ROW.seed: 0.5}},
     }
+    assert list(summarise(rows, "clip_score")["adm+", "szt"]["b"]) == [2, 10]
+    with pytest.raises(UserError, match="two rows hold clip_score of b, adm\\+, szt, seed 2"):
+        summarise([*rows, rows[1]], "clip_score")

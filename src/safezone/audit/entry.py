@@ -133,8 +133,13 @@ class BoardEntry(Closed):
         return [("clean images", self.clean), ("plain training", self.plain), (worst, self.worst)]
 
     def values(self, training: str) -> ByConcept:
-        """{concept: values over seeds} of one training."""
-        return {concept: values[training] for concept, values in self.measured.items()}
+        """{concept: {seed: value}} of one training."""
+        return values_of(self.measured, training)
+
+
+def values_of(measured: Mapping[str, Mapping[str, OverSeeds]], training: str) -> ByConcept:
+    """{concept: {seed: value}} of one training, seeds from 0."""
+    return {concept: dict(enumerate(values[training])) for concept, values in measured.items()}
 
 
 def training_names(suite: ObjectSuite, form: str) -> list[str]:
@@ -153,10 +158,7 @@ def headline_numbers(
     measured: Mapping[str, Mapping[str, OverSeeds]], names: list[str]
 ) -> dict[str, Estimate]:
     """``clean``, ``plain`` and ``worst`` of what was measured; the worst case is the largest."""
-    clean, plain, *_ = every = [
-        estimated(name, {concept: values[name] for concept, values in measured.items()})
-        for name in names
-    ]
+    clean, plain, *_ = every = [estimated(name, values_of(measured, name)) for name in names]
     worst = max(every[1:], key=lambda each: each.mean)
     return {"clean": clean, "plain": plain, "worst": worst}
 

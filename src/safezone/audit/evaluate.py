@@ -158,7 +158,9 @@ def evaluate(
     found = {}
     for subject, concepts in trial.wanted.items():
         cells = trial.cells(subject)
-        measured = {c: {name: values[at][c] for name, at in cells.items()} for c in concepts}
+        measured = {
+            c: {name: tuple(values[at][c].values()) for name, at in cells.items()} for c in concepts
+        }
         changes = {concept: _change(trial, lab, subject, concept) for concept in concepts}
         found[subject] = Found(measured, changes)
     return found

@@ -150,14 +150,26 @@ def _rows(board: Board) -> list[Row]:
         poison = name if names.count(name) == 1 else f"{name} ({each.file})"
         for file, entry in ((each.file, each.entry), *each.attacks):
             own = file != each.file
-            rows |= dict.fromkeys(_of_entry(entry, poison, clean=not place and not own, attack=own))
+            attack = _column(file, entry, each) if own else ""
+            rows |= dict.fromkeys(
+                _of_entry(entry, poison, clean=not place and not own, attack=attack)
+            )
     return list(rows)
 
 
-def _of_entry(entry: BoardEntry, poison: str, *, clean: bool, attack: bool) -> list[Row]:
+def _column(file: str, entry: BoardEntry, standing: Standing) -> str:
+    """The attack's name, with its file where another attack on this protection has it too."""
+    taken = [each.name for each in entry.of.attackers.attackers]
+    taken += [other.attack_name for _, other in standing.attacks]
+    name = entry.attack_name
+    return name if taken.count(name) == 1 else f"{name} ({file})"
+
+
+def _of_entry(entry: BoardEntry, poison: str, *, clean: bool, attack: str) -> list[Row]:
+    """``attack``: the column of an attack's entry; of others empty."""
     suite = entry.of
     images = len(suite.sampling.texts()) * suite.sampling.images_per_prompt
-    shown = {suite.attackers.plain.name: NOMINAL, CLEAN_IMAGES: NOMINAL, ATTACK: entry.attack_name}
+    shown = {suite.attackers.plain.name: NOMINAL, CLEAN_IMAGES: NOMINAL, ATTACK: attack}
     return [
         Row(
             concept,

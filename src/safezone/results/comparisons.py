@@ -52,9 +52,10 @@ def compare(rows: Sequence[Row], metric: str) -> pd.DataFrame:
     """Every defense beside nominal training, under every poison; the concept is the unit.
 
     ``rows``: of one model and method. One line a cell: the difference defense - nominal, seed by
-    seed, with its 95% bootstrap interval; its p value, and that adjusted over the poisons of this
-    defense (Holm); ``tied``: not shown to differ; ``recovery``: (defended - poisoned) /
-    (clean - poisoned), NaN where the poison is not shown to take anything and for clean images.
+    seed where both have the same, with its 95% bootstrap interval; its p value, and that adjusted
+    over the poisons of this defense (Holm); ``tied``: not shown to differ; ``recovery``: (defended
+    - poisoned) / (clean - poisoned), NaN where the poison is not shown to take anything and for
+    clean images.
     Cells that share no concept with nominal training are left out.
     """
     values = summarise(rows, metric)
@@ -129,7 +130,7 @@ def effects(rows: Sequence[Row]) -> list[Effect]:
     """One effect for each poison that was measured beside clean images under nominal training."""
     values = summarise(rows, SIMILARITY)
     clean = values.get((CLEAN, NOMINAL), {})
-    nothing = {concept: [0.0] * len(seeds) for concept, seeds in clean.items()}
+    nothing = {concept: dict.fromkeys(seeds, 0.0) for concept, seeds in clean.items()}
     result = []
     for poison in dict.fromkeys(poison for poison, _ in values if poison != CLEAN):
         poisoned = values.get((poison, NOMINAL), {})

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final, NamedTuple, TypeAlias
 
+import numpy as np
+
 from safezone import __version__
 from safezone.lab.presets import kind_of
 from safezone.results.comparisons import recovery_of
@@ -12,6 +14,7 @@ from safezone.results.statistics import (
     ByConcept,
     Difference,
     holm,
+    matched,
     mean_over_concepts,
     paired_difference,
     tied_best,
@@ -41,7 +44,7 @@ _ALPHA: Final = 0.05
 _CLEAN_NOMINAL: Final = (CLEAN, NOMINAL)
 
 _Values: TypeAlias = Mapping[tuple[str, ...], ByConcept]
-"""{(poison, defense): {concept: values over seeds}}."""
+"""{(poison, defense): {concept: {seed: value}}}."""
 
 
 class _Change(NamedTuple):
@@ -65,19 +68,18 @@ class _Change(NamedTuple):
 
 
 def _changes(values: _Values, pairs: Mapping[str, tuple[CellKey, CellKey]]) -> list[_Change]:
-    """From the first cell of each pair to the second, over the concepts of both, by poison.
+    """From the first cell of each pair to the second, over what both were measured on, by poison.
 
     Pairs of which one was not measured are left out; Holm-corrected for the number of the others.
     """
     differences, means = {}, {}
     for name, pair in pairs.items():
         before, after = (values.get(key, {}) for key in pair)
-        common = [concept for concept in before if concept in after]
-        if not common:
+        if not before.keys() & after.keys():
             continue
-        sides = [{concept: side[concept] for concept in common} for side in (before, after)]
-        means[name] = mean_over_concepts(sides[0]), mean_over_concepts(sides[1])
-        differences[name] = paired_difference(sides[1], sides[0])
+        first, last = np.array([each.mean(axis=0) for each in matched(before, after)]).mean(axis=0)
+        means[name] = float(first), float(last)
+        differences[name] = paired_difference(after, before)
     adjusted = holm({name: difference.p_value for name, difference in differences.items()})
     return [
         _Change(name, *means[name], difference, adjusted[name] < _ALPHA)

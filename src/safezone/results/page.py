@@ -194,7 +194,7 @@ def _behind(view: _View) -> dict[str, dict[str, Any]]:
         result[f"{view.prefix}|{poison}|{defense}"] = {
             "facts": [*facts.items(), *section.evidence.facts.get((poison, defense), {}).items()],
             "concepts": [
-                (concept, ", ".join(number(value, decimals + 1) for value in seeds))
+                (concept, ", ".join(number(value, decimals + 1) for value in seeds.values()))
                 for concept, seeds in concepts.items()
             ],
             "command": _command(section, poison, defense),

@@ -1,7 +1,7 @@
 """Intervals, differences and ties over concepts; the seeds of a concept are nested in it.
 
-A value that belongs to a defense is ``Mapping[concept, values over seeds]``. The unit is the
-concept: more seeds make a concept's mean surer, they do not make more concepts.
+What belongs to a defense is ``Mapping[concept, Mapping[seed, value]]``. The unit is the concept:
+more seeds make a concept's mean surer, they do not make more concepts.
 """
 
 import math
@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-ByConcept: TypeAlias = Mapping[str, Sequence[float]]
-"""{concept: values over seeds}; no concept without a value, all values finite."""
+ByConcept: TypeAlias = Mapping[str, Mapping[int, float]]
+"""{concept: {seed: value}}; no concept without a value, all values finite."""
 
 Key = TypeVar("Key")
 
@@ -48,7 +48,7 @@ class Difference(NamedTuple):
 
 
 def _arrays(values: ByConcept) -> list[NDArray[np.float64]]:
-    arrays = [np.asarray(seeds, dtype=np.float64) for seeds in values.values()]
+    arrays = [np.array([*seeds.values()], dtype=np.float64) for seeds in values.values()]
     if not arrays or any(len(seeds) == 0 for seeds in arrays):
         raise ValueError("no concept, or a concept without a value")
     if not all(np.isfinite(seeds).all() for seeds in arrays):
@@ -87,12 +87,14 @@ def mean_interval(values: ByConcept, *, resamples: int = RESAMPLES) -> Interval:
     concepts is too short (Hesterberg 2015): for normal values it is then Student's. NaN limits
     for one concept. Raises ValueError for no values or values that are not finite.
     """
-    arrays = _arrays(values)
-    count = len(arrays)
-    mean = mean_over_concepts(values)
+    return _interval(_arrays(values), resamples)
+
+
+def _interval(concepts: Sequence[NDArray[np.float64]], resamples: int) -> Interval:
+    mean, count = float(np.mean([seeds.mean() for seeds in concepts])), len(concepts)
     if count < 2:
         return Interval(mean, math.nan, math.nan)
-    return _stretched(mean, _resampled_means(arrays, resamples), count)
+    return _stretched(mean, _resampled_means(concepts, resamples), count)
 
 
 def _stretched(value: float, drawn: NDArray[np.float64], count: int) -> Interval:
@@ -102,18 +104,27 @@ def _stretched(value: float, drawn: NDArray[np.float64], count: int) -> Interval
     return Interval(value, value + stretch * (low - value), value + stretch * (high - value))
 
 
-def _paired(values: ByConcept, reference: ByConcept) -> dict[str, Sequence[float]]:
-    _arrays(values), _arrays(reference)
-    pairs: dict[str, Sequence[float]] = {}
-    for concept in (concept for concept in values if concept in reference):
-        ours, theirs = np.asarray(values[concept]), np.asarray(reference[concept])
-        if len(ours) == len(theirs):
-            pairs[concept] = (ours - theirs).tolist()
+def matched(*sides: ByConcept) -> list[NDArray[np.float64]]:
+    """[seeds, sides] of each concept that all sides have, seed by seed.
+
+    Where a side lacks a seed that another has, because its run failed or was not asked for, the
+    concept counts once, by each side's mean over all of its own seeds. Raises ValueError when no
+    concept is in all.
+    """
+    for side in sides:
+        _arrays(side)
+    result = []
+    for concept in sides[0]:
+        if any(concept not in side for side in sides):
+            continue
+        own = [side[concept] for side in sides]
+        if all(each.keys() == own[0].keys() for each in own):
+            result.append(np.array([[each[seed] for seed in own[0]] for each in own]).T)
         else:
-            pairs[concept] = [float(ours.mean() - theirs.mean())]
-    if not pairs:
-        raise ValueError("the two sides have no concept in common")
-    return pairs
+            result.append(np.array([[np.mean([*each.values()]) for each in own]]))
+    if not result:
+        raise ValueError("the sides have no concept in common")
+    return result
 
 
 def _student_p_value(means: NDArray[np.float64]) -> float:
@@ -132,16 +143,15 @@ def _student_p_value(means: NDArray[np.float64]) -> float:
 def paired_difference(
     values: ByConcept, reference: ByConcept, *, resamples: int = RESAMPLES
 ) -> Difference:
-    """values - reference on the concepts of both, seed by seed where both have as many seeds.
+    """values - reference on the concepts of both, which ``matched`` pairs.
 
     The interval is ``mean_interval``'s; the p value is that of Student's t on the concepts' mean
     differences (1 for a single concept: one concept shows no difference). Raises ValueError when
     no concept is in both.
     """
-    pairs = _paired(values, reference)
-    interval = mean_interval(pairs, resamples=resamples)
-    means = np.array([np.mean(seeds) for seeds in pairs.values()])
-    return Difference(*interval, _student_p_value(means), len(means))
+    differences = [each[:, 0] - each[:, 1] for each in matched(values, reference)]
+    means = np.array([seeds.mean() for seeds in differences])
+    return Difference(*_interval(differences, resamples), _student_p_value(means), len(means))
 
 
 def recovery(
@@ -151,27 +161,18 @@ def recovery(
     *,
     higher_is_better: bool = True,
 ) -> Interval | None:
-    """(defended - poisoned) / (clean - poisoned), a ratio of means over the concepts of all three.
+    """(defended - poisoned) / (clean - poisoned), a ratio of means over the concepts of all three
+    (``matched``).
 
     1: the defense gave back all that the poison took. None where the poison is not shown to take
     anything: the interval of the denominator holds zero or lies on the other side of it, or there
     is one concept only. Limits: percentiles of the ratio over redrawn concepts and seeds, stretched
     as those of ``mean_interval``. Raises ValueError when no concept is in all three.
     """
-    every = (clean, poisoned, defended)
-    common = {c: [side[c] for side in every] for c in clean if c in poisoned and c in defended}
-    loss = paired_difference(
-        {concept: sides[0] for concept, sides in common.items()},
-        {concept: sides[1] for concept, sides in common.items()},
-    )
-    if not loss.excludes_zero or (loss.mean > 0) != higher_is_better:
+    triples = matched(clean, poisoned, defended)
+    loss = _interval([each[:, 0] - each[:, 1] for each in triples], RESAMPLES)
+    if not (loss.low > 0 if higher_is_better else loss.high < 0):
         return None
-    triples = [
-        np.array(sides).T  # [seeds, 3]
-        if len({len(side) for side in sides}) == 1
-        else np.array([[np.mean(side) for side in sides]])
-        for sides in common.values()
-    ]
     whole = np.array([triple.mean(axis=0) for triple in triples]).mean(axis=0)
     means = np.vstack([_resampled_means(triples, RESAMPLES), whole])
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -118,22 +118,24 @@ def read_rows(path: Path) -> list[Row]:
 
 def summarise(
     rows: Iterable[Row], metric: str, by: Sequence[str] = ("poison", "defense")
-) -> dict[tuple[str, ...], dict[str, tuple[float, ...]]]:
-    """{values of ``by``: {concept: values over seeds, in order of the seed}} for one metric.
+) -> dict[tuple[str, ...], dict[str, dict[int, float]]]:
+    """{values of ``by``: {concept: {seed: value}}, in order of the seed} for one metric.
 
     Groups and concepts keep the order of their first row. Values that are not finite (failed
-    runs) are left out. Averages nothing: statistics take it from here.
+    runs) are left out. Averages nothing: statistics take it from here. Raises UserError for two
+    values of one seed.
     """
-    groups: dict[tuple[str, ...], dict[str, list[tuple[int, float]]]] = {}
+    groups: dict[tuple[str, ...], dict[str, dict[int, float]]] = {}
     for row in rows:
         if row.metric != metric or not math.isfinite(row.value):
             continue
         key = tuple(str(getattr(row, name)) for name in by)
-        groups.setdefault(key, {}).setdefault(row.concept, []).append((row.seed, row.value))
+        seeds = groups.setdefault(key, {}).setdefault(row.concept, {})
+        if row.seed in seeds:
+            cell = ", ".join([row.concept, *key, f"seed {row.seed}"])
+            raise UserError(f"two rows hold {metric} of {cell}; keep one of them")
+        seeds[row.seed] = row.value
     return {
-        key: {
-            concept: tuple(value for _, value in sorted(pairs, key=lambda pair: pair[0]))
-            for concept, pairs in concepts.items()
-        }
+        key: {concept: dict(sorted(seeds.items())) for concept, seeds in concepts.items()}
         for key, concepts in groups.items()
     }

@@ -81,14 +81,22 @@ def poison_plane(bench: Bench, figure: Figure) -> Drawing:
     ]
     grid = Grid("figure 17", tuple(runs))
     rows = run_grid(lab, grid, progress=bench.progress, note=bench.note).rows
+    rows = [replace(row, seed=poisons.index(row.poison)) for row in rows]  # nested as seeds are
     scores = [summarise(rows, name, ["defense"]) for name in ("instance_similarity", "clip_score")]
     points: dict[str, tuple[float, float]] = {}
     intervals: dict[str, tuple[float, float, float, float]] = {}
     for name in defenses:
-        if not all((name,) in each for each in scores):
-            raise UserError(f"every run with {name} failed; choose other settings.")
+        whole = [
+            {c: v for c, v in each.get((name,), {}).items() if len(v) == len(poisons)}
+            for each in scores
+        ]
+        if not all(whole):
+            raise UserError(
+                f"no concept has a value under every poison with {name}; choose other settings."
+            )
         similarity, clip = (
-            mean_interval({c: [sum(v) / len(v)] for c, v in each[name,].items()}) for each in scores
+            mean_interval({c: {0: sum(v.values()) / len(v)} for c, v in each.items()})
+            for each in whole
         )
         points[name] = (similarity.mean, clip.mean)
         if len(bench.concepts) > 1:
