@@ -59,6 +59,7 @@ USUAL: Final[Mapping[str, str]] = {
     "analyze spectrum": "{images} {images} --out {out}",
     "analyze timesteps": f"{{images}} {_MODEL} --out {{out}}",
     "analyze sensitivity": f"{{images}} {_MODEL} --out {{out}} --prompt a~ball --word ball",
+    "audit": f"{{images}} {_MODEL} --out {{out}} {_ENCODERS}",
     "serve": "--folder {out} --port 0",
     "grid run": f"--out {{out}} {_SMALL}",
     "grid show": "",
@@ -95,6 +96,21 @@ verify --noise x | --noise
 verify --code {root}/none.py | none.py
 leaderboard --json | holds no entries
 leaderboard --out {root}/p.txt | .html
+audit --attacker strict | quick-1
+audit --method tii | ti
+audit --seeds 0 | --seeds
+audit --partial 0 | --partial
+audit --partial 50 | --clean
+audit --budgets 256 | --budgets
+audit --budgets 4 | --clean
+audit --budgets 4 --poisoning.kappa 4/255 | --poisoning.kappa
+audit --budgets 4 --poisoning.norm l2 | --poisoning.norm
+audit --poisoning.steps 3 | --budgets
+audit --clean {images} | originals
+audit --clean {root}/none | none
+audit --sampling.scheduler magic | magic
+audit --sampling.steps 2000 | 1000
+audit --sampling.prompts toy | toy
 poison --kappa 0 | kappa
 poison --kappa much | --kappa
 poison --kappa 16 | 255

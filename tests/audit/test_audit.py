@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -24,7 +25,7 @@ from safezone.commands.command import parse
 from safezone.concepts import save_concept
 from safezone.defenses import defense
 from safezone.errors import UserError
-from safezone.files import write_json
+from safezone.files import locked, write_json
 from safezone.lab.stage import job
 from safezone.models import Model
 from safezone.results.statistics import Interval
@@ -263,6 +264,7 @@ def test_parts_cannot_be_protected_without_the_originals(tmp_path: Path) -> None
 
 def test_a_whole_audit_is_made_once_and_can_be_read(tmp_path: Path, tiny_model: Model) -> None:
     lab, plan = _plan(tmp_path, tiny_model, "quick-1")
+    lab = plan.lab(lab)
     done = audit(lab, plan, tmp_path / "out", title="Mine", command="", progress=False)
     assert not done.failed
     told = json.loads((tmp_path / "out" / AUDIT).read_text())
@@ -282,6 +284,38 @@ def test_a_whole_audit_is_made_once_and_can_be_read(tmp_path: Path, tiny_model: 
     assert before == {path: path.stat().st_mtime_ns for path in before}
 
 
+def test_an_audit_that_another_process_is_at_is_not_touched(
+    tmp_path: Path, tiny_model: Model
+) -> None:
+    lab, plan = _plan(tmp_path, tiny_model, "quick-1")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / AUDIT).write_text("theirs")
+    busy = pytest.raises(UserError, match="another process is working")
+    with locked(tmp_path / "out", file=".audit.lock"), busy:
+        audit(plan.lab(lab), plan, tmp_path / "out", title="", command="", progress=False)
+    assert {path.name for path in (tmp_path / "out").iterdir()} <= {AUDIT, ".audit.lock"}
+
+
+def test_trainings_of_a_file_are_those_of_the_method_that_it_names(
+    tmp_path: Path, tiny_model_folder: Path
+) -> None:
+    protected, clean = _folders(tmp_path)
+    file = tmp_path / "settings.yaml"
+    file.write_text("training: {method: lora, steps: 7}\n")
+    where = (protected, "--clean", clean, "--model", tiny_model_folder, "--config", file)
+    scoring = ("--instance-encoder", "mini-instance", "--text-image-encoder", "mini-clip")
+
+    def steps(*words: str) -> dict[str, int]:
+        options = parse(command.AuditCommand, [*map(str, where), *scoring, *words])
+        lab, plan = command.plan_of(options)
+        return {run.method: lab.training(run).steps for run in plan.grid(lab.model.name)}
+
+    both = ("--method", "ti", "--method", "lora")
+    assert steps(*both) == {"textual inversion": 5000, "lora": 7}
+    with pytest.raises(UserError, match=r"settings.yaml has trainings of lora.*--method lora"):
+        steps()
+
+
 def test_a_process_that_helps_opens_the_lab_of_the_same_grid(
     tmp_path: Path, tiny_model_folder: Path
 ) -> None:
@@ -291,10 +325,9 @@ def test_a_process_that_helps_opens_the_lab_of_the_same_grid(
     options = parse(command.AuditCommand, [*map(str, words), *scoring])
     opened = pickle.loads(pickle.dumps(partial(command.open_audit, options, 2)))()
     lab, plan = command.plan_of(options)
-    expected = plan.lab(lab)
-    assert (opened.sharers, opened.folder) == (2, expected.folder)
+    assert (opened.sharers, opened.folder) == (2, lab.folder)
     for run in plan.grid(lab.model.name):
-        assert job(opened, run).of["score"].place == job(expected, run).of["score"].place
+        assert job(opened, run).of["score"].place == job(lab, run).of["score"].place
 
 
 def test_a_quick_audit_draws_fewer_images_unless_it_is_told_otherwise() -> None:
@@ -328,6 +361,9 @@ def test_how_many_images_are_protected(
         (MADE, {4: 4}),  # the protected images are those of 16/255
         ({**MADE, "model": "another"}, {4: 4, 16: 16}),
         ({**MADE, "kappa": 8 / 255}, {4: 4, 16: 16}),
+        ({**MADE, "steps": SETTINGS.poisoning.steps, "transform": None}, {4: 4}),
+        ({**MADE, "steps": 100}, {4: 4, 16: 16}),
+        ({**MADE, "transform": "Flip()"}, {4: 4, 16: 16}),
     ],
 )
 def test_budgets_make_our_own_poison_again(
@@ -347,3 +383,7 @@ def test_budgets_make_our_own_poison_again(
     (bare,) = read_cases(protected, None, 64)
     with pytest.raises(UserError, match="--budgets makes the protection again"):
         plan_audit(lab, (bare,), SUITES["quick-1"], methods, seeds=1, budgets=[4])
+    other = replace(cases[0], manifest={**made, "poison": "ea"})
+    for second, words in ((other, "these are adm+, ea"), (replace(other, manifest={}), "made,")):
+        with pytest.raises(UserError, match=re.escape(words)):
+            plan_audit(lab, (*cases, second), SUITES["quick-1"], methods, seeds=1, budgets=[4])

@@ -245,7 +245,8 @@ def _tiny_audit(root: Path, model: Model) -> tuple[Lab, Plan]:
     save_concept(concept("One", 3).with_images(_changed(concept("One", 3).images, 8)), protected)
     lab = small_lab(root / "out" / "work", model)
     cases = read_cases(protected, clean, 64)
-    return lab, plan_audit(lab, cases, SUITES["quick-1"], METHODS[:1], seeds=1)
+    plan = plan_audit(lab, cases, SUITES["quick-1"], METHODS[:1], seeds=1)
+    return plan.lab(lab), plan
 
 
 def test_the_page_says_of_given_images_what_is_known_of_them(
@@ -278,7 +279,7 @@ def test_what_the_class_word_draws_is_drawn_as_the_rest_is(
 ) -> None:
     lab, plan = _tiny_audit(tmp_path, tiny_model)
     sampling = replace(lab.settings.sampling, guidance_rescale=1.0)
-    lab = plan.lab(replace(lab, settings=replace(lab.settings, sampling=sampling)))
+    lab = replace(lab, settings=replace(lab.settings, sampling=sampling))
     how: dict[str, Any] = {"steps": sampling.steps, "guidance": sampling.guidance}
     (drawn,) = generate(
         tiny_model,

@@ -16,7 +16,7 @@ from safezone.audit.protection import change_of
 from safezone.audit.suites import Attacker, Suite
 from safezone.defenses import defense, fingerprints
 from safezone.errors import UserError
-from safezone.files import write_json, write_text
+from safezone.files import locked, write_json, write_text
 from safezone.generate import generate
 from safezone.lab.cost import count_passes
 from safezone.lab.executors import Executor
@@ -27,7 +27,7 @@ from safezone.lab.stage import planned
 from safezone.lab.store import WORK
 from safezone.models import BUILTIN
 from safezone.personalize.checkpoints import log_path
-from safezone.poisons import Budget
+from safezone.poisons import Budget, Poison
 from safezone.reading import read_json
 from safezone.results.folder import LEAD, measure, rewrite_results
 from safezone.results.tables import SIMILARITY
@@ -36,6 +36,7 @@ from safezone.scores import Pictures, score_images
 AUDIT: Final = "audit.json"
 EXPECTED: Final = "expected.json"
 """In an audit's folder: artifacts and seconds by stage, and the steps of every run."""
+_LOCK: Final = ".audit.lock"
 _OVERHEAD: Final = 0.2
 """Seconds that reading and writing one artifact take beside the operations that are counted."""
 
@@ -62,8 +63,9 @@ def plan_audit(
     """What can run on this model with these images; the rest is left out with its reason.
 
     ``partial``: percents of the images that are protected. ``budgets``: levels of 255 at which the
-    poison of the manifest is made again, but for the one that the images have. Raises UserError for
-    budgets of a protection that is not ours or has no originals.
+    poison of the manifests is made again, but for the one that the images have, where they were
+    made with the same settings. Raises UserError for budgets of a protection that is not ours, of
+    several, or without originals.
     """
     left_out = {}
     bare = ", ".join(case.name for case in cases if case.protected.masks is None)
@@ -76,19 +78,32 @@ def plan_audit(
             left_out[each.name] = reason
     poisons = {}
     if budgets:
-        manifest = cases[0].manifest
-        if "poison" not in manifest or any(case.clean is None for case in cases):
+        made = {case.manifest.get("poison") for case in cases}
+        if None in made or any(case.clean is None for case in cases):
             raise UserError(
                 "--budgets makes the protection again: give images that `safezone poison` made, "
                 "and their originals with --clean"
             )
-        row = lab.settings.poisoning.poison(str(manifest["poison"]))
-        given = all(case.manifest.get("model") == lab.model.name for case in cases)
-        theirs = [case.manifest.get("kappa") for case in cases if given]
+        if len(made) > 1:
+            raise UserError(
+                f"--budgets makes one protection again, and these are {', '.join(sorted(made))}; "
+                "audit the concepts of each by themselves"
+            )
+        row = lab.settings.poisoning.poison(str(*made))
         rows = {level: replace(row, budget=Budget(level / 255)) for level in budgets}
-        poisons = {n: row for n, row in rows.items() if theirs != [row.budget.kappa] * len(cases)}
+        poisons = {n: each for n, each in rows.items() if not _theirs(lab, cases, each)}
     builtin, levels = lab.model.name in BUILTIN, tuple(budgets)
     return Plan(cases, suite, methods, seeds, tuple(partial), levels, poisons, builtin, left_out)
+
+
+def _theirs(lab: Lab, cases: Sequence[Case], poison: Poison) -> bool:
+    """Whether the protected images are just what the poison would make on this model."""
+    settings = {**poison.record(), "model": lab.model.name}
+    return all(
+        case.manifest.get("kappa") == poison.budget.kappa
+        and all(case.manifest.get(name, value) == value for name, value in settings.items())
+        for case in cases
+    )
 
 
 def missing_part(lab: Lab, attacker: Attacker) -> str | None:
@@ -122,47 +137,48 @@ def audit(
 ) -> Audited:
     """Runs what is missing and writes ``audit.json`` and the page into ``folder``.
 
-    ``photographs``: whether the built-in model learns from such. A killed audit goes on when it is
-    started again, as any grid does.
+    ``lab``: the plan's own. ``photographs``: whether the built-in model learns from such. A killed
+    audit goes on when it is started again, as any grid does. Raises UserError, and touches nothing,
+    when another process audits there.
     """
-    lab = plan.lab(lab)
     grid = plan.grid(lab.model.name)
     changes = [change_of(case) for case in plan.cases]
-    write_expected(lab, grid, folder)
-    for name in (AUDIT, LEAD):  # of an earlier audit, whose verdict is not that of the new tables
-        (folder / name).unlink(missing_ok=True)
-    made = measure(
-        lab,
-        grid,
-        folder,
-        folder,
-        title=title,
-        command=command,
-        kind="claim",
-        photographs=photographs,
-        made_here=False,
-        executor=executor,
-        progress=progress,
-        note=note,
-    )
-    seen = visibility(lab, plan)
     training = lab.settings.training
     own = training != preset(lab.settings.model, training.method).training
-    ended, failed = outcomes(plan, made.rows)
-    facts = Facts(
-        plan,
-        ended,
-        lab.model.name,
-        floor(lab, plan),
-        changes,
-        own_training=own,
-        photographs=photographs,
-        failed=failed,
-    )
-    data = as_json(facts, seen)
-    write_json(folder / AUDIT, data)
-    write_text(folder / LEAD, lead(lab, facts, seen))
-    return Audited(data, rewrite_results(folder), made.failed)
+    with locked(folder, file=_LOCK):
+        write_expected(lab, grid, folder)
+        for name in (AUDIT, LEAD):  # of an earlier audit, whose verdict is not of the new tables
+            (folder / name).unlink(missing_ok=True)
+        made = measure(
+            lab,
+            grid,
+            folder,
+            folder,
+            title=title,
+            command=command,
+            kind="claim",
+            photographs=photographs,
+            made_here=False,
+            executor=executor,
+            progress=progress,
+            note=note,
+        )
+        seen = visibility(lab, plan)
+        ended, failed = outcomes(plan, made.rows)
+        facts = Facts(
+            plan,
+            ended,
+            lab.model.name,
+            floor(lab, plan),
+            changes,
+            own_training=own,
+            photographs=photographs,
+            failed=failed,
+        )
+        data = as_json(facts, seen)
+        write_json(folder / AUDIT, data)
+        write_text(folder / LEAD, lead(lab, facts, seen))
+        return Audited(data, rewrite_results(folder), made.failed)
 
 
 def floor(lab: Lab, plan: Plan) -> float:

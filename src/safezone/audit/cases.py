@@ -128,6 +128,11 @@ def _read_case(folder: Path, original: Path | None, size: int, draw: bool) -> Ca
         parts = {each: load_concept(each, size) for each in (original, folder) if each is not None}
         protected, clean = parts[folder], None
         if original is not None:
+            if folder.samefile(original):
+                raise UserError(
+                    f"{folder} is given as the protected images and as their originals; give "
+                    "--clean the folder of the images as they were before"
+                )
             clean = parts[original]
             _require_pairs(folder, protected, original, clean)
             protected = replace(protected, name=clean.name, class_word=clean.class_word)

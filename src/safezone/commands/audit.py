@@ -23,7 +23,7 @@ from safezone.commands.command import (
 )
 from safezone.errors import UserError
 from safezone.fields import Count
-from safezone.lab.presets import quick, read_settings
+from safezone.lab.presets import preset, quick, read_settings
 from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, Settings
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class AuditCommand(OnModel):
         for name, reason in plan.left_out.items():
             note(f"not run: {name}: {reason}")
         if self.dry_run:
-            return dry(plan.lab(lab), plan.grid(lab.model.name))
+            return dry(lab, plan.grid(lab.model.name))
         done = audit(
             lab,
             plan,
@@ -119,7 +119,7 @@ class AuditCommand(OnModel):
             title=f"Does the protection of {', '.join(case.name for case in plan.cases[:3])} hold?",
             command=command_line(),
             photographs=photographs,
-            executor=helped(plan.lab(lab), partial(open_audit, options, sharers)),
+            executor=helped(lab, partial(open_audit, options, sharers)),
             progress=progress(),
             note=note,
         )
@@ -131,25 +131,25 @@ class AuditCommand(OnModel):
 
 
 def plan_of(options: AuditCommand) -> "tuple[Lab, Plan]":
-    """The lab and what is to run; UserError for options that do not fit the images."""
+    """The lab of the grid and what is to run; UserError for options that do not fit the images."""
     from safezone.audit.audit import plan_audit
     from safezone.audit.cases import read_cases
     from safezone.audit.suites import suite
     from safezone.commands.opening import open_encoders, open_model
+    from safezone.generate import sampler_for
     from safezone.lab.lab import Lab
     from safezone.lab.store import WORK
     from safezone.lab.training import method_named
 
-    if options.partial and options.clean is None:
-        raise UserError("--partial needs the originals of the other images; give them with --clean")
     ensemble = suite(options.attacker)
     methods = tuple(method_named(name).name for name in dict.fromkeys(options.methods))
     names = ("precision", "long_prompts", "poisoning", "sampling", "scoring")
-    settings = replace(
-        read_settings(options.machine.config, options.model, method=options.methods[0]),
-        **{name: getattr(options, name) for name in names},
-    )
+    told = read_settings(options.machine.config, options.model)
+    _require_use(options, told)
+    settings = replace(told, **{name: getattr(options, name) for name in names})
     model = open_model(options.model, options.machine, options)
+    # Refused before anything is made.
+    sampler_for(model, options.sampling.scheduler, options.sampling.steps)
     cases = read_cases(options.protected, options.clean, model.image_size, masks=options.masks)
     encoders = open_encoders(options.scoring, options.machine)
     concepts = {case.name: case.reference for case in cases}
@@ -163,13 +163,37 @@ def plan_of(options: AuditCommand) -> "tuple[Lab, Plan]":
         partial=options.partial or ((50,) if _quick(options.attacker) else (25, 50, 75)),
         budgets=options.budgets,
     )
-    return lab, plan
+    return plan.lab(lab), plan
+
+
+def _require_use(options: AuditCommand, told: Settings) -> None:
+    """Raises UserError for options that would do nothing. ``told``: without those."""
+    if options.partial and options.clean is None:
+        raise UserError("--partial needs the originals of the other images; give them with --clean")
+    training = told.training
+    own = training != preset(told.model, training.method).training
+    if own and training.method not in options.methods:
+        raise UserError(
+            f"{options.machine.config} has trainings of {training.method}, which are not asked "
+            f"for; give --method {training.method}, or take them out of the file"
+        )
+    if not options.budgets and options.poisoning != told.poisoning:
+        raise UserError(
+            "the options that begin with --poisoning are of --budgets, which makes the protection "
+            "again; give that, or leave them out"
+        )
+    if options.budgets and (
+        options.poisoning.norm != "linf" or options.poisoning.kappa != told.poisoning.kappa
+    ):
+        raise UserError(
+            "--budgets says by how much every value may change; leave --poisoning.kappa and "
+            "--poisoning.norm out"
+        )
 
 
 def open_audit(options: AuditCommand, sharers: int) -> "Lab":
     """The lab of the audit; processes that help call it. ``sharers``: they and the first one."""
-    lab, plan = plan_of(options)
-    return replace(plan.lab(lab), sharers=sharers)
+    return replace(plan_of(options)[0], sharers=sharers)
 
 
 @dataclass(frozen=True, kw_only=True)
