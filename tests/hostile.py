@@ -128,6 +128,8 @@ poison --norm l3 | l2, linf
 poison --norm l2 --kappa 3 | eta
 poison --start middle | --start
 poison --target blue.png --poison ea | blue.png
+poison --target grey | adm+ reads no target
+poison --prompt grass --poison ea@szt | ea@szt reads no prompt
 poison --transform jpeg+swirl | swirl
 poison --transform jpeg500 | at most 100
 poison --poison adm | adm+
@@ -225,6 +227,8 @@ score --instance-encoder dinov3 | dinov
 score --instance-encoder {images} | config.json
 score --text-image-encoder mini-instance | reads no text
 score --instance-encoder none | none
+models list mini | mini
+models path mini elsewhere | elsewhere
 inspect --model {model} | --clean
 inspect --model no-model --clean {images} | no-model
 inspect --clean {root}/none | none

@@ -112,6 +112,10 @@ def test_from_pictures_to_another_programs_file(
     assert main(["generate", runs, *prompts, *model]) == 0, capsys.readouterr().err
     images = json.loads(next(Path(runs).rglob("images.json")).read_text())
     assert images["method"] == METHODS[method].name
+    assert "was learned on" not in capsys.readouterr().err
+    run.write_text(json.dumps({**record, "model": "another"}))
+    assert main(["generate", runs, *prompts, *model]) == 0
+    assert "was learned on another, and tiny draws it" in capsys.readouterr().err
     out = tmp_path / "out"
     export = ["export", runs, "--out", str(out), "--form", "diffusers"]
     status = main(export)

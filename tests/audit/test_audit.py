@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from safezone.audit.audit import AUDIT, audit, plan_audit
+from safezone.audit.audit import AUDIT, EXPECTED, audit, plan_audit
 from safezone.audit.cases import PROTECTED, Case, Plan, partial_name, read_cases
 from safezone.audit.flags import FEW_CONCEPTS, FLAGS, Facts, raised
 from safezone.audit.outcome import Learned, Outcome, verdict
@@ -267,6 +267,7 @@ def test_a_whole_audit_is_made_once_and_can_be_read(tmp_path: Path, tiny_model: 
     lab = plan.lab(lab)
     done = audit(lab, plan, tmp_path / "out", title="Mine", command="", progress=False)
     assert not done.failed
+    assert json.loads((tmp_path / "out" / EXPECTED).read_text())["begun"] == 0
     told = json.loads((tmp_path / "out" / AUDIT).read_text())
     (method,) = told["methods"].values()
     assert [each["attacker"] for each in method["attackers"]] == ["plain", "jpeg", "t600", "szt"]
@@ -282,6 +283,7 @@ def test_a_whole_audit_is_made_once_and_can_be_read(tmp_path: Path, tiny_model: 
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "work").rglob("*.png")}
     audit(lab, plan, tmp_path / "out", title="Mine", command="", progress=False)
     assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert json.loads((tmp_path / "out" / EXPECTED).read_text())["begun"] == 1
 
 
 def test_an_audit_that_another_process_is_at_is_not_touched(

@@ -12,7 +12,14 @@ import torch
 from PIL import Image
 
 from safezone.audit import suites
-from safezone.audit.entry import ATTACK, BoardEntry, Claimed, contradictions, headline_numbers
+from safezone.audit.entry import (
+    ATTACK,
+    BoardEntry,
+    Claimed,
+    Code,
+    contradictions,
+    headline_numbers,
+)
 from safezone.audit.entry import training_names as names_of
 from safezone.audit.evaluate import (
     Found,
@@ -24,6 +31,7 @@ from safezone.audit.evaluate import (
 )
 from safezone.audit.suites import SUITES, Attacker, ObjectSuite, Suite, picture_key
 from safezone.audit.verify import Verdict, compared, drawn_concepts, tolerances, verify
+from safezone.commands.entries import _source
 from safezone.errors import UserError
 from safezone.lab.settings import Poisoning, Sampling
 from safezone.lab.training import Training
@@ -262,6 +270,17 @@ def test_both_forms_from_files_are_measured_and_verified(
     words = " ".join(other.sentences())
     assert "another file of the attack" in words
     assert "other code or settings of the attack" in words
+
+
+def test_of_several_files_the_right_one_is_taken_or_none() -> None:
+    one, two, entry = Path("one.py"), Path("two.py"), Path("entry.json")
+    code = Code("mine", KEY, KEY)
+    assert _source(entry, Code("ea", KEY), {}) == "ea"
+    assert _source(entry, code, {KEY: two, "0": one}) == two
+    assert _source(entry, code, {"0": one}) == one  # verify says that it is another
+    for files, words in (({}, "look at it"), ({"0": one, "1": two}, "none of those")):
+        with pytest.raises(UserError, match=f"entry.json rests on a Python file.*{words}"):
+            _source(entry, code, files)
 
 
 @pytest.mark.parametrize(

@@ -86,7 +86,7 @@ def test_what_cannot_be_compared_stands_on_boards_of_its_own(
     assert not any(each.lowered for each in first.standings)  # by an attack of another scale
     assert [len(board.attacks) for board in (first, second)] == [0, 1]
     assert first.title != second.title
-    text = render_page(leaderboard_page(entries))
+    text = render_page(leaderboard_page(boards(entries)))
     for file, entry in entries.items():
         write_json(tmp_path / "entries" / file, asdict(entry))
     assert main(["leaderboard", str(tmp_path / "entries"), "--out", str(tmp_path / "a.html")]) == 0
@@ -110,7 +110,7 @@ def test_the_page_asks_nobody_and_escapes_what_strangers_wrote(tmp_path: Path) -
     for file, entry in entries.items():
         write_json(folder / file, asdict(entry))
     assert read_entries(folder) == dict(sorted(entries.items()))
-    text = render_page(leaderboard_page(read_entries(folder), "safezone leaderboard"))
+    text = render_page(leaderboard_page(boards(read_entries(folder)), "safezone leaderboard"))
     assert not re.search(r"https?:|@import|url\(|[\"'(]//", text)
     assert "default-src 'none'" in text
     assert "<b>us" not in text
@@ -148,7 +148,7 @@ def test_entries_that_contradict_themselves_get_no_page(tmp_path: Path) -> None:
 
 
 def test_a_page_without_protections_has_attacks_alone() -> None:
-    page = leaderboard_page({"a.json": make_entry(attack="blur")})
+    page = leaderboard_page(boards({"a.json": make_entry(attack="blur")}))
     assert "Contributed attacks" in render_page(page)
 
 

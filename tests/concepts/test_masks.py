@@ -24,6 +24,7 @@ from safezone.concepts.masks import (
     grabcut,
     iou,
     latent_mask,
+    one_object,
     scaled_radius,
 )
 from safezone.errors import UserError
@@ -219,6 +220,19 @@ def two_discs() -> tuple[NDArray[np.uint8], NDArray[np.bool_], NDArray[np.bool_]
     colours = np.where((large | small)[..., None], [220, 60, 40], [50, 110, 70])
     noise = np.random.default_rng(1).integers(-15, 15, (*large.shape, 3))
     return (colours + noise).clip(0, 255).astype(np.uint8), large, small
+
+
+@pytest.mark.parametrize(
+    ("hint", "give"),
+    [
+        (Hint(), "give a box, a point or a mask file"),
+        (Hint(box=(1, 1, 8, 8)), "give another box or point or a mask file"),
+        (Hint(point=(1, 1)), "give another box or point or a mask file"),
+    ],
+)
+def test_what_to_give_where_nothing_is_found_is_not_what_was_given(hint: Hint, give: str) -> None:
+    with pytest.raises(UserError, match=f"covers 0% of the image.; {give}"):
+        one_object(np.zeros((9, 9), dtype=np.bool_), "SAM", hint)
 
 
 @pytest.mark.parametrize("hint", ["a point", "a box", "both"])

@@ -182,7 +182,7 @@ def test_the_advice_is_a_command_that_can_be_given(tmp_path: Path, kind: Any, ma
     own = concept("A toy")
     folder = tmp_path / "a toy"
     save_concept(own if masks else replace(own, masks=None), folder)
-    words = personalize_command(folder, kind, "mini").split("personalize ")[1]
+    words = personalize_command(folder, kind, "mini", masks=masks).split("personalize ")[1]
     options = parse(personalize.PersonalizeCommand, shlex.split(words), "personalize")
     assert options.folders == (folder,)
     (name,) = options.defense
@@ -190,6 +190,16 @@ def test_the_advice_is_a_command_that_can_be_given(tmp_path: Path, kind: Any, ma
     assert (defense(name).loss_mask == defense("nominal").loss_mask) == (
         not masks or kind == "nothing"
     )
+
+
+def test_a_mask_that_is_missing_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_concept(concept("A toy"), tmp_path / "toy")
+    (tmp_path / "toy" / "masks" / "b.png").unlink()
+    monkeypatch.setattr(features, "features_of", lambda *_: pytest.fail("worked"))
+    assert main(["inspect", str(tmp_path / "toy")]) == 2
+    assert "b.png is missing" in capsys.readouterr().err
 
 
 def test_the_kind_of_a_folder_is_that_of_most_flagged_images() -> None:

@@ -9,10 +9,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
 from safezone import files
+from safezone.commands.command import Machine
+from safezone.commands.workers import Workers, executor_of
 from safezone.errors import UserError
 from safezone.lab import store
 from safezone.lab.executors import Executor, Helped, Processes, Ray, Slurm, Work
@@ -44,6 +47,16 @@ def _rows(executor: Executor, folder: Path, model: Model) -> list[Row]:
     results = run_grid(lab, grid(lab), executor=executor, progress=False)
     assert not results.failed
     return results.rows
+
+
+def test_this_process_is_an_executor_like_others(tmp_path: Path) -> None:
+    here = Processes(partial(open_small_lab, tmp_path, tmp_path), 1)
+    how: tuple[Any, ...] = (Machine(), tmp_path, lambda machine, count: open_small_lab)
+    assert executor_of(Workers(), *how, here) is here
+    assert executor_of(Workers(), *how, None) is None
+    assert isinstance(executor_of(Workers("processes"), *how, here), Processes)
+    assert executor_of(Workers("processes"), *how, here) is not here
+    assert isinstance(executor_of(Workers("slurm"), *how, here), Slurm)
 
 
 def test_a_pool_gives_the_same_rows_and_makes_nothing_twice(

@@ -14,6 +14,7 @@ from safezone.concepts import Concept
 from safezone.concepts.masks import dilate
 from safezone.errors import UserError
 from safezone.images import read_image, to_float, to_uint8, write_png
+from safezone.lab.settings import Poisoning
 from safezone.models import Model, load_model
 from safezone.poisons import (
     POISONS,
@@ -31,6 +32,7 @@ from safezone.poisons import (
 from safezone.poisons.guide import bound, high_contrast_target, read_target
 from safezone.poisons.objectives import SampledDistance
 from safezone.poisons.rounds import GreedyTimesteps, Surrogate
+from safezone.poisons.table import UNREAD
 from tiny import tiny_pipeline
 
 STEPS = 6
@@ -286,6 +288,32 @@ def test_it_stays_inside_an_l2_budget_too(
     lengths = (to_float(found) - to_float(clean)).flatten(1).norm(dim=1)
     assert (lengths > 0.4).all()
     assert row.budget.contains(clean, found)
+
+
+@pytest.mark.parametrize(("part", "other"), [("prompt", "a red toy"), ("target", "pattern")])
+def test_what_an_objective_does_not_read_changes_nothing_and_is_refused(
+    part: str, other: str, keen_model: Model, clean: Tensor
+) -> None:
+    images, rows = to_float(clean), dict[Any, Poison]()
+    for row in POISONS.values():
+        rows.setdefault(row.objective, row)
+    for objective, row in rows.items():
+        values = []
+        for text in ("a photo" if part == "prompt" else "grey", other):
+            change: dict[str, Any] = {part: text}
+            guide = fixed_guide(keen_model, dataclasses.replace(row, **change), images)
+            generators = [stream("fresh", name) for name in NAMES]
+            with torch.no_grad():
+                value = bound(objective, keen_model).value
+                values.append(value(keen_model, images, generators, guide))
+        change = {part: other}
+        unread = objective in UNREAD[part]
+        assert torch.equal(*values) is unread, row.name
+        if not unread:
+            assert getattr(Poisoning(**change).one_poison(row.name), part) == other
+            continue
+        with pytest.raises(UserError, match=f"{re.escape(row.name)} reads no {part}"):
+            Poisoning(**change).one_poison(row.name)
 
 
 @pytest.mark.parametrize("kind", ["file", "zero", "grey"])

@@ -122,9 +122,9 @@ def test_what_is_left_is_told_by_the_estimate_and_then_by_the_pace(
     stages = {"generate": {"places": places, "seconds": 100.0}}
     session.audit_folder.mkdir()
     expected = session.audit_folder / EXPECTED
-    expected.write_text(json.dumps({"stages": stages, "steps": {}}))
+    expected.write_text(json.dumps({"stages": stages, "steps": {}, "begun": 0.0}))
     began = time.time() - 60
-    record = {"choices": {}, "state": RUNNING, "share": 0.0, "process": [os.getpid(), began]}
+    record = {"choices": {}, "state": RUNNING, "process": [os.getpid(), began]}
     monkeypatch.setattr(runner, "_process", lambda session: psutil.Process())
     work = Runner(["mini"])
 
@@ -135,6 +135,10 @@ def test_what_is_left_is_told_by_the_estimate_and_then_by_the_pace(
     assert re.fullmatch(r"protecting the pictures, 1 min \d s so far", seen(verb="poison").doing)
     assert seen(verb="audit").left == pytest.approx(100)
     (session.audit_folder / "work" / "generate" / "0").mkdir(parents=True)
+    again = {"stages": stages, "steps": {}, "begun": 0.1}  # that tenth is of an earlier start
+    expected.write_text(json.dumps(again))
+    assert seen(verb="audit").left == pytest.approx(90)
+    expected.write_text(json.dumps({**again, "begun": 0.0}))
     os.utime(expected, (time.time() - 30, time.time() - 30))
     assert seen(verb="audit").left == pytest.approx(270, rel=0.1)  # a tenth took half a minute
     os.utime(expected, (began - 5, began - 5))

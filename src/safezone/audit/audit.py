@@ -89,7 +89,7 @@ def plan_audit(
                 f"--budgets makes one protection again, and these are {', '.join(sorted(made))}; "
                 "audit the concepts of each by themselves"
             )
-        row = lab.settings.poisoning.poison(str(*made))
+        row = lab.settings.poisoning.one_poison(str(*made))
         rows = {level: replace(row, budget=Budget(level / 255)) for level in budgets}
         poisons = {n: each for n, each in rows.items() if not _theirs(lab, cases, each)}
     builtin, levels = lab.model.name in BUILTIN, tuple(budgets)
@@ -208,11 +208,12 @@ def floor(lab: Lab, plan: Plan) -> float:
 @dataclass(frozen=True)
 class Progress:
     """``share``: in [0, 1], by time. ``seconds``: of all work, as estimated. ``stage``: the one
-    that is made now, empty when all are there."""
+    that is made now, empty when all are there. ``begun``: the share that was there at the start."""
 
     share: float
     seconds: float
     stage: str
+    begun: float
 
 
 def write_expected(lab: Lab, grid: Grid, folder: Path) -> None:
@@ -225,14 +226,17 @@ def write_expected(lab: Lab, grid: Grid, folder: Path) -> None:
             "seconds": stage.seconds(lab, runs, passes) + _OVERHEAD * len(runs),
         }
     steps = {run.label: lab.training(run).steps for run in grid}
-    write_json(folder / EXPECTED, {"stages": stages, "steps": steps})
+    told = {"stages": stages, "steps": steps}
+    write_json(folder / EXPECTED, {**told, "begun": _progress(told, lab.folder).share})
 
 
 def read_progress(folder: Path) -> Progress | None:
     """How far the audit of this folder is; None where none has begun."""
-    if not (folder / EXPECTED).is_file():
-        return None
-    told, work = read_json(folder / EXPECTED), folder / WORK
+    path = folder / EXPECTED
+    return _progress(read_json(path), folder / WORK) if path.is_file() else None
+
+
+def _progress(told: Mapping[str, Any], work: Path) -> Progress:
     done, seconds, now = 0.0, 0.0, ""
     for name, stage in told["stages"].items():
         places = [work / place for place in stage["places"]]
@@ -243,7 +247,8 @@ def read_progress(folder: Path) -> Progress | None:
                 made = min(float(len(places)), made + _begun(work, told["steps"]))
         seconds += stage["seconds"]
         done += stage["seconds"] * made / max(1, len(places))
-    return Progress(done / seconds if seconds else 1.0, seconds, now)
+    share = done / seconds if seconds else 1.0
+    return Progress(share, seconds, now, told.get("begun", 0.0))
 
 
 def _begun(work: Path, steps: Mapping[str, int]) -> float:

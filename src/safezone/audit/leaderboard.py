@@ -190,9 +190,8 @@ def _of_entry(entry: BoardEntry, poison: str, *, clean: bool, attack: str) -> li
     ]
 
 
-def leaderboard_page(entries: Mapping[str, BoardEntry], command: str = "") -> Page:
+def leaderboard_page(every: Sequence[Board], command: str = "") -> Page:
     """The page: a table of standings, then every number of each board."""
-    every = boards(entries)
     sections: list[Section] = []
     rows: list[Row] = []
     for place, board in enumerate(every, 1):

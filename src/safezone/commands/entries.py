@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from safezone.audit.entry import BoardEntry, Code
     from safezone.audit.evaluate import Subject, Trial
     from safezone.audit.suites import ObjectSuite
-    from safezone.audit.verify import Verdict
-    from safezone.lab.lab import Note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,15 +128,15 @@ class VerifyCommand(Processor, Command):
 
     def run(self) -> Answer:
         from safezone.audit.entry import read_entry
-        from safezone.audit.verify import Verdict, drawn_concepts
+        from safezone.audit.verify import Verdict, drawn_concepts, verify
         from safezone.commands.opening import machine_and_sharers
-        from safezone.lab.executors import helping, no_note
+        from safezone.lab.executors import helping
         from safezone.reading import require_file
 
         for file in self.code:
             require_file(file, "a Python file")
         entries = {path: read_entry(path) for path in dict.fromkeys(self.entries)}
-        _subjects(self, entries)
+        subjects = _subjects(self, entries)
         seed = secrets.randbelow(10**6) if self.seed is None else self.seed
         verdicts: dict[Path, Verdict] = {}
         groups: dict[tuple[str, str, int], dict[Path, BoardEntry]] = {}
@@ -150,9 +148,11 @@ class VerifyCommand(Processor, Command):
             names = drawn_concepts(suite, self.concepts, seed)
             note(f"{suite.name} on {model}: {', '.join(names)} (--seed {seed})")
             machine, sharers = machine_and_sharers(model, self)
-            verified = partial(_verified, machine, group, noise, names, sharers)
-            with helping(partial(verified, False, no_note), sharers - 1):
-                verdicts |= verified(progress(), note)
+            helper = partial(_help_to_verify, machine, group, noise, names, sharers)
+            with helping(helper, sharers - 1):
+                trial = _open_trial(machine, suite, model, noise, {}, sharers)
+                own = {path: subjects[path] for path in group}
+                verdicts |= verify(trial, own, names, progress=progress(), note=note)
         lines = [
             f"{path}: {sentence}"
             for path, each in verdicts.items()
@@ -189,9 +189,8 @@ class LeaderboardCommand(Command):
 
         if self.out.suffix.lower() not in (".html", ".htm") or self.out.is_dir():
             raise UserError(f"--out {self.out} is no file that ends in .html; give one")
-        entries = read_entries(self.folder)
-        write_page(leaderboard_page(entries, command_line()), self.out)
-        lines, of_suites = [], boards(entries)
+        lines, of_suites = [], boards(read_entries(self.folder))
+        write_page(leaderboard_page(of_suites, command_line()), self.out)
         for board in of_suites:
             lines.append(f"{board.title}:")
             lines += [
@@ -253,21 +252,18 @@ def _subjects(
     return subjects
 
 
-def _verified(
+def _help_to_verify(
     options: VerifyCommand,
     entries: "Mapping[Path, BoardEntry]",
     noise: int,
     concepts: Sequence[str],
     sharers: int,
-    bars: bool,
-    note: "Note",
-) -> "dict[Path, Verdict]":
-    """Verdicts on entries of one suite and model; processes that help call it as well."""
+) -> None:
     from safezone.audit.verify import verify
 
     first = next(iter(entries.values()))
     trial = _open_trial(options, first.of, first.model, noise, {}, sharers)
-    return verify(trial, _subjects(options, entries), concepts, progress=bars, note=note)
+    verify(trial, _subjects(options, entries), concepts)
 
 
 def _open_trial(
@@ -306,12 +302,17 @@ def _name_or_file(text: str) -> str | Path:
 
 
 def _source(entry: Path, code: "Code", files: Mapping[str, Path]) -> str | Path:
-    """Where the code is: a name of ours, or the file of that hash, or any other that was given."""
+    """Where the code is: a name of ours, or the file of that hash, or the only one given."""
     if code.file is None:
         return code.name
     if not files:
         raise UserError(
             f"{entry} rests on a Python file, SHA-256 {code.file[:12]}; look at it, and give it "
             "with --code"
+        )
+    if code.file not in files and len(files) > 1:
+        raise UserError(
+            f"{entry} rests on a Python file, SHA-256 {code.file[:12]}, and none of those that are "
+            "given with --code is that; give it"
         )
     return files.get(code.file) or next(iter(files.values()))

@@ -200,6 +200,7 @@ def _jobs(options: GenerateCommand, files: dict[Path, Path], model: "Model") -> 
 
     weights, jobs = model.fingerprint(), []
     places: dict[Path, Path] = {}
+    others: dict[str, Path] = {}
     for file, below in files.items():
         adapter = load_adapter(file, model)
         if adapter.failed:
@@ -215,6 +216,8 @@ def _jobs(options: GenerateCommand, files: dict[Path, Path], model: "Model") -> 
                 "each with an --out of its own"
             )
         places[place] = file
+        if (learned_on := str(origin.get("model", model.name))) != model.name:
+            others.setdefault(learned_on, file)
         concept = str(origin.get("concept", adapter.placeholder.strip("<>")))
         seed = options.seed if options.seed is not None else int(origin.get("seed", 0))
         usual = {"poison": CLEAN, "defense": NOMINAL, "method": TEXTUAL_INVERSION}
@@ -232,4 +235,6 @@ def _jobs(options: GenerateCommand, files: dict[Path, Path], model: "Model") -> 
         key = recorded_key(own, digest(file), file.name)
         images = named("generate").artifact(place, "", key, *parts)
         jobs.append(DrawingJob(replace(images, place=place), adapter, concept, seed, record))
+    for name, file in others.items():
+        note(f"note: {file} was learned on {name}, and {model.name} draws it; --model says which.")
     return jobs

@@ -87,8 +87,7 @@ class GridRunCommand(Experiment):
         settings = _settings(self)
         work = self.out.absolute() / WORK
         data = None if self.data is None else self.data.absolute()
-        here = self.workers.executor == "here"
-        alone = self.dry_run or not here
+        alone = self.dry_run or self.workers.executor != "here"
         machine, sharers = machine_and_sharers(settings.model, self.machine, alone=alone)
         open_here = partial(open_lab, work, settings, data, machine, sharers)
         lab = open_here()
@@ -111,9 +110,13 @@ class GridRunCommand(Experiment):
                 self.out.absolute() / name,
                 title=_title(grid, settings),
                 command=command,
-                executor=helped(lab, open_here)
-                if here
-                else executor_of(self.workers, self.machine, self.out / "jobs", open_there),
+                executor=executor_of(
+                    self.workers,
+                    self.machine,
+                    self.out / "jobs",
+                    open_there,
+                    helped(lab, open_here),
+                ),
                 progress=progress(),
                 note=note,
             )

@@ -241,6 +241,10 @@ class ModelsCommand(Command):
     """The new folder of converted weights."""
 
     def run(self) -> Answer:
+        taken = {"list": 0, "path": 1, "convert": 2}[self.action]
+        for more in [self.name, self.out][taken:]:
+            if more is not None:
+                raise UserError(f"models {self.action} takes no {more}; leave it out")
         return {"list": self._list, "path": self._path, "convert": self._convert}[self.action]()
 
     def _list(self) -> Answer:

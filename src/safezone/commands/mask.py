@@ -224,7 +224,7 @@ def _maker(options: MaskCommand) -> "Callable[[Path, Hint | None], Cutout]":
                 return cut_out(image, hint)
             hint.require_inside(*image.shape[:2])
             mask, sureness = segmenter(image, hint.point, hint.box)
-            return Cutout(one_object(mask, "SAM", hint.point), sureness)
+            return Cutout(one_object(mask, "SAM", hint), sureness)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 

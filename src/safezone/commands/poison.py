@@ -70,7 +70,7 @@ class PoisonCommand(OnModel):
         from safezone.reading import read_json
         from safezone.scores import CLEAN, NOMINAL
 
-        poison = self.poisoning.poison(self.poison)
+        poison = self.poisoning.one_poison(self.poison)
         require_out_folder(self.out)
         image_files(self.folder)  # tells a wrong folder before the model is opened
         if poison_of(self.folder) != CLEAN:
@@ -135,7 +135,7 @@ class InspectCommand(OnModel):
     """At least 19 images of the same kind that are known to be clean, for the threshold."""
 
     def run(self) -> Answer:
-        from safezone.concepts import image_files
+        from safezone.concepts import image_files, mask_files
         from safezone.inspection.detector import (
             KIND_TEXTS,
             RATE,
@@ -145,11 +145,12 @@ class InspectCommand(OnModel):
         )
         from safezone.inspection.features import features_of
 
-        image_files(self.folder)  # tells a wrong folder before a model is opened
+        # What is wrong with the folder is told before a model is opened.
+        masks = bool(mask_files(self.folder, image_files(self.folder)))
         detector, model, chosen_on = _detector(self)
         images = findings(detector, features_of(self.folder, model))
         kind = common_kind(images)
-        command = personalize_command(self.folder, kind, self.model)
+        command = personalize_command(self.folder, kind, self.model, masks=masks)
         known = model is None or detector.model in (None, model.fingerprint())
         limits = []
         if model is None:

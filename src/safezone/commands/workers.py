@@ -71,12 +71,18 @@ class Workers(Checked):
 
 
 def executor_of(
-    chosen: Workers, machine: Machine, jobs: Path, open_there: "Callable[[Machine, int], Lab]"
-) -> "Executor":
-    """The workers that are elsewhere, each of which opens the lab with its machine.
+    chosen: Workers,
+    machine: Machine,
+    jobs: Path,
+    open_there: "Callable[[Machine, int], Lab]",
+    here: "Executor | None",
+) -> "Executor | None":
+    """``here``, or the workers that are elsewhere, each of which opens the lab with its machine.
 
     ``jobs``: where Slurm's are written.
     """
+    if chosen.executor == "here":
+        return here
     from safezone.lab.executors import Processes, Ray, Slurm
 
     if chosen.executor == "processes" and machine.threads is None:

@@ -71,10 +71,8 @@ class Cutout:
     sureness: float
 
 
-def one_object(
-    mask: NDArray[np.bool_], maker: str, point: tuple[int, int] | None = None
-) -> NDArray[np.bool_]:
-    """The part of a made mask with the ``point`` on it, else the largest, its holes filled.
+def one_object(mask: NDArray[np.bool_], maker: str, hint: Hint = NO_HINT) -> NDArray[np.bool_]:
+    """The part of a made mask with the hint's point on it, else the largest, its holes filled.
 
     Raises UserError, naming the ``maker``, when it covers less than 1% or more than 95%.
     """
@@ -82,13 +80,14 @@ def one_object(
     if count:
         sizes = np.bincount(labels.ravel())
         sizes[0] = 0
-        label = 0 if point is None else labels[point[1], point[0]]
+        label = 0 if hint.point is None else labels[hint.point[1], hint.point[0]]
         mask = np.asarray(ndimage.binary_fill_holes(labels == (label or sizes.argmax())))
     share = float(mask.mean())
     if not 0.01 <= share <= 0.95:
+        give = "a box, a point" if hint == NO_HINT else "another box or point"
         raise UserError(
-            f"{maker} found no clear object (it covers {share:.0%} of the image); "
-            "give a box, a point or a mask file"
+            f"{maker} found no clear object (it covers {share:.0%} of the image); give {give} or a "
+            "mask file"
         )
     return mask
 
@@ -145,7 +144,7 @@ def grabcut(
         5, cv2.GC_INIT_WITH_MASK,
     )  # fmt: skip
     likely = (prior == cv2.GC_FGD) | (prior == cv2.GC_PR_FGD)
-    object_ = one_object(likely, "GrabCut", small_hint.point)
+    object_ = one_object(likely, "GrabCut", small_hint)
     full = cv2.resize(object_.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     return np.asarray(full >= 0.5)
 

@@ -10,7 +10,6 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from pydantic import TypeAdapter
 
-from safezone.concepts import image_files, mask_files
 from safezone.errors import UserError
 
 PoisonKind: TypeAlias = Literal["fine", "broad", "nothing"]
@@ -140,9 +139,8 @@ def common_kind(found: Sequence[Finding]) -> PoisonKind:
     return max(("fine", "broad"), key=kinds.count) if kinds else "nothing"
 
 
-def personalize_command(folder: Path, kind: PoisonKind, model: str) -> str:
-    """The command that trains on the folder with the defense for that kind."""
-    masks = bool(mask_files(folder, image_files(folder)))
+def personalize_command(folder: Path, kind: PoisonKind, model: str, *, masks: bool) -> str:
+    """The command that trains on the folder, with ``masks`` or without, against that kind."""
     defense = ADVICE[kind][0 if masks else 1]
     words = ["safezone", "personalize", str(folder), "--defense", defense, "--model", model]
     return shlex.join([*words, "--out", f"runs/{folder.resolve().name}"])

@@ -107,6 +107,19 @@ class Poisoning(Checked):
         row = poison(name, own_poisons(Path(file) for file in self.files))
         return replace(row, budget=Budget(self.kappa, self.norm), **chosen)
 
+    def one_poison(self, name: str) -> "Poison":
+        """``poison``, where it is the only one; UserError also for what it does not read."""
+        from safezone.poisons.table import UNREAD
+
+        row = self.poison(name)
+        for part in ("prompt", "target"):
+            if getattr(self, part) is not None and row.objective in UNREAD[part]:
+                raise UserError(
+                    f"{row.name} reads no {part}, so that the {part} that is given would change "
+                    "nothing; leave it out"
+                )
+        return row
+
 
 @dataclass(frozen=True)
 class Sampling(Checked):

@@ -10,6 +10,7 @@ from typing import Any
 from safezone.defenses.loss_masks import LossMask
 from safezone.defenses.timesteps import AtLeast
 from safezone.errors import UserError
+from safezone.poisons.guide import ModelObjective, NetworkObjective
 from safezone.poisons.objectives import (
     EncoderShift,
     Fused,
@@ -62,8 +63,20 @@ MODIFIERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """What ``<poison>@<modifier>`` changes; several may follow each other, as in ``adm+@blur@high``."""
 
-_TIMELESS = ("ea", "da", "da-target", "photoguard", "pid", "diffusionguard")
-"""Poisons whose objective draws no timestep, so that none can be chosen for them."""
+UNREAD: Mapping[str, Sequence[ModelObjective | NetworkObjective]] = MappingProxyType(
+    {
+        "timesteps": (
+            *(encoder_distance, encoder_norm, EncoderShift(), first_step_norm),
+            *(SampledDistance(), SampledDistance("target")),
+        ),
+        "prompt": (encoder_distance, encoder_norm, EncoderShift()),
+        "target": (
+            *(denoising_loss, score_distillation, EncoderShift(), first_step_norm),
+            SampledDistance(),
+        ),
+    }
+)
+"""Fields of a poison that these objectives do not look at, so that none can be chosen for them."""
 
 
 def modified(row: Poison, modifiers: Sequence[str]) -> Poison:
@@ -72,7 +85,7 @@ def modified(row: Poison, modifiers: Sequence[str]) -> Poison:
     Raises UserError for an unknown modifier, for one of what the poison or another modifier chooses
     already, and where there is nothing to change.
     """
-    timeless = row.name.partition("@")[0] in _TIMELESS
+    timeless = row.objective in UNREAD["timesteps"]
     for name in modifiers:
         if name not in MODIFIERS:
             raise UserError(f"There is no modifier @{name}; choose from {', '.join(MODIFIERS)}.")

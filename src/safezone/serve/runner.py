@@ -145,8 +145,7 @@ class Runner:
                 raise without_path(error, session.folder) from error
             self._stop.clear()
             self._session = session
-            record = {"choices": asdict(choices), "state": RUNNING, "share": _share(session)}
-            write_json(session.folder / RUN, record)
+            write_json(session.folder / RUN, {"choices": asdict(choices), "state": RUNNING})
             self._thread = Thread(target=self._work, args=(session, choices), daemon=True)
             self._thread.start()
 
@@ -230,7 +229,7 @@ def _running(session: Session, record: dict[str, Any], choices: Choices) -> Stat
         return Status(RUNNING, "opening the model", choices=choices)
     if not progress.stage:
         return Status(RUNNING, "writing the page", choices=choices)
-    share, done = progress.share, progress.share - float(record["share"])
+    share, done = progress.share, progress.share - progress.begun
     elapsed = time.time() - told
     left = elapsed / done if done > _PACE else progress.seconds
     left *= 1 - share
