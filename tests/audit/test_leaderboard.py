@@ -59,7 +59,7 @@ def test_an_attack_lowers_the_protection_that_it_is_on_and_no_other() -> None:
 def test_attacks_of_one_name_on_one_protection_keep_their_own_columns() -> None:
     levels = {"a.json": 0.2, "b.json": 0.6}
     attacks = {file: make_entry("ea", level, attack="blur") for file, level in levels.items()}
-    page = leaderboard_page({**_entries(), **attacks})
+    page = leaderboard_page(boards({**_entries(), **attacks}))
     concept = SUITE.concepts[0]
     assert {
         (row.defense, row.value)

@@ -49,14 +49,19 @@ def _rows(executor: Executor, folder: Path, model: Model) -> list[Row]:
     return results.rows
 
 
-def test_this_process_is_an_executor_like_others(tmp_path: Path) -> None:
+def test_this_process_is_an_executor_like_others(tmp_path: Path, tiny_model: Model) -> None:
     here = Processes(partial(open_small_lab, tmp_path, tmp_path), 1)
-    how: tuple[Any, ...] = (Machine(), tmp_path, lambda machine, count: open_small_lab)
-    assert executor_of(Workers(), *how, here) is here
-    assert executor_of(Workers(), *how, None) is None
-    assert isinstance(executor_of(Workers("processes"), *how, here), Processes)
-    assert executor_of(Workers("processes"), *how, here) is not here
-    assert isinstance(executor_of(Workers("slurm"), *how, here), Slurm)
+
+    def chosen(name: Any, helpers: Executor | None = here) -> Executor | None:
+        return executor_of(
+            Workers(name), Machine(), tmp_path, lambda *_: small_lab(tmp_path, tiny_model), helpers
+        )
+
+    assert chosen("here") is here
+    assert chosen("here", None) is None
+    assert isinstance(chosen("processes"), Processes)
+    assert chosen("processes") is not here
+    assert isinstance(chosen("slurm"), Slurm)
 
 
 def test_a_pool_gives_the_same_rows_and_makes_nothing_twice(

@@ -86,7 +86,7 @@ def plan_audit(
             )
         if len(made) > 1:
             raise UserError(
-                f"--budgets makes one protection again, and these are {', '.join(sorted(made))}; "
+                f"--budgets makes one protection again, and these are {', '.join(sorted(map(str, made)))}; "
                 "audit the concepts of each by themselves"
             )
         row = lab.settings.poisoning.one_poison(str(*made))
