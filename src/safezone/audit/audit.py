@@ -78,18 +78,18 @@ def plan_audit(
             left_out[each.name] = reason
     poisons = {}
     if budgets:
-        made = {case.manifest.get("poison") for case in cases}
-        if None in made or any(case.clean is None for case in cases):
+        made = {str(case.manifest.get("poison", "")) for case in cases}
+        if "" in made or any(case.clean is None for case in cases):
             raise UserError(
                 "--budgets makes the protection again: give images that `safezone poison` made, "
                 "and their originals with --clean"
             )
         if len(made) > 1:
             raise UserError(
-                f"--budgets makes one protection again, and these are {', '.join(sorted(map(str, made)))}; "
+                f"--budgets makes one protection again, and these are {', '.join(sorted(made))}; "
                 "audit the concepts of each by themselves"
             )
-        row = lab.settings.poisoning.one_poison(str(*made))
+        row = lab.settings.poisoning.one_poison(*made)
         rows = {level: replace(row, budget=Budget(level / 255)) for level in budgets}
         poisons = {n: each for n, each in rows.items() if not _theirs(lab, cases, each)}
     builtin, levels = lab.model.name in BUILTIN, tuple(budgets)
