@@ -79,8 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         told, rows = gather(options.parts)
         if options.grid is not None:
             grid = grid_of(options.grid, options.concepts, rows)
-            there = {*map(run_of, rows)} & {*grid}
-            rows = [row for row in rows if run_of(row) in there]
+            place = {run: index for index, run in enumerate(grid)}
+            rows = [row for row in rows if run_of(row) in place]
+            rows.sort(key=lambda row: place[run_of(row)])  # columns stand as the paper has them
+            there = {*map(run_of, rows)}
             print(f"{len(there)} of {len(grid)} runs of {grid.name} are there")
             index |= {"grid": grid.name, "table": grid.table, "metric": grid.metric}
     except UserError as error:
