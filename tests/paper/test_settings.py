@@ -2,15 +2,16 @@
 
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from safezone.cli import main
-from safezone.commands.command import parse
+from safezone.commands.command import own_cells, parse
 from safezone.commands.grid_run import GridRunCommand
 from safezone.commands.paper import DemoCommand, FigureCommand
-from safezone.lab.presets import DEMO, preset, training_preset
+from safezone.lab.presets import DEMO, preset, settings_yaml, training_preset
 from safezone.models.known import KNOWN
 from safezone.paper.named import paper_settings
 from safezone.paper.rows import PAPER
@@ -140,6 +141,45 @@ def test_prompts_are_those_of_the_captions_unless_told(number: int, prompt: str)
     assert parse(FigureCommand, [str(number), *words, *own], "figure").sampling.prompts == (
         "a {} at night",
     )
+
+
+def test_a_file_of_some_settings_leaves_the_others_the_table_s_or_figure_s_own(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mine.yaml"
+    words = ["--out", "x", "--config", str(file)]
+    file.write_text("sampling: {steps: 10}\n")
+    flow = parse(GridRunCommand, ["table23", *words], "grid run")
+    assert (flow.poison_model, flow.purify_model, flow.sampling.steps) == (("mini",), "mini", 10)
+    grid = parse(GridRunCommand, ["figure8", *words], "grid run")
+    figure = parse(FigureCommand, ["8", *words], "figure")
+    assert grid.sampling == figure.sampling
+    assert (figure.sampling.prompts, figure.sampling.steps) == (("a {} on the beach",), 10)
+    file.write_text("model: sd15\n")
+    assert parse(GridRunCommand, ["table1", *words], "grid run").training.steps == 2500
+    assert parse(FigureCommand, ["18", *words], "figure").training.steps == 2500
+    assert parse(GridRunCommand, ["table32", *words], "grid run").training.method == "lora"
+
+
+@pytest.mark.parametrize("command", ["grid run table17 --dry-run", "figure 7"])
+@pytest.mark.parametrize("cell", ["seeds: 5", "concepts: 2", "poisons: [da]", "defenses: [lm]"])
+def test_cells_of_a_file_that_would_be_passed_over_are_refused(
+    command: str, cell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"cells: {{{cell}, poison_seed: 3}}\n")
+    words = ["--out", str(tmp_path / "out"), "--config", str(file)]
+    assert main([*command.split(), *words]) == 2
+    assert f"{file}: cells.{cell.partition(':')[0]} is for" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_seed_of_poisons_in_a_file_counts_for_grids_and_figures(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("cells: {poison_seed: 3}\n")
+    assert own_cells(file, "mini").poison_seed == 3
+    file.write_text(settings_yaml(preset("mini")))
+    assert own_cells(file, "mini") == preset("mini").cells
 
 
 def test_a_preset_is_of_what_is_asked_for_not_of_an_options_value() -> None:

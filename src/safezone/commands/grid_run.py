@@ -17,6 +17,7 @@ from safezone.commands.command import (
     command_line,
     early,
     note,
+    own_cells,
     positionals,
     progress,
 )
@@ -143,9 +144,8 @@ class GridRunCommand(Experiment):
         table = next((each for each in positionals(cls, arguments) if each in PAPER), None)
         if table is None or {"-h", "--help"} & {*arguments}:
             return None
-        if options.config and not options.model:
-            return None
-        return settings_for(PAPER[table], model_for(table, options.model or "mini"))
+        model = read_settings(options.config, options.model).model
+        return settings_for(PAPER[table], model_for(table, model))
 
 
 def open_lab(
@@ -177,7 +177,7 @@ def _settings(options: GridRunCommand) -> Settings:
     from safezone.lab.grids import names_in, only, require_names, without
     from safezone.paper.named import model_for, paper_grid
 
-    cells = read_settings(options.machine.config, options.model).cells
+    cells = own_cells(options.machine.config, options.model)
     if options.grid.endswith(_YAML):
         return settings_told(options, cells, hub_name(options.model))
     settings = settings_told(options, cells, model_for(options.grid, options.model))

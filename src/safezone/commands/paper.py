@@ -18,6 +18,7 @@ from safezone.commands.command import (
     Machine,
     early,
     note,
+    own_cells,
     positionals,
     progress,
 )
@@ -192,9 +193,10 @@ class FigureCommand(Experiment):
         options = early(arguments)
         names = (f"figure{each}" for each in positionals(cls, arguments))
         row = next((PAPER[name] for name in names if name in PAPER), None)
-        if options.config or row is None:
+        if row is None or {"-h", "--help"} & {*arguments}:
             return None
-        return row.settings(preset(options.model or "mini", options.method or "ti"))
+        model = read_settings(options.config, options.model).model
+        return row.settings(preset(model, options.method or "ti"))
 
 
 def _concepts(options: FigureCommand, row: "Figure", size: int) -> "dict[str, Concept]":
@@ -225,7 +227,7 @@ def _bench(options: FigureCommand, row: "Figure") -> "Bench":
     from safezone.lab.bench import Bench
     from safezone.lab.lab import UNSCORED, Lab
 
-    settings = settings_told(options, preset(options.model).cells)
+    settings = settings_told(options, own_cells(options.machine.config, options.model))
     for name in options.scope.poisons:
         settings.poisoning.poison(name)
     for name in options.scope.defenses:
