@@ -1,5 +1,6 @@
 """What @<modifier> does to any poison, and poisons over several models at once."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from safezone.arrays import PerExample, stream
+from safezone.defenses.loss_masks import InputMask, LossMask
 from safezone.errors import UserError
 from safezone.images import to_float, to_uint8
 from safezone.models import load_model
@@ -58,6 +60,17 @@ def test_what_draws_no_timestep_knows_the_rest_of_szt_only() -> None:
 def test_what_cannot_be_modified_is_refused(name: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         poison(name)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [LossMask(4.0, mode="any"), LossMask(threshold=0.2), LossMask(normalise=True), InputMask()],
+)
+def test_a_mask_of_which_more_is_asked_than_its_dilation_is_refused(mask: LossMask) -> None:
+    """``safezone.defenses`` has the rest of a mask, which only trainings look at."""
+    with pytest.raises(UserError, match="the dilation alone counts; give LossMask"):
+        replace(POISONS["ea"], mask=mask)
+    assert replace(POISONS["ea"], mask=LossMask(dilation_cells=2)).mask == LossMask(0, 2)
 
 
 def half_busy(side: int = 64) -> Tensor:

@@ -69,6 +69,13 @@ class Poison:
                 f"Poison {self.name!r}: eta is {self.eta:g}, but pixels are in [0, 1]; "
                 f"divide by 255 ({self.eta / 255:.4g})."
             )
+        if self.mask is not None:
+            dilated = LossMask(self.mask.dilation_px_at_512, self.mask.dilation_cells)
+            if self.mask != dilated:
+                raise UserError(
+                    f"Poison {self.name!r}: the mask is {self.mask!r}, and of a poison's mask the "
+                    f"dilation alone counts; give {dilated!r}."
+                )
         if ("{}" in self.prompt) != (self.surrogate is not None):
             raise UserError(
                 f"Poison {self.name!r}: the prompt is {self.prompt!r}; {{}} in it stands for what "
