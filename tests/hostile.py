@@ -262,6 +262,7 @@ serve --model sd16-rf | sd15-rf
 serve --threads 0 | --threads
 serve --config {root}/none.yaml | none.yaml
 serve --host 0.0.0.0 | --host
+figure 8 --method lora | --method
 figure 22 | 22
 figure x | NUMBER
 figure 7 --concepts 0 | --concepts

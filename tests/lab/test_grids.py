@@ -13,10 +13,10 @@ from safezone.commands.command import parse
 from safezone.commands.grid_run import GridRunCommand
 from safezone.errors import UserError
 from safezone.lab import trainings
-from safezone.lab.grids import file_grid, missing_names, require_names
+from safezone.lab.grids import file_grid, missing_names, require_method, require_names
 from safezone.lab.lab import Lab
 from safezone.lab.memory import Capacity, OutOfMemory
-from safezone.lab.presets import PRESETS, preset
+from safezone.lab.presets import PRESETS, preset, training_preset
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.schedule import run_grid
 from safezone.lab.settings import BenchScope, Cells
@@ -118,6 +118,28 @@ def test_other_methods_have_presets_of_their_own(method: str) -> None:
     assert training.method == METHOD_NAMES[method]
     assert training.crop_rescale == ("crop" in method)
     assert training.personalization().name in method
+
+
+def test_every_method_of_a_grid_runs_on_the_machine_as_it_was_told() -> None:
+    told = replace(PRESETS["mini"].training, runs_per_pass=3, checkpointing=True, tracker="wandb")
+    lora = training_of(told, "lora", "mini")
+    assert (lora.runs_per_pass, lora.checkpointing, lora.tracker) == (3, True, "wandb")
+    assert lora == training_preset("mini", "lora").on_machine_of(told)
+
+
+def test_a_method_whose_settings_no_run_would_have_is_refused() -> None:
+    mini, inversion, lora = PRESETS["mini"], PAPER["table17"].build(SCOPE), PAPER["table32"]
+    other = replace(mini, training=training_preset("mini", "lora"))
+    with pytest.raises(UserError, match="table17 trains textual inversion, and --method is lora"):
+        require_method(inversion, other)
+    short = replace(mini, training=replace(mini.training, steps=10))
+    with pytest.raises(UserError, match="give --method lora"):
+        require_method(lora.build(SCOPE), short)
+    require_method(inversion, short)
+    require_method(lora.build(SCOPE), other)
+    require_method(lora.build(SCOPE), mini)  # nothing was said
+    few = replace(mini, training=replace(mini.training, runs_per_pass=2))
+    require_method(lora.build(SCOPE), few)
 
 
 @pytest.mark.parametrize("part", ["schedule=square", "lr=fast", "depth=3", "steps"])
@@ -346,7 +368,8 @@ def test_every_method_has_its_own_tables_and_images_on_the_page(
     methods = ("lora; steps=5", "custom diffusion; steps=5")
     axes = {"poisons": ["clean"], "defenses": ["nominal"], "methods": list(methods), "seeds": [0]}
     file.write_text(json.dumps({"name": "two", "axes": axes}))
-    assert main(["grid", "run", str(file), *_arguments(tiny_model_folder, out)]) == 0
+    words = [*_arguments(tiny_model_folder, out), "--method", "lora"]
+    assert main(["grid", "run", str(file), *words]) == 0
     lora, custom = page_of(out / "two").sections
     assert [part.method for part in (lora, custom)] == ["lora", "custom diffusion"]
     learned = []

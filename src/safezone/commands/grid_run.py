@@ -189,7 +189,7 @@ def _settings(options: GridRunCommand) -> Settings:
 
 def _grid(options: GridRunCommand, lab: "Lab") -> "Grid":
     """The grid at the options' scope, without what --without names; UserError for what is wrong."""
-    from safezone.lab.grids import file_grid, only, require_metric, without
+    from safezone.lab.grids import file_grid, only, require_method, require_metric, without
     from safezone.paper.named import paper_grid
 
     names = [*lab.concepts, *lab.unreadable]
@@ -202,7 +202,9 @@ def _grid(options: GridRunCommand, lab: "Lab") -> "Grid":
     else:
         grid = paper_grid(options.grid).build(scope)
     require_metric(grid, lab.encoders)
-    return only(without(grid, options.without), options.only)
+    grid = only(without(grid, options.without), options.only)
+    require_method(grid, lab.settings)
+    return grid
 
 
 def _failures(verb: str, failed: Mapping[str, str]) -> list[str]:

@@ -226,8 +226,14 @@ def _bench(options: FigureCommand, row: "Figure") -> "Bench":
     from safezone.defenses import defense
     from safezone.lab.bench import Bench
     from safezone.lab.lab import UNSCORED, Lab
+    from safezone.paper.rows import PAPER
 
     settings = settings_told(options, own_cells(options.machine.config, options.model))
+    if row.name in PAPER and settings.training.method != "ti":
+        raise UserError(
+            f"--method is {settings.training.method}, and figure {row.number} is of textual "
+            "inversion; leave it out"
+        )
     for name in options.scope.poisons:
         settings.poisoning.poison(name)
     for name in options.scope.defenses:

@@ -142,14 +142,9 @@ class Bench:
         """Whether these steps need no more than the beginning of a training.
 
         That is so for a single one under a constant rate. Raises UserError for a step that is not
-        kept or beyond the training's end, and for a method that learns no vectors alone.
+        kept or beyond the training's end.
         """
         training = self.lab.settings.training
-        if training.method != "ti":
-            raise UserError(
-                f"The figure follows the vectors of textual inversion; --method is "
-                f"{training.method}."
-            )
         last = max(steps)
         if last > training.steps:
             raise UserError(f"The training has {training.steps} steps; {last} is beyond its end.")

@@ -27,9 +27,10 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 from safezone.defenses import defense
 from safezone.errors import UserError
 from safezone.fields import AT_LEAST_ONE, Closed, FileName, Natural, reason
+from safezone.lab.presets import kind_of, training_preset
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.settings import Settings
-from safezone.lab.variants import split_method, training_of
+from safezone.lab.variants import METHOD_NAMES, split_method, training_of
 from safezone.reading import parse_yaml, read_text
 from safezone.scores.rows import CLEAN
 from safezone.scores.table import METRICS, SLOTS, Encoders
@@ -229,6 +230,19 @@ def require_metric(grid: Grid, encoders: Encoders) -> None:
             raise UserError(
                 f"the table of {grid.name} shows {grid.metric}, which {option} measures; it is none"
             )
+
+
+def require_method(grid: Grid, settings: Settings) -> None:
+    """Raises UserError where the options are of a method that no run of the grid has, and say
+    anything of it: each run of another method has its preset."""
+    told, methods = settings.training, dict.fromkeys(split_method(run.method)[0] for run in grid)
+    usual = training_preset(kind_of(settings.model), "ti").on_machine_of(told)
+    if told != usual and told.method not in [METHOD_NAMES[name] for name in methods]:
+        raise UserError(
+            f"{grid.name} trains {' and '.join(methods)}, and --method is {told.method}, whose "
+            f"settings would be passed over; give --method {METHOD_NAMES[next(iter(methods))]}, or "
+            "a grid of that method"
+        )
 
 
 def missing_names(grid: Grid, settings: Settings) -> Mapping[str, list[str]]:

@@ -1,6 +1,6 @@
 """What a training can be told, for every method."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias
 
@@ -14,14 +14,7 @@ if TYPE_CHECKING:
 
 Schedule: TypeAlias = Literal["constant", "linear", "cosine"]
 _LAYER_ENDS: Final = ("to_q", "to_k", "to_v", "to_out.0")
-_NOT_OF_A_METHOD: Final = (
-    "method",
-    "runs_per_pass",
-    "tracker",
-    "checkpointing",
-    "compile",
-    "captured",
-)
+_OF_THE_MACHINE: Final = ("runs_per_pass", "tracker", "checkpointing", "compile", "captured")
 _NEEDED: Final = {
     "prior_images": "prior_weight",
     "preview_prompts": "preview_every",
@@ -112,6 +105,10 @@ class Training(Checked):
         """Images of a run that go through the model together."""
         return self.batch_size * (2 if self.prior_weight else 1)
 
+    def on_machine_of(self, other: "Training") -> "Training":
+        """The same learning, run as the other is: passes, memory, compiler, tracker."""
+        return replace(self, **{name: getattr(other, name) for name in _OF_THE_MACHINE})
+
     def personalization(self) -> "Personalization":
         """The same as the trainer's own settings.
 
@@ -121,7 +118,7 @@ class Training(Checked):
         own = {each.name for each in fields(kind)}
         for each in fields(self):
             changed = getattr(self, each.name) != each.default
-            if changed and each.name not in own and each.name not in _NOT_OF_A_METHOD:
+            if changed and each.name not in {*own, *_OF_THE_MACHINE, "method"}:
                 raise UserError(
                     f"{each.name} is {getattr(self, each.name)!r}, but {self.method} has no such "
                     "setting; leave it out or choose another method."

@@ -70,7 +70,8 @@ def _number(text: str, method: str) -> float:
 
 
 def training_of(base: Training, method: str, model: str) -> Training:
-    """``base`` with the settings of the method's name, or the preset of a method that base is not.
+    """``base`` with the settings of the method's name, or the preset of a method that base is not,
+    run on the machine as base is.
 
     ``model``: the name or folder whose kind chooses that preset.
 
@@ -80,7 +81,7 @@ def training_of(base: Training, method: str, model: str) -> Training:
     if name not in METHOD_NAMES:
         raise UserError(f"There is no method {name!r}; choose from {', '.join(METHOD_NAMES)}.")
     if base.method != METHOD_NAMES[name]:
-        base = training_preset(kind_of(model), METHOD_NAMES[name])
+        base = training_preset(kind_of(model), METHOD_NAMES[name]).on_machine_of(base)
     result = replace(base, crop_rescale=True) if name == CUSTOM_DIFFUSION_CROP else base
     if "schedule" in settings:
         if settings["schedule"] not in _SCHEDULES:
