@@ -331,6 +331,20 @@ def test_what_one_adapter_cannot_be_written_as_is_said_before_any_is_written(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("file", ["toy", "lora"])
+def test_a_rank_for_what_has_no_changes_in_full_is_refused(
+    file: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = "unet.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
+    save_file({"<toy>": torch.ones(1, 32)}, tmp_path / "toy.safetensors")
+    save_file({f"{layer}.lora_A.weight": torch.ones(2, 32), f"{layer}.lora_B.weight":
+               torch.ones(32, 2)}, tmp_path / "lora.safetensors")  # fmt: skip
+    export = ["export", str(tmp_path / f"{file}.safetensors"), "--out", str(tmp_path / "out")]
+    assert main([*export, "--rank", "1"]) == 2
+    assert "--rank is 1, and no adapter here has changes in full" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_learned_can_be_read_by_others(tmp_path: Path) -> None:
     before = os.umask(0o022)
     try:

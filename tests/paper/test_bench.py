@@ -20,6 +20,8 @@ from safezone.lab.settings import BenchScope, Cells, Poisoning, Sampling, Settin
 from safezone.lab.stage import job
 from safezone.lab.training import Training
 from safezone.models import Model
+from safezone.paper.measured.maps import words
+from safezone.paper.measured.table import figure
 from safezone.personalize import read_adapter
 from safezone.results.drawings.panels import Panel, Series, draw_panels
 from safezone.results.drawings.style import LOOKS, Drawing, save, stroke
@@ -125,6 +127,15 @@ def test_steps_that_are_not_kept_are_told_before_any_training(
     with pytest.raises(UserError, match=r"No vectors are kept of step 7.*every 4th"):
         bench.histories([run], [7, 8])
     assert not (bench.lab.folder / "personalize").exists()
+
+
+def test_a_prompt_of_nothing_but_the_object_has_no_other_word(
+    make_bench: Callable[[str], Bench],
+) -> None:
+    bench = make_bench("figure")
+    alone = replace(SETTINGS, sampling=Sampling(("{}",), steps=1))
+    with pytest.raises(UserError, match="figure 2 shows a word beside the object's"):
+        words(replace(bench, lab=replace(bench.lab, settings=alone)), figure(2))
 
 
 def test_arrays_are_measured_once_and_damage_is_told(tmp_path: Path, tiny_model: Model) -> None:

@@ -24,6 +24,7 @@ from safezone.personalize import (
     CustomDiffusion,
     LoRA,
     Personalization,
+    TextualInversion,
     TrainingRun,
     load_adapter,
     read_adapter,
@@ -270,6 +271,9 @@ def test_what_is_saved_is_loaded_and_gone_on_from(
     begun = method.deltas(replace(method, start=path).begin(tiny_model, run))
     for name, delta in begun.items():
         torch.testing.assert_close(delta.weight(), adapter.deltas[name].weight())
+    if len(adapter.vectors):
+        with pytest.raises(UserError, match="layers beside its token vectors"):
+            TextualInversion(start=path).begin(tiny_model, run)
     again = replace(method, start=path, steps=1, learning_rate=1e-7)
     (further,) = train(tiny_model, [run], again, progress=False)
     assert distance(weights(further), weights(adapter)) < 1e-2

@@ -129,6 +129,7 @@ class ExportCommand(Command):
 
     def run(self) -> Answer:
         from safezone.commands.opening import open_model, require_out_folder
+        from safezone.models.deltas import Full
         from safezone.personalize import export_adapter, load_adapter
         from safezone.personalize.exports import prompt_name, require_form
 
@@ -152,6 +153,12 @@ class ExportCommand(Command):
             adapters[name] = adapter
         if not adapters:
             raise UserError(f"{self.adapters[0]} holds failed runs only; train again")
+        deltas = [delta for adapter in adapters.values() for delta in adapter.deltas.values()]
+        if self.rank is not None and not any(isinstance(delta, Full) for delta in deltas):
+            raise UserError(
+                f"--rank is {self.rank}, and no adapter here has changes in full, as Custom "
+                "Diffusion makes them; leave it out"
+            )
         before = set(self.out.rglob("*.safetensors"))
         lines, records = [], []
         for name, adapter in adapters.items():

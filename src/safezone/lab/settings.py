@@ -254,8 +254,9 @@ class BenchScope(Checked):
     losses: Annotated[Count | None, tyro.conf.arg(metavar="N")] = None
     """Losses for each concept and timestep of figures 5 and 11, in place of --draws; the paper
     takes 1000."""
-    candidates: Count = CANDIDATES
-    """Images for each cell, of which the most faithful is shown (figures 1, 8 and 18 to 21)."""
+    candidates: Annotated[Count | None, tyro.conf.arg(metavar="N")] = None
+    """Images of each prompt for each cell, of which the most faithful is shown (figures 1, 8 and 18
+    to 21); by default --sampling.images-per-prompt, which is 4 there."""
     at: Annotated[Natural | None, tyro.conf.arg(metavar="STEP")] = None
     """Training step that figures 3, 5 and 9 look at; by default a tenth, for 5 a fifth, of all."""
     marks: Annotated[tuple[int, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="STEP")] = ()

@@ -21,9 +21,20 @@ from safezone.personalize.files import check_placeholder, load_adapter
 from safezone.personalize.personalization import Personalization, PreparedRun
 
 
-def _started_vectors(path: Path, model: Model, count: int) -> Float[Tensor, "vectors width"]:
-    """The vectors in the file; UserError unless there are ``count`` of the model's width."""
-    vectors = load_adapter(path, model).vectors
+def _started_vectors(
+    path: Path, model: Model, count: int, *, layers: bool
+) -> Float[Tensor, "vectors width"]:
+    """The vectors in the file; UserError unless there are ``count`` of the model's width.
+
+    ``layers``: whether the file may change layers too.
+    """
+    adapter = load_adapter(path, model)
+    vectors = adapter.vectors
+    if len(vectors) and adapter.deltas and not layers:
+        raise UserError(
+            f"{path} changes {len(adapter.deltas)} layers beside its token vectors, which would be "
+            "lost; go on from it with the method that made it."
+        )
     if not len(vectors):
         raise UserError(
             f"{path} holds no token vectors but changes of layers; start from an embedding, or "
@@ -107,7 +118,8 @@ class TextualInversion(Personalization):
         """
         check_placeholder(model, run.concept.placeholder)
         if self.start is not None:
-            return {VECTORS: _started_vectors(self.start, model, self.vectors)}
+            layers = type(self).deltas is not Personalization.deltas
+            return {VECTORS: _started_vectors(self.start, model, self.vectors, layers=layers)}
         if self.random_rows:
             generator = stream(run.seed, run.concept.name, "rows")
             words = model.ordinary_tokens()

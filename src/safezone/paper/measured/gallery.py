@@ -37,7 +37,9 @@ def gallery(bench: Bench, figure: Figure) -> Drawing:
     several = CLEAN not in figure.row.poisons
     defenses, concepts = figure.defenses(bench), figure.concepts(bench)
     data = figure.data(bench)[1 if several else 0 :]
-    sampling = replace(bench.lab.settings.sampling, images_per_prompt=bench.scope.candidates)
+    sampling = bench.lab.settings.sampling
+    if bench.scope.candidates is not None:
+        sampling = replace(sampling, images_per_prompt=bench.scope.candidates)
     lab = replace(bench.lab, settings=replace(bench.lab.settings, sampling=sampling))
     bench, encoder = replace(bench, lab=lab), lab.encoders["instance"]
     cells = [(concept, each) for concept in concepts for each in data]

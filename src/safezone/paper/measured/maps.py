@@ -24,6 +24,7 @@ from safezone.analysis.timesteps import image_draws, posterior_of
 from safezone.arrays import Timesteps, stream
 from safezone.concepts import Concept
 from safezone.concepts.masks import latent_mask
+from safezone.errors import UserError
 from safezone.files import digest
 from safezone.lab.bench import Bench, Measures
 from safezone.miniworld import BACKGROUND_PHRASES, novel_concepts, scene_at
@@ -236,9 +237,13 @@ def _described(bench: Bench) -> list[tuple[str, Concept, str, tuple[str, str, st
         return lines
     own = [text for text in bench.lab.settings.sampling.prompts if "{}" in text]
     template = own[0] if own else PROMPT
-    other = template.replace("{}", "").split()[-1]
+    beside = template.replace("{}", "").split()
+    if not beside:
+        raise UserError(
+            f"figure 2 shows a word beside the object's; the prompt {template!r} has none"
+        )
     for concept in bench.concepts[:SCENES_SHOWN]:
-        words = (START, concept.class_word.split()[-1], other)
+        words = (START, concept.class_word.split()[-1], beside[-1])
         lines.append((concept.name, concept, template.format(concept.class_word), words))
     return lines
 
