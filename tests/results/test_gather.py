@@ -58,7 +58,7 @@ def test_a_table_of_the_paper_has_its_rows_and_numbers(
     assert "3 of 140 runs of table17 are there" in capsys.readouterr().out
     cells = [(r.concept, r.poison, r.defense) for r in read_rows(table / "rows.csv")]
     assert cells == [
-        ("Mug", "clean", "nominal"), ("Bell", "clean", "nominal"), ("Mug", "adm+", "szt")
+        ("Mug", "clean", "nominal"), ("Mug", "adm+", "szt"), ("Bell", "clean", "nominal")
     ]  # fmt: skip
     assert "(0.44)" in (table / "table.md").read_text()  # the paper's clean similarity
     with pytest.raises(SystemExit, match="there is no grid 'table77'"):
