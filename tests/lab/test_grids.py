@@ -148,6 +148,11 @@ def test_a_wrong_setting_in_a_methods_name_is_told(part: str) -> None:
         training_of(PRESETS["mini"].training, f"textual inversion; {part}", "mini")
 
 
+def test_a_defense_may_be_a_list_of_its_parts_as_in_other_yaml(tmp_path: Path) -> None:
+    text = "name: x\naxes: {poisons: [clean], defenses: [nominal, [JPEG, t600]]}\n"
+    assert {run.defense for run in _grid(text, tmp_path)} == {"nominal", "jpeg+t600"}
+
+
 def test_what_is_missing_is_named_at_once() -> None:
     runs = [replace(PAPER["table9"].build(SCOPE).runs[0], poison="p9", defense="d9", method="m9")]
     grid = Grid("mine", tuple(runs))

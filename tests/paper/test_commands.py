@@ -128,6 +128,21 @@ def test_wrong_input_is_told_in_one_sentence(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("analysis", ["timesteps", "sensitivity"])
+def test_an_embedding_of_another_kind_of_model_is_told(
+    analysis: str,
+    data: Path,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    save_embedding(Adapter(torch.ones(1, 48), "<toy>", "toy"), tmp_path / "wide.safetensors")
+    words = ("--embedding", str(tmp_path / "wide.safetensors"), "--prompt", "a <toy>")
+    where = ("--model", str(tiny_model_folder), "--out", str(tmp_path / "out"))
+    assert main(["analyze", analysis, str(data / "toy"), *words, *where]) == 2
+    assert "wide.safetensors has 48 numbers a vector, the model" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("number", [1, 8, 17, 20])
 def test_generated_images_are_drawn_and_scored(
     number: int, data: Path, tiny_model_folder: Path, tmp_path: Path

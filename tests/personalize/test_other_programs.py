@@ -535,8 +535,10 @@ def test_what_a_program_does_not_read_is_said(tmp_path: Path) -> None:
     custom = Adapter(torch.ones(1, 32), "<toy>", "dog", {}, whole, "<toy> dog")
     exported = export_adapter(custom, tmp_path, "toy", "kohya")
     assert exported.words == "toy dog"
-    assert exported.limits == ("kohya's scripts read no whole changes: give a rank for them",)
-    assert export_adapter(custom, tmp_path, "toy", "kohya", rank=2).limits == ()
+    comfy = "ComfyUI's prompts call it embedding:toy"
+    whole_changes = "kohya's scripts read no whole changes: give a rank for them"
+    assert exported.limits == (comfy, whole_changes)
+    assert export_adapter(custom, tmp_path, "toy", "kohya", rank=2).limits == (comfy,)
     xl = Adapter(torch.ones(1, 80), "<toy>", "dog", widths=(32, 48))
     (limit,) = export_adapter(xl, tmp_path / "xl", "toy", "diffusers").limits
     assert "load_into_pipeline" in limit

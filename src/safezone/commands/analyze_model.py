@@ -58,6 +58,7 @@ class AnalyzeTimestepsCommand(OnModel):
         from safezone.models.base import Posterior
         from safezone.paper.measured.by_timestep import expanded_drawing, statistics
         from safezone.paper.measured.training import gradient_drawing
+        from safezone.personalize.files import check_fits
         from safezone.results.drawings.style import save
 
         require_out_folder(self.out)
@@ -68,6 +69,8 @@ class AnalyzeTimestepsCommand(OnModel):
                 f"of {self.embedding}; write it into --prompt"
             )
         model = open_model(self.model, self.machine, self)
+        if adapter is not None:
+            check_fits(adapter, model, self.embedding)
         timesteps = timestep_grid(model.process.steps, self.timesteps)
         measures = Measures(self.out / "work", model)
         vectors = None if adapter is None else digest(adapter.vectors)
@@ -197,8 +200,11 @@ def _adapter(embedding: Path | None) -> "Adapter | None":
 
 def _slots(options: AnalyzeSensitivityCommand, model: "Model") -> "tuple[Slots, str]":
     from safezone.analysis.sensitivity import START, word_slots
+    from safezone.personalize.files import check_fits
 
     adapter = _adapter(options.embedding)
+    if adapter is not None:
+        check_fits(adapter, model, options.embedding)
     word = options.word or (None if adapter is None else adapter.placeholder)
     if word is None:
         raise UserError("no word is given; give --word or --embedding")

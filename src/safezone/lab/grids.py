@@ -22,14 +22,14 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
 import yaml
-from pydantic import StringConstraints, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, StringConstraints, TypeAdapter, ValidationError
 
 from safezone.defenses import defense
 from safezone.errors import UserError
 from safezone.fields import AT_LEAST_ONE, Closed, FileName, Natural, reason
 from safezone.lab.presets import kind_of, training_preset
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
-from safezone.lab.settings import Settings
+from safezone.lab.settings import Settings, joined
 from safezone.lab.variants import METHOD_NAMES, split_method, training_of
 from safezone.reading import parse_yaml, read_text
 from safezone.scores.rows import CLEAN
@@ -46,7 +46,7 @@ class Axes(Closed):
     """Whose product the grid is."""
 
     poisons: Annotated[tuple[GridName, ...], AT_LEAST_ONE]
-    defenses: Annotated[tuple[GridName, ...], AT_LEAST_ONE]
+    defenses: Annotated[tuple[GridName, ...], BeforeValidator(joined), AT_LEAST_ONE]
     methods: Annotated[tuple[GridName, ...], AT_LEAST_ONE] = (TEXTUAL_INVERSION,)
     concepts: Annotated[tuple[str, ...], AT_LEAST_ONE] | None = None
     seeds: Annotated[tuple[Natural, ...], AT_LEAST_ONE] | None = None

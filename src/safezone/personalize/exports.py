@@ -83,6 +83,7 @@ def export_adapter(
         lora = folder / f"{name}{'-lora' if len(adapter.vectors) else ''}.safetensors"
         if len(adapter.vectors):
             words = words.replace(adapter.placeholder, name)
+            limits.append(f"ComfyUI's prompts call it embedding:{name}")
         if whole:
             limits.append("kohya's scripts read no whole changes: give a rank for them")
     elif len(adapter.vectors) and xl:
