@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from safezone.audit.audit import AUDIT, EXPECTED, audit, plan_audit
+from safezone.audit.audit import AUDIT, EXPECTED, audit, own_training, plan_audit
 from safezone.audit.cases import PROTECTED, Case, Plan, partial_name, read_cases
 from safezone.audit.flags import FEW_CONCEPTS, FLAGS, Facts, raised
 from safezone.audit.outcome import Learned, Outcome, verdict
@@ -26,6 +26,7 @@ from safezone.concepts import save_concept
 from safezone.defenses import defense
 from safezone.errors import UserError
 from safezone.files import locked, write_json
+from safezone.lab.presets import preset
 from safezone.lab.stage import job
 from safezone.models import Model
 from safezone.results.statistics import Interval
@@ -316,6 +317,18 @@ def test_trainings_of_a_file_are_those_of_the_method_that_it_names(
     assert steps(*both) == {"textual inversion": 5000, "lora": 7}
     with pytest.raises(UserError, match=r"settings.yaml has trainings of lora.*--method lora"):
         steps()
+    file.write_text("training: {steps: 7}\n")  # of whatever is asked for
+    assert steps(*both) == {"textual inversion": 7, "lora": 1000}
+    assert steps("--method", "lora") == {"lora": 7}
+
+
+def test_settings_that_change_no_number_are_no_other_training() -> None:
+    usual = preset("mini")
+    for training, other in (
+        (replace(usual.training, runs_per_pass=3, checkpoint_every=7), False),
+        (replace(usual.training, steps=9), True),
+    ):
+        assert own_training(replace(usual, training=training)) is other
 
 
 def test_a_process_that_helps_opens_the_lab_of_the_same_grid(

@@ -23,6 +23,7 @@ from safezone.lab.executors import Executor
 from safezone.lab.lab import TRAINING_FOLDER, Lab, Note
 from safezone.lab.presets import preset
 from safezone.lab.run import Grid
+from safezone.lab.settings import Settings
 from safezone.lab.stage import planned
 from safezone.lab.store import WORK
 from safezone.models import BUILTIN
@@ -143,8 +144,6 @@ def audit(
     """
     grid = plan.grid(lab.model.name)
     changes = [change_of(case) for case in plan.cases]
-    training = lab.settings.training
-    own = training != preset(lab.settings.model, training.method).training
     with locked(folder, file=_LOCK):
         write_expected(lab, grid, folder)
         for name in (AUDIT, LEAD):  # of an earlier audit, whose verdict is not of the new tables
@@ -171,7 +170,7 @@ def audit(
             lab.model.name,
             floor(lab, plan),
             changes,
-            own_training=own,
+            own_training=own_training(lab.settings),
             photographs=photographs,
             failed=failed,
         )
@@ -179,6 +178,13 @@ def audit(
         write_json(folder / AUDIT, data)
         write_text(folder / LEAD, lead(lab, facts, seen))
         return Audited(data, rewrite_results(folder), made.failed)
+
+
+def own_training(settings: Settings) -> bool:
+    """Whether their trainings give something else than those of the model's preset."""
+    training = settings.training
+    usual = preset(settings.model, training.method).training
+    return training.personalization().content() != usual.personalization().content()
 
 
 def floor(lab: Lab, plan: Plan) -> float:
@@ -246,7 +252,7 @@ def _progress(told: Mapping[str, Any], work: Path) -> Progress:
             if name == "personalize":
                 made = min(float(len(places)), made + _begun(work, told["steps"]))
         seconds += stage["seconds"]
-        done += stage["seconds"] * made / max(1, len(places))
+        done += stage["seconds"] * (made / max(1, len(places)))  # exactly all where all are there
     share = done / seconds if seconds else 1.0
     return Progress(share, seconds, now, told.get("begun", 0.0))
 

@@ -23,7 +23,7 @@ from safezone.commands.command import (
 )
 from safezone.errors import UserError
 from safezone.fields import Count
-from safezone.lab.presets import preset, quick, read_settings
+from safezone.lab.presets import quick, read_settings
 from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, Settings
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def plan_of(options: AuditCommand) -> "tuple[Lab, Plan]":
     ensemble = suite(options.attacker)
     methods = tuple(method_named(name).name for name in dict.fromkeys(options.methods))
     names = ("precision", "long_prompts", "poisoning", "sampling", "scoring")
-    told = read_settings(options.machine.config, options.model)
+    told = _told(options)
     _require_use(options, told)
     settings = replace(told, **{name: getattr(options, name) for name in names})
     model = open_model(options.model, options.machine, options)
@@ -166,16 +166,24 @@ def plan_of(options: AuditCommand) -> "tuple[Lab, Plan]":
     return plan.lab(lab), plan
 
 
+def _told(options: AuditCommand) -> Settings:
+    """What the file says over the preset of the method that it names, or else of the first one."""
+    config, first = options.machine.config, options.methods[0]
+    told = read_settings(config, options.model, method=first)
+    return told if told.training.method == first else read_settings(config, options.model)
+
+
 def _require_use(options: AuditCommand, told: Settings) -> None:
     """Raises UserError for options that would do nothing. ``told``: without those."""
+    from safezone.audit.audit import own_training
+
     if options.partial and options.clean is None:
         raise UserError("--partial needs the originals of the other images; give them with --clean")
-    training = told.training
-    own = training != preset(told.model, training.method).training
-    if own and training.method not in options.methods:
+    method = told.training.method
+    if method not in options.methods and own_training(told):
         raise UserError(
-            f"{options.machine.config} has trainings of {training.method}, which are not asked "
-            f"for; give --method {training.method}, or take them out of the file"
+            f"{options.machine.config} has trainings of {method}, which are not asked for; give "
+            f"--method {method}, or take them out of the file"
         )
     if not options.budgets and options.poisoning != told.poisoning:
         raise UserError(

@@ -174,6 +174,8 @@ class FigureCommand(Experiment):
         from safezone.results.drawings.style import save
 
         row = figure(self.number)
+        if self.concept and self.concepts is not None:
+            raise UserError("--concept names what --concepts counts; give one of the two")
         require_out_folder(self.out)
         bench = _bench(self, row)
         with ExitStack() as stack:

@@ -80,9 +80,13 @@ const WORDS = {
   done: () => "Done",
 };
 let before = "";
+let lost = false;
 
 async function look() {
   const told = await ask(`${here}/state`, { method: "GET" });
+  if (!told && before === "running") setTimeout(look, 5000); // it may answer again
+  if (told && lost) tell("");
+  lost = !told;
   if (!told) return;
   const running = told.state === "running";
   document.body.dataset.state = told.state;
