@@ -84,7 +84,8 @@ evaluate adm+ --attack sztt | szt
 evaluate adm+ --attack {root}/none.py | none.py
 evaluate adm+ --claimed-plain 7 | --claimed-plain
 evaluate adm+ --claimed-worst nan | --claimed-worst
-evaluate adm+ --claimed-source ~é | --claimed-source
+evaluate adm+ --claimed-plain 0.2 --claimed-source ~é | --claimed-source is wrong
+evaluate adm+ --claimed-source my~paper | --claimed-plain
 evaluate adm+ --threads 0 | --threads
 evaluate adm+ --out {images} | .json
 evaluate adm+ --work {root}/e.safetensors | --work

@@ -164,7 +164,12 @@ def headline_numbers(
 
 
 def require_claimed(claimed: Claimed) -> None:
-    """Raises UserError for what an entry cannot hold as a claim."""
+    """Raises UserError for what an entry cannot hold as a claim, and a source of no number."""
+    if claimed.source and claimed.plain is None and claimed.worst is None:
+        raise UserError(
+            "--claimed-source says where numbers are claimed; give --claimed-plain or "
+            "--claimed-worst too"
+        )
     try:
         TypeAdapter(Claimed).validate_python(asdict(claimed))
     except ValidationError as error:
