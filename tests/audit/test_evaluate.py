@@ -133,7 +133,7 @@ def test_an_entry_holds_every_number_and_what_it_rests_on(entry: BoardEntry) -> 
     assert list(entry.measured) == list(CONCEPTS)
     assert list(entry.measured["One"]) == ["clean", "plain", "szt", "webp"]
     means = {name: entry.values(name) for name in names_of(TINY, "protection")[1:]}
-    averages = {n: sum(map(sum, v.values())) / 2 for n, v in means.items()}
+    averages = {n: sum(sum(of.values()) for of in v.values()) / 2 for n, v in means.items()}
     assert entry.worst.mean == pytest.approx(max(averages.values()))
     assert entry.plain.mean == pytest.approx(averages["plain"])
     assert {each.largest for each in entry.changes.values()} == {

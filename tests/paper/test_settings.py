@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from safezone.cli import main
-from safezone.commands.command import own_cells, parse
+from safezone.commands.command import parse
 from safezone.commands.grid_run import GridRunCommand
 from safezone.commands.paper import DemoCommand, FigureCommand
-from safezone.lab.presets import DEMO, preset, settings_yaml, training_preset
+from safezone.lab.presets import DEMO, own_cells, preset, settings_yaml, training_preset
 from safezone.models.known import KNOWN
 from safezone.paper.named import paper_settings
 from safezone.paper.rows import PAPER

@@ -10,7 +10,7 @@ import shlex
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias, TypeVar, get_type_hints
 
@@ -19,7 +19,7 @@ import tyro
 from safezone.errors import UserError
 from safezone.fields import AT_LEAST_ONE, Checked, Count, FieldError, require_fields
 from safezone.lab.presets import read_settings
-from safezone.lab.settings import Cells, Names, Poisoning, Sampling, Scoring, Settings
+from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, Settings
 from safezone.lab.training import Training
 from safezone.models.known import LongPrompts, Precision
 
@@ -110,21 +110,6 @@ class Experiment(OnModel):
     poisoning: Poisoning = field(default_factory=Poisoning)
     sampling: Sampling = field(default_factory=Sampling)
     scoring: Flat[Scoring] = field(default_factory=Scoring)
-
-
-def own_cells(path: Path | None, model: str) -> Cells:
-    """The cells for a command that has runs of its own: of the file's, the poison's seed alone.
-
-    Raises UserError where the file says anything else of them, which would be passed over.
-    """
-    cells = read_settings(path, model).cells
-    for name, usual in asdict(Cells(poison_seed=cells.poison_seed)).items():
-        if getattr(cells, name) != usual:
-            raise UserError(
-                f"{path}: cells.{name} is for `safezone claim` and `safezone demo`; leave it out, "
-                "this command has a grid or options for it"
-            )
-    return cells
 
 
 def note(text: str) -> None:

@@ -17,14 +17,13 @@ from safezone.commands.command import (
     command_line,
     early,
     note,
-    own_cells,
     positionals,
     progress,
 )
 from safezone.commands.workers import Workers, executor_of
 from safezone.errors import UserError
 from safezone.fields import Count, FileName
-from safezone.lab.presets import read_settings
+from safezone.lab.presets import own_cells, read_settings
 from safezone.lab.run import Scope
 from safezone.lab.settings import Names, Settings, settings_told
 from safezone.models.known import hub_name

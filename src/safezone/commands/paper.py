@@ -18,13 +18,12 @@ from safezone.commands.command import (
     Machine,
     early,
     note,
-    own_cells,
     positionals,
     progress,
 )
 from safezone.errors import UserError
 from safezone.fields import Count
-from safezone.lab.presets import DEMO, kind_of, preset, quick, read_settings
+from safezone.lab.presets import DEMO, kind_of, own_cells, preset, quick, read_settings
 from safezone.lab.settings import BenchScope, Cells, Names, Settings, settings_told
 
 if TYPE_CHECKING:

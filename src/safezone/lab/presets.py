@@ -206,6 +206,21 @@ def read_settings(
         raise UserError(f"{path}: the setting {key} {reason(first)}") from error
 
 
+def own_cells(path: Path | None, model: str) -> Cells:
+    """The cells for a command that has runs of its own: of the file's, the poison's seed alone.
+
+    Raises UserError where the file says anything else of them, which would be passed over.
+    """
+    cells = read_settings(path, model).cells
+    for name, usual in asdict(Cells(poison_seed=cells.poison_seed)).items():
+        if getattr(cells, name) != usual:
+            raise UserError(
+                f"{path}: cells.{name} is for `safezone claim` and `safezone demo`; leave it out, "
+                "this command has a grid or options for it"
+            )
+    return cells
+
+
 def settings_yaml(settings: Settings) -> str:
     """The settings as a YAML file that ``read_settings`` reads back."""
     import yaml
