@@ -117,7 +117,7 @@ PRESETS: Final[Mapping[str, Settings]] = {
 DEMO: Final = replace(
     PRESETS["mini"],
     poisoning=Poisoning(steps=40, eta=2 / 255),
-    training=replace(PRESETS["mini"].training, batch_size=1),
+    training=replace(PRESETS["mini"].training, steps=150),
     sampling=replace(
         PRESETS["mini"].sampling,
         steps=10,
