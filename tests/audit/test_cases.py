@@ -213,7 +213,7 @@ def test_the_page_and_the_numbers_tell_the_real_share(tmp_path: Path, tiny_model
     cases = read_cases(*_folders(tmp_path, masks=("clean",)), SIDE)
     lab = small_lab(tmp_path / "out" / "work", tiny_model)
     plan = _plan(tmp_path, tiny_model, cases, (25, 50, 75))
-    done = audit(lab, plan, tmp_path / "out", title="Mine", command="", progress=False)
+    done = audit(plan.lab(lab), plan, tmp_path / "out", title="Mine", command="", progress=False)
     (method,) = json.loads((tmp_path / "out" / "audit.json").read_text())["methods"].values()
     assert list(method["partial"]) == ["33", "67"]
     page = done.page.read_text()

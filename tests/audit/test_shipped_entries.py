@@ -1,5 +1,6 @@
 """The entries in leaderboard/ hold on this machine: one concept of each is measured again."""
 
+import os
 import pickle
 from functools import partial
 from pathlib import Path
@@ -77,16 +78,19 @@ def test_processes_that_help_open_the_same_trial(
 @pytest.mark.slow
 @pytest.mark.parametrize("share", range(WORKERS))
 def test_every_entry_is_verified(
-    share: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    share: int, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each half in one pass, an attack beside its protection, whose runs it shares; the concept is
-    drawn by the content of the half's entries."""
+    """Each half in one pass, an attack beside its protection, whose runs it shares; in a folder in
+    which tests that run beside each other share what both halves need. The concept is drawn by
+    the content of all entries."""
     half = -(-len(ENTRIES) // WORKERS)
     files = [str(path) for path in ENTRIES[share * half : (share + 1) * half]]
-    seed = int(digest(*(Path(path).read_bytes() for path in files))[:6], 16)
+    seed = int(digest(*(path.read_bytes() for path in ENTRIES))[:6], 16)
     code = [word for file in CODE for word in ("--code", str(file))]
     arguments = ["verify", *files, *code, "--seed", str(seed), "--threads", "1"]
-    status = main([*arguments, "--work", str(tmp_path / "work")])
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    base = tmp_path_factory.getbasetemp()
+    status = main([*arguments, "--work", str((base if alone else base.parent) / "verified")])
     said = capsys.readouterr().out
     assert status == 0, said
     assert said.count(": within; of ") == len(files)
