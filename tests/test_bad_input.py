@@ -35,7 +35,7 @@ from safezone.lab.presets import read_settings
 from safezone.personalize import load_embedding, save_embedding
 
 FOREIGN: Final = {
-    *("--colour-encoder", "--corpus", "--count", "--folder", "--head", "--max", "--min"),
+    *("--colour-encoder", "--corpus", "--count", "--folder", "--grid", "--head", "--max", "--min"),
     *("--named", "--photos", "--rounds", "--script", "--stage"),  # of training.quality, benchmarks
 }
 """Options of other programs, and of the pages' own examples, in the documents."""
