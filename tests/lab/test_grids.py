@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -313,8 +314,16 @@ def test_a_grid_from_file_to_export(
     (out / "work" / "catalogue.json").write_text("{")
     assert main(["grid", "status", "--out", str(out), "--json"]) == 0
     assert capsys.readouterr().out == status
-    # with fewer cells the rest is garbage
-    assert main([*arguments, "--without", "lm"]) == 0
+    # a part does not replace the whole; without the whole the rest is garbage
+    before = (out / "mine" / "rows.jsonl").read_bytes()
+    for part, lost in ((["--without", "lm"], 1), (["--only", "lm", "--dry-run"], 3)):
+        assert main([*arguments, *part]) == 2
+        told = f"{out / 'mine'} holds results that --only or --without leaves out (runs: {lost})"
+        assert told in capsys.readouterr().err
+    assert (out / "mine" / "rows.jsonl").read_bytes() == before
+    shutil.rmtree(out / "mine")
+    for _ in range(2):  # the same part again is no other
+        assert main([*arguments, "--without", "lm"]) == 0
     capsys.readouterr()
     assert main(["grid", "gc", "--out", str(out), "--json"]) == 0
     removed = json.loads(capsys.readouterr().out)["folders"]

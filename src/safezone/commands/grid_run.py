@@ -24,7 +24,7 @@ from safezone.commands.workers import Workers, executor_of
 from safezone.errors import UserError
 from safezone.fields import Count, FileName
 from safezone.lab.presets import own_cells, read_settings
-from safezone.lab.run import Scope
+from safezone.lab.run import Run, Scope
 from safezone.lab.settings import Names, Settings, settings_told
 from safezone.models.known import hub_name
 
@@ -98,6 +98,8 @@ class GridRunCommand(Experiment):
         if name == WORK:
             which = "--name is" if self.name else "the grid's name is"
             raise UserError(f"{which} {WORK}, which holds the artifacts; give another --name")
+        if self.only or self.without:
+            _require_kept(grid, self.out / name)
         if self.dry_run:
             return dry(lab, grid, self.workers.count)
         open_there = partial(open_lab, work, settings, data)
@@ -204,6 +206,26 @@ def _grid(options: GridRunCommand, lab: "Lab") -> "Grid":
     grid = only(without(grid, options.without), options.only)
     require_method(grid, lab.settings)
     return grid
+
+
+def _require_kept(grid: "Grid", folder: Path) -> None:
+    """UserError where results of the same model lie that the part of a grid would replace."""
+    from safezone.lab.store import ROWS_FILE
+    from safezone.scores.rows import read_rows
+
+    if not (folder / ROWS_FILE).exists():
+        return
+    models = {run.model for run in grid}
+    there = {
+        Run(row.concept, row.poison, row.defense, row.method, row.model, row.seed)
+        for row in read_rows(folder / ROWS_FILE)
+        if row.model in models
+    }
+    if lost := len(there - {*grid}):
+        raise UserError(
+            f"{folder} holds results that --only or --without leaves out (runs: {lost}); give "
+            "another --name, or delete that folder first"
+        )
 
 
 def _failures(verb: str, failed: Mapping[str, str]) -> list[str]:
