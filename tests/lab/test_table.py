@@ -39,7 +39,7 @@ from small_lab import SETTINGS, concept, grid
 
 
 def test_costs_count_accumulation_priors_and_repetitions(lab: Lab) -> None:
-    passes = Passes(1, 10, 1, per_second=1, poison=11)
+    passes = Passes(1, 10, 1, per_second=1, poison=(1, 10))
     run = grid(lab).runs[0]
 
     def of_training(**changes: Any) -> float:
@@ -51,12 +51,13 @@ def test_costs_count_accumulation_priors_and_repetitions(lab: Lab) -> None:
     assert of_training(accumulation=5) == 5 * of_training()
     assert of_training(prior_weight=1.0) == 2 * of_training()
     whole = replace(lab, settings=replace(SETTINGS, poisoning=Poisoning()))
-    for name, draws in (
-        ("adm+", 1),
-        ("da", whole.poison_settings(replace(run, poison="da")).repetitions),
+    for name, through, draws in (
+        ("adm+", 11, 1),
+        ("ea", 1, 1),  # reads no prompt: the encoder alone
+        ("da", 11, whole.poison_settings(replace(run, poison="da")).repetitions),
     ):
         row = whole.poison_settings(replace(run, poison=name))
-        expected = 2 * 11 * 3 * row.steps * draws
+        expected = 2 * through * 3 * row.steps * draws
         assert poison_operations(whole, replace(run, poison=name), passes) == expected
 
 
@@ -92,9 +93,8 @@ def test_a_sixth_stage_is_a_row(lab: Lab) -> None:
     """Planned, estimated, run, failing, listed and collected like the others."""
     runs = grid(lab, ("clean",))  # two concepts, two defenses; szt leaves the images as they are
     assert plan(lab, runs, TABLE)["brightness"] == (0, 2)
-    cost = estimate(lab, runs, Passes(1, 1, 1, per_second=7.0, poison=2), stages=TABLE)[
-        "brightness"
-    ]
+    passes = Passes(1, 1, 1, per_second=7.0, poison=(1, 1))
+    cost = estimate(lab, runs, passes, stages=TABLE)["brightness"]
     assert (cost.todo, cost.seconds, cost.size) == (2, 2.0, 200.0)
     made = jobs(lab, runs, TABLE)
     results = run_grid(lab, runs, progress=False, stages=TABLE)

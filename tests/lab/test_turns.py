@@ -178,7 +178,7 @@ def test_a_defense_whose_network_is_missing_is_a_row_with_its_reason(
     load_pixel_model.cache_clear()
     runs = grid(lab, ("clean",)).runs[:1]
     both = Grid("both", (*runs, *(replace(run, defense="pdmpure") for run in runs)))
-    passes = Passes(1, 1, 1, per_second=1, poison=1)
+    passes = Passes(1, 1, 1, per_second=1, poison=(1, 1))
     monkeypatch.setattr("safezone.lab.cost.count_passes", lambda *_: passes)
     told = dry(lab, both).text.splitlines()
     assert "time not counted" in told[-3] and told[-1].startswith("will fail: One,clean,pdmpure,0:")

@@ -17,6 +17,7 @@ from safezone.lab.lab import Lab
 from safezone.lab.run import Run
 from safezone.models.base import Conditioning, Model
 from safezone.models.frozen import stock_kernels
+from safezone.poisons.table import UNREAD
 
 BATCH: Final = 4
 """Samples of the pass that is timed."""
@@ -32,8 +33,8 @@ class Passes:
     predict: float
     decode: float
     per_second: float
-    poison: float
-    """Through the encoders and denoisers of all models that poisons are made on."""
+    poison: tuple[float, float]
+    """Through the encoders, and through the denoisers, of all models that poisons are made on."""
 
 
 @torch.no_grad()
@@ -52,8 +53,10 @@ def count_passes(model: Model, poisoning: Sequence[Model] = ()) -> Passes:
         return time.perf_counter() - started
 
     best = min(seconds() for _ in range(4))  # the first one warms up
-    poison = sum(sum(_encode_and_predict(each)) for each in poisoning) or encode + predict
-    return Passes(encode, predict, decode, BATCH * predict / max(best, 1e-9), poison)
+    others = [_encode_and_predict(each) for each in poisoning] or [(encode, predict)]
+    encoders, denoisers = (sum(parts) for parts in zip(*others, strict=True))
+    per_second = BATCH * predict / max(best, 1e-9)
+    return Passes(encode, predict, decode, per_second, (encoders, denoisers))
 
 
 def _image(model: Model) -> Tensor:
@@ -78,11 +81,14 @@ def _operations(call: Callable[[], object]) -> float:
 
 
 def poison_operations(lab: Lab, run: Run, passes: Passes) -> float:
-    """Every step goes through encoder and denoiser and back, once for each repetition."""
+    """Every step goes through the encoder and, where the poison reads a prompt, the denoiser, and
+    back, once for each repetition."""
     if (run.concept, run.poison) in lab.given:
         return 0.0
     row, images = lab.poison_settings(run), len(lab.concepts[run.concept].images)
-    return BACKWARD * passes.poison * images * row.steps * row.repetitions
+    encoders, denoisers = passes.poison
+    through = encoders if row.objective in UNREAD["prompt"] else encoders + denoisers
+    return BACKWARD * through * images * row.steps * row.repetitions
 
 
 def training_operations(lab: Lab, run: Run, passes: Passes) -> float:
