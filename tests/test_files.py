@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -213,6 +216,42 @@ def test_what_a_killed_process_left_is_removed(
         pass
     assert len(list(tmp_path.iterdir())) == 3
     _kill(alive)
+
+
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_another_process_may_remove_what_was_left_first(
+    tmp_path: Path,
+    whole: Callable[[Path], AbstractContextManager[Path]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _kill(_inside(lambda: whole(tmp_path / "place"), tmp_path / "ready"))
+    (left,) = tmp_path.iterdir()
+
+    def gone(process: int) -> bool:
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
+        return False
+
+    monkeypatch.setattr(psutil, "pid_exists", gone)
+    with whole(tmp_path / "place"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_threads_do_not_disturb_each_other_at_one_place(
+    tmp_path: Path, whole: Callable[[Path], AbstractContextManager[Path]]
+) -> None:
+    place = tmp_path / "place"
+
+    def write() -> None:
+        with whole(place):
+            pass
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+
+    with whole(place) as ours, ThreadPoolExecutor(1) as pool:
+        pool.submit(write).result()
+        assert ours.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
 
 
 # Locks

@@ -10,6 +10,7 @@ import os
 import platform
 import secrets
 import shutil
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,8 +47,9 @@ def require_new(place: Path) -> None:
 
 
 def _partial(place: Path) -> Path:
-    """Short, whatever the length of the name: file systems allow 255 bytes."""
-    return place.with_name(f"{PARTIAL}{_MACHINE}-{os.getpid()}-{digest(place.name)[:16]}")
+    """Short, whatever the length of the name (file systems allow 255 bytes); a thread's own."""
+    writer = f"{_MACHINE}-{os.getpid()}-{threading.get_ident()}"
+    return place.with_name(f"{PARTIAL}{writer}-{digest(place.name)[:16]}")
 
 
 def _remove_left(place: Path) -> None:
@@ -56,9 +58,14 @@ def _remove_left(place: Path) -> None:
     for left in place.parent.iterdir():
         if not left.name.startswith(start) or end not in left.name:
             continue
-        process = int(left.name.removeprefix(start).split("-")[0])
-        if process == os.getpid() or not psutil.pid_exists(process):
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink()
+        process, thread = left.name.removeprefix(start).split("-")[:2]
+        if process != str(os.getpid()):
+            writing = psutil.pid_exists(int(process))
+        else:  # a thread of ours, or of a killed process that had our number
+            idents = {each.ident for each in threading.enumerate()} - {threading.get_ident()}
+            writing = thread in map(str, idents)
+        if not writing:  # another process may remove it in this moment
+            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(True)
 
 
 def clipped(name: str, most: int = 150) -> str:
