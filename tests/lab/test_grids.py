@@ -20,7 +20,7 @@ from safezone.lab.memory import Capacity, OutOfMemory
 from safezone.lab.presets import PRESETS, preset, training_preset
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.schedule import run_grid
-from safezone.lab.settings import BenchScope, Cells
+from safezone.lab.settings import BenchScope, Cells, Poisoning
 from safezone.lab.variants import METHOD_NAMES, setting_of, training_of
 from safezone.models.known import KNOWN
 from safezone.paper.claim import claim_grid
@@ -161,6 +161,21 @@ def test_what_is_missing_is_named_at_once() -> None:
     assert missing == {"poison": ["p9"], "defense": ["d9"], "method": ["m9"]}
     with pytest.raises(UserError, match=r"poison p9 and the defense d9 and the method m9"):
         require_names(grid, PRESETS["mini"])
+
+
+def test_settings_that_no_poison_takes_are_told_themselves(tmp_path: Path) -> None:
+    wrong = replace(PRESETS["mini"], poisoning=Poisoning(norm="l2"))
+    with pytest.raises(UserError, match=r"^The norm is l2.*give both"):
+        require_names(PAPER["table17"].build(SCOPE), wrong)
+    (tmp_path / "grid.yaml").write_text(GOOD)
+    with pytest.raises(UserError, match=r"^The norm is l2"):
+        file_grid(tmp_path / "grid.yaml", SCOPE, wrong)
+
+
+@pytest.mark.parametrize("setting", ["steps=inf", "steps=nan", "steps=0", "steps=-1k", "lr=inf"])
+def test_a_number_that_a_method_cannot_have_is_refused(setting: str) -> None:
+    with pytest.raises(UserError, match=rf"'{setting[setting.index('=') + 1 :]}' where a number"):
+        training_of(PRESETS["mini"].training, f"{TEXTUAL_INVERSION}; {setting}", "mini")
 
 
 def test_a_family_stands_for_the_tables_own_model() -> None:

@@ -152,7 +152,11 @@ def file_grid(path: Path, scope: Scope, settings: Settings) -> Grid:
 
 
 def _checks(settings: Settings) -> dict[str, Callable[[str], object]]:
-    """{kind: what raises UserError for a name that this version does not have}."""
+    """{kind: what raises UserError for a name that this version does not have}.
+
+    Raises UserError for settings that no poison takes.
+    """
+    settings.poisoning.poison("adm+")
     return {
         "poison": lambda name: name == CLEAN or settings.poisoning.poison(name),
         "defense": defense,

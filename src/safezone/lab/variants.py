@@ -5,6 +5,7 @@ scaled alike, so that ``steps=1k`` is a fifth of the preset's steps and ``lr=5e-
 learning rate.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -64,9 +65,12 @@ def setting_of(name: str) -> str:
 def _number(text: str, method: str) -> float:
     factor = 1000.0 if text.endswith("k") else 1.0
     try:
-        return factor * float(text.removesuffix("k"))
-    except ValueError as error:
-        raise UserError(f"The method {method!r} has {text!r} where a number must be.") from error
+        value = factor * float(text.removesuffix("k"))
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise UserError(f"The method {method!r} has {text!r} where a number above 0 must be.")
+    return value
 
 
 def training_of(base: Training, method: str, model: str) -> Training:
