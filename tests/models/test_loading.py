@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -143,6 +144,11 @@ def test_a_single_file_with_its_configurations_opens(
     assert (model.name, model.folder) == ("toy", file)
     assert type(model.process) is type(folder.process)
     assert torch.equal(model.word_vectors("cat"), folder.word_vectors("cat"))
+    other: Any = StableDiffusionPipeline.from_pretrained(tiny_model_folder, safety_checker=None)
+    other.unet.register_to_config(in_channels=9)
+    monkeypatch.setattr(StableDiffusionPipeline, "from_single_file", lambda *_, **__: other)
+    with pytest.raises(UserError, match=r"toy.safetensors takes 9 channels for 4: an inpainting"):
+        load_model(file)
 
 
 @pytest.mark.parametrize("device", ["no-device", "cuda:99"])

@@ -129,14 +129,18 @@ def _check_parts(folder: Path) -> Mapping[str, Any]:
                 f"{folder / part} has no {stem}.safetensors; a hub model with .bin files only is "
                 "converted once by `safezone models convert OWNER/NAME NEW_FOLDER`"
             )
-    config = read_config(folder / "unet" / "config.json")
-    if config.get("in_channels", 4) != config.get("out_channels", 4):
+    _check_channels(folder / "unet", read_config(folder / "unet" / "config.json"))
+    return index
+
+
+def _check_channels(where: Path, config: Mapping[str, Any]) -> None:
+    """Raises UserError for a U-Net that takes more than noisy latents."""
+    taken, given = config.get("in_channels", 4), config.get("out_channels", 4)
+    if taken != given:
         raise UserError(
-            f"{folder / 'unet'} takes {config['in_channels']} channels for "
-            f"{config.get('out_channels', 4)}: an inpainting or depth model; "
+            f"{where} takes {taken} channels for {given}: an inpainting or depth model; "
             "use a text-to-image model"
         )
-    return index
 
 
 def _read_tokenizer(folder: Path, part: str, vocabulary: int) -> Any:
@@ -203,6 +207,7 @@ def _parts_of_file(path: Path, dtype: torch.dtype) -> dict[str, Any]:
             f"configurations and the tokenizer of its diffusers folder into {beside}, or convert "
             "it to such a folder"
         ) from error
+    _check_channels(path, pipeline.unet.config)
     index = beside / "model_index.json"
     config = scheduler_config(
         {**pipeline.scheduler.config, "_class_name": type(pipeline.scheduler).__name__},
