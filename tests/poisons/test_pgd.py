@@ -149,8 +149,27 @@ def _zero_for_one(images: Tensor, _: Sequence[torch.Generator]) -> Tensor:
     return (images * torch.tensor([1.0, 0.0]).view(2, 1, 1, 1)).flatten(1).sum(1)
 
 
-@pytest.mark.parametrize(("objective", "why"), [(_nan, "not finite"), (_zero_for_one, "is zero")])
+@pytest.mark.parametrize(
+    ("objective", "why"),
+    [(_nan, "not finite at step 0"), (_zero_for_one, "is zero at steps 0 to 2")],
+)
 def test_a_broken_gradient_names_poison_and_step(objective, why: str) -> None:  # type: ignore[no-untyped-def]
     clean = torch.full((2, *SHAPE), 0.5)
-    with pytest.raises(FloatingPointError, match=f"'adm.'.*{why} at step 0"):
+    with pytest.raises(FloatingPointError, match=f"'adm.'.*{why}"):
         projected_gradient(clean, clean, objective, lambda g, _: g, Budget(), [], 3, name="adm+")
+
+
+@pytest.mark.parametrize(("first", "steps", "silent"), [(0, 3, 0), (0, 3, 2), (10, 1, 0)])
+def test_a_draw_that_tells_nothing_leaves_the_image_where_it_is(
+    first: int, steps: int, silent: int
+) -> None:
+    """As at the last timestep of a flow, where nothing of the image is left."""
+    clean, values = torch.full((1, *SHAPE), 0.5), iter(range(steps))
+
+    def objective(images: Tensor, _: Sequence[torch.Generator]) -> Tensor:
+        return images.flatten(1).sum(1) * (0.0 if next(values) == silent else 1.0)
+
+    found = projected_gradient(
+        clean, clean, objective, lambda g, _: 0.01 * g.sign(), Budget(), [], steps, first=first
+    )
+    torch.testing.assert_close(found, clean + 0.01 * (steps - 1))

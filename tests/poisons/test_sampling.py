@@ -137,6 +137,20 @@ def test_the_search_keeps_the_timesteps_with_the_largest_gradients() -> None:
     assert (found @ numbers)[1] < 300
 
 
+def test_a_search_that_can_take_no_more_away_depends_on_no_neighbour() -> None:
+    model, _, guide = oracle(Epsilon(ALPHAS[::100]))
+
+    def bumpy(_: Any, images: Tensor, streams: Any, given: Guide) -> Tensor:
+        t = given.timesteps.argmax(dim=1)
+        return images.flatten(1).sum(1) * (1 + 7 * t % 40)
+
+    names, search = "abcdefgh", GreedyTimesteps(candidates=2, window=0.3, keep=0.1)
+    images = torch.zeros(len(names), 3, 8, 8)
+    together = search.search(model, bumpy, images, [stream(name) for name in names], guide)
+    alone = [search.search(model, bumpy, images[:1], [stream(name)], guide) for name in names]
+    assert torch.equal(together, torch.cat(alone))
+
+
 @pytest.mark.parametrize("wrong", [{"candidates": 1}, {"window": 0.5}, {"keep": 0.0}])
 def test_a_search_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"(candidates|window|keep) is .*; give"):

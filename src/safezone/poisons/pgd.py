@@ -101,18 +101,27 @@ class Budget(Checked):
         return bool((change.norm(dim=1) <= allowed + 0.5 * math.sqrt(change.shape[1])).all())
 
 
-def _require_gradient(gradient: Tensor, name: str, step: int) -> None:
-    size = gradient.detach().flatten(1).abs().amax(dim=1)  # [batch]; NaN and inf pass through
+def _sizes(gradient: Tensor, name: str, step: int) -> Tensor:
+    """The largest value of each image's gradient, [batch], which has to be finite."""
+    size = gradient.detach().flatten(1).abs().amax(dim=1)  # NaN and inf pass through
     if not bool(size.isfinite().all()):
         raise FloatingPointError(
             f"poison {name!r}: the gradient is not finite at step {step}; "
             "the model's weights or its precision are broken"
         )
-    if not bool((size > 0).all()):
+    return size
+
+
+def _require_some(largest: Tensor, name: str, first: int, steps: int) -> None:
+    """Raises FloatingPointError where an image had a gradient at none of these steps.
+
+    A single draw may give none: at a flow's last timestep nothing of the image is left.
+    """
+    if not bool((largest > 0).all()):
         raise FloatingPointError(
-            f"poison {name!r}: the gradient is zero at step {step}; it does not reach the images, "
-            "is too small for the model's precision, or the clean image is its minimum and the "
-            "start must be uniform"
+            f"poison {name!r}: the gradient is zero at steps {first} to {first + steps - 1}; it "
+            "does not reach the images, is too small for the model's precision, or the clean "
+            "image is its minimum and the start must be uniform"
         )
 
 
@@ -169,8 +178,8 @@ def projected_gradient(
     ``first``: the number of the first of the ``steps``. ``repetitions``: draws whose gradients are
     averaged for one step. ``allowed``: [batch, 1, height, width] of 0 and 1, where pixels may
     change; None is everywhere. ``gradient_of``: instead of the objective's ``slope``.
-    Raises FloatingPointError naming the poison and the step when a gradient is zero, infinite or
-    NaN for any image.
+    Raises FloatingPointError naming the poison and the step when a gradient is infinite or NaN for
+    any image, or zero at all steps.
     """
 
     def inside(moved: Tensor) -> Tensor:
@@ -179,13 +188,16 @@ def projected_gradient(
 
     images = inside(start)
     gradient_of = gradient_of or partial(slope, objective, generators)
+    largest = torch.zeros(len(images), device=images.device)
     for index in range(first, first + steps):
         gradient = torch.zeros_like(images)
         for _ in range(repetitions):
             gradient += gradient_of(images)
         if allowed is not None:
             gradient *= allowed
-        _require_gradient(gradient, name, index)
+        largest = largest.maximum(_sizes(gradient, name, index))
         images = inside(images + step(gradient / repetitions, index))
         after_step()
+    if first == 0 or steps > 1:
+        _require_some(largest, name, first, steps)
     return images

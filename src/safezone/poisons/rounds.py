@@ -116,8 +116,8 @@ class GreedyTimesteps(Checked):
 
         reach, most = round(self.window * steps), max(1, round(self.keep * steps))
         left = torch.ones(len(images), steps, dtype=torch.bool)
-        numbers = torch.arange(steps)
-        while bool((unfinished := left.sum(dim=1) > most).any()):
+        unfinished, numbers = left.sum(dim=1) > most, torch.arange(steps)
+        while bool(unfinished.any()):
             places = rand(generators, (self.candidates,)) * left.sum(dim=1, keepdim=True)
             rank = left.long().cumsum(dim=1) - 1  # of each timestep among those left
             drawn = torch.searchsorted(rank.contiguous(), places.long())  # [batch, candidates]
@@ -125,8 +125,7 @@ class GreedyTimesteps(Checked):
             worst = drawn.gather(1, torch.stack(norms, dim=1).argmin(dim=1, keepdim=True))
             near = (numbers - worst).abs() <= reach
             kept = left & ~near
-            usable = unfinished & kept.any(dim=1)
-            left = torch.where(usable[:, None], kept, left)
-            if not bool(usable.any()):
-                break
+            unfinished &= kept.any(dim=1)  # else this image keeps what it has
+            left = torch.where(unfinished[:, None], kept, left)
+            unfinished &= left.sum(dim=1) > most
         return left.to(torch.float64) / left.sum(dim=1, keepdim=True)
