@@ -84,14 +84,14 @@ def parse_yaml(text: str, path: Path) -> dict[str, Any]:
     class Loader(yaml.SafeLoader):
         """Refuses repeated keys; merged ones (``<<``) may be overridden."""
 
-        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
-            own = [self.construct_object(key, deep=True) for key, _ in node.value]
-            repeated = [key for key in own if key != "<<" and own.count(key) > 1]
-            if repeated:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{repeated[0]} is there twice, remove one", node.start_mark
+        def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+            node = super().compose_mapping_node(anchor)  # merging is done later
+            own = [(key.tag, key.value) for key, _ in node.value]
+            if repeated := [key for key in own if own.count(key) > 1]:
+                raise yaml.composer.ComposerError(
+                    None, None, f"{repeated[0][1]} is there twice, remove one", node.start_mark
                 )
-            return super().construct_mapping(node, deep)
+            return node
 
     try:
         content = yaml.load(text, Loader)
@@ -113,18 +113,19 @@ def load_own(file: Path) -> ModuleType:
     Raises UserError for a file that is missing, is no Python file or fails.
     """
     require_file(file, "a Python file")
-    return _module(file, OWN_MODULE + digest(file.read_bytes())[:16])
+    return _module(file, file.read_bytes())
 
 
 @cache
-def _module(file: Path, name: str) -> ModuleType:
+def _module(file: Path, content: bytes) -> ModuleType:
+    name = OWN_MODULE + digest(content)[:16]
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise UserError(f"{file} is no Python file; give one whose name ends in .py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # where dataclasses look for their module
-    try:
-        spec.loader.exec_module(module)
+    try:  # of no bytecode that Python keeps: an edit within a second would not count
+        exec(compile(content, file, "exec"), vars(module))
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         del sys.modules[name]
         raise UserError(f"{file} fails with {type(error).__name__}: {error}; correct it") from error

@@ -18,7 +18,7 @@ from safezone.cli import main
 from safezone.concepts import load_concept, save_concept
 from safezone.concepts.masks import iou
 from safezone.errors import UserError
-from safezone.reading import read_json
+from safezone.reading import read_json, read_yaml
 
 
 def tree(folder: Path) -> list[Path]:
@@ -242,6 +242,19 @@ def test_repeated_keys_of_settings_are_refused(
     assert main(["personalize", str(folder), "--config", config, "--out", str(out)]) == 2
     assert f"{key} is there twice, remove one" in capsys.readouterr().err
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a {steps: 1, rate: 2}\nd: {<<: *a, steps: 3}\n",
+        # built before its inner part
+        "x: {y: {z: &z {<<: {steps: 1}, steps: 3, rate: 2}}}\nd: {<<: *z}\n",
+    ],
+)
+def test_merged_keys_may_be_overridden(text: str, tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(text)
+    assert read_yaml(tmp_path / "s.yaml", "settings")["d"] == {"steps": 3, "rate": 2}
 
 
 def test_repeated_keys_of_grids_and_of_json_are_refused(

@@ -1,6 +1,8 @@
 """The example of docs/adding-a-poison.md runs as it stands, from its file to its row."""
 
+import os
 import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from safezone.lab.run import content_key
 from safezone.lab.settings import Poisoning
 from safezone.models import load_model
 from safezone.poisons import POISONS, own_poisons, poison_fingerprints, poison_images
+from safezone.reading import load_own
 from tiny import write_tiny_folder
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-poison.md"
@@ -108,6 +111,15 @@ def test_a_file_that_is_wrong_is_told(tmp_path: Path, code: str | None, words: s
         file.write_text(head + code)
     with pytest.raises(UserError, match=f"own.py .*{words}"):
         own_poisons([file])
+
+
+def test_an_edit_within_a_second_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    file = tmp_path / "own.py"
+    for value in (1, 2):
+        file.write_text(f"value = {value}")
+        os.utime(file, (0, 0))
+        assert load_own(file).value == value
 
 
 def test_another_content_is_another_key(tmp_path: Path, example: Path) -> None:
