@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from safezone import files
 from safezone.commands.command import Machine
 from safezone.commands.workers import Workers, executor_of
 from safezone.errors import UserError
-from safezone.lab import store
+from safezone.lab import executors, store
 from safezone.lab.executors import Executor, Helped, Processes, Ray, Slurm, Work
 from safezone.lab.lab import Failures, Lab, Note
 from safezone.lab.schedule import run_grid
@@ -192,6 +193,39 @@ def test_two_ray_workers_and_one_killed_midway_give_the_same_rows(
     assert _rows(executor, folder, tiny_model) == expected
     killer.join()
     assert len(killed) == 1
+
+
+class _OneProcess:
+    """Ray with four GPUs, whose tasks run when they are asked for."""
+
+    exceptions = SimpleNamespace(
+        RayTaskError=OSError, WorkerCrashedError=OSError, OutOfMemoryError=OSError
+    )
+
+    def __getattr__(self, name: str) -> Any:
+        return {
+            "cluster_resources": lambda: {"CPU": 8.0, "GPU": 4.0},
+            "remote": lambda **_: lambda call: SimpleNamespace(remote=partial(partial, call)),
+            "wait": lambda tasks, **_: (tasks[:1], tasks[1:]),
+            "get": lambda task: task(),
+        }.get(name, lambda **_: None)
+
+
+def test_rays_tasks_take_equal_parts_however_many_a_cluster_has_room_for(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_model: Model
+) -> None:
+    monkeypatch.setattr(executors, "_library", lambda _: _OneProcess())
+    sharers: list[int] = []
+
+    def work(open_lab: Callable[[], Lab], **_: Any) -> Failures:
+        sharers.append(open_lab().sharers)
+        return {}
+
+    ray = Ray(lambda: small_lab(tmp_path, tiny_model), address="auto", gpus=2)
+    assert list(ray.run(work, print)) == [{}, {}]
+    assert sharers == [2, 2]
+    with pytest.raises(UserError, match="finds 4 GPUs here and a task wants 8"):
+        list(replace(ray, address=None, gpus=8).run(work, print))
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -154,13 +154,17 @@ class Ray:
         ray = _library("ray")
         self._start(ray)
         try:
-            count = self.workers
+            count, room = self.workers, ray.cluster_resources()
             if self.address is not None:
-                room = ray.cluster_resources()
                 most = room.get("GPU", 0) / self.gpus if self.gpus else room.get("CPU", 1)
                 count = max(1, int(most))
+            elif (there := room.get("GPU", 0)) < self.gpus:
+                raise UserError(
+                    f"Ray finds {there:g} GPUs here and a task wants {self.gpus:g}, so that none "
+                    "would begin; give --gpus less, or leave it out"
+                )
             remote = ray.remote(num_cpus=1, num_gpus=self.gpus, max_retries=RETRIES)(_call)
-            waiting = [remote.remote(work, self.open_lab) for _ in range(count)]
+            waiting = [remote.remote(work, self.open_lab, count) for _ in range(count)]
             while waiting:
                 (ended, *_), waiting = ray.wait(waiting, num_returns=1)
                 yield ray.get(ended)
@@ -189,8 +193,9 @@ class Ray:
                     ) from error
 
 
-def _call(work: Work, open_lab: OpenLab) -> Failures:
-    return work(open_lab)
+def _call(work: Work, open_lab: OpenLab, sharers: int) -> Failures:
+    """``sharers``: how many tasks there are, which a cluster alone knows."""
+    return work(lambda: replace(open_lab(), sharers=sharers))
 
 
 @dataclass(frozen=True)
