@@ -263,6 +263,16 @@ def test_what_breaks_in_a_shared_pass_fails_alone(
     assert set(results.failed.values()) == {"the gradient is not finite"}
 
 
+def test_captions_that_are_too_long_fail_their_concept_alone(lab: Lab) -> None:
+    captions = {"One": "a {}", "Two": "a " * 99 + "{}"}
+    concepts = {n: replace(concept(n), captions=(text,) * 3) for n, text in captions.items()}
+    training = replace(SETTINGS.training, templates="captions")
+    own = replace(lab, concepts=concepts, settings=replace(SETTINGS, training=training))
+    failed = run_grid(own, grid(own, ("clean",)), progress=False).failed
+    assert {run.concept for run in failed} == {"Two"}
+    assert all("is too long" in reason for reason in failed.values())
+
+
 def jobs(folder: Path, count: int) -> list[TrainingJob]:
     return [
         TrainingJob(

@@ -25,7 +25,6 @@ from safezone.lab.training import Training
 from safezone.models.base import Model
 from safezone.personalize import PreparedRun, TrainingRun, save_adapter, train
 from safezone.personalize.checkpoints import CHECKPOINT, log_path, trackers_of
-from safezone.personalize.personalization import captions_of
 from safezone.reading import read_json
 
 MEMBERS: Final = "members.json"
@@ -274,15 +273,18 @@ def about(lab: Lab, job: Job) -> dict[str, Any]:
 def _prepared(lab: Lab, job: Job) -> PreparedRun:
     """The run on its prepared images.
 
-    Raises UserError for missing captions, and masks that are missing or empty, before the run
-    shares a pass with others.
+    Raises UserError for captions that are missing or too long, and masks that are missing or empty,
+    before the run shares a pass with others.
     """
     row, run, concept = lab.defense(job.run), job.run, lab.load(job.of["preprocess"])
     row.loss_mask(concept.images, concept.masks, lab.model.factor, concept=concept.name)
-    if lab.training(run).templates == "captions":
-        captions_of(concept, 1)
     how, record = (row.timesteps, row.loss_mask, run.seed), {"defense": row.name}
-    return PreparedRun(run.label, concept, *how, record=record, words=row.words)
+    prepared = PreparedRun(run.label, concept, *how, record=record, words=row.words)
+    method = lab.training(run).personalization()
+    if method.captions:
+        word = concept.placeholder if method.vectors else None
+        lab.model.tokenize(method.prompts_of(prepared, 1), word, max(1, method.vectors))
+    return prepared
 
 
 def personalize(
