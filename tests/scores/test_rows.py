@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +11,7 @@ from safezone.errors import UserError
 from safezone.scores.rows import Row, read_rows, summarise, write_rows
 
 ROW = Row("vase, blue", "adm+", "szt", "textual-inversion", "mini", 1, "clip_score", 0.1, 12, 0)
+HEAD = "concept,poison,defense,method,model,seed,metric,value,n_generated,n_reference,reason"
 ROWS = [ROW, replace(ROW, value=1 / 3), replace(ROW, value=math.inf), replace(ROW, concept='"é"')]
 
 
@@ -51,6 +52,8 @@ def test_a_failed_value_comes_back_as_nan(tmp_path: Path, suffix: str) -> None:
         ("rows.jsonl", "[]\n", "exactly the columns"),
         ("rows.jsonl", '{"concept": "a"}\n', "exactly the columns"),
         ("rows.csv", "concept,poison\na,b\n", "row 1"),
+        ("rows.csv", f"{HEAD}\na,clean,nominal,lora,mini,0,fid,1.0,5,5\n", "row 1: .* columns"),
+        ("rows.jsonl", json.dumps({**asdict(ROW), "poison_model": None}), "exactly the columns"),
         ("rows.txt", "", "jsonl or .csv"),
     ],
 )

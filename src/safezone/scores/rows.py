@@ -85,7 +85,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 def _row(record: Any, place: str) -> Row:
     if isinstance(record, dict):
         record = {**_LATER, **record}
-    if not isinstance(record, dict) or set(record) != set(_COLUMNS):
+    if not isinstance(record, dict) or set(record) != set(_COLUMNS) or None in record.values():
         raise UserError(f"{place}: a row needs exactly the columns {', '.join(_COLUMNS)}")
     try:
         return Row(**{field.name: field.type(record[field.name]) for field in fields(Row)})  # type: ignore[operator]
