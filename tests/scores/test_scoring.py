@@ -94,12 +94,17 @@ def test_every_metric_of_every_slot_is_shown_similarities_first() -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "text"),
+    ("prompt", "placeholder", "text"),
     [
-        ("a photo of <v>", "a photo of vase"),
-        ("a photo of a <v> vase on grass", "a photo of a vase on grass"),
-        ("a photo of a vase", "a photo of a vase"),
+        ("a photo of <v>", "<v>", "a photo of vase"),
+        ("a photo of a <v> vase on grass", "<v>", "a photo of a vase on grass"),
+        ("a photo of a vase", "<v>", "a photo of a vase"),
+        ("art at a party", "art", "vase at a party"),
+        ("a <v> vaselike thing", "<v>", "a vase vaselike thing"),
+        ("a photo of a vase", "", "a photo of a vase"),
     ],
 )
-def test_the_class_word_stands_in_for_the_placeholder(prompt: str, text: str) -> None:
-    assert with_class_word(prompt, "<v>", "vase") == text
+def test_the_class_word_stands_in_for_the_placeholder(
+    prompt: str, placeholder: str, text: str
+) -> None:
+    assert with_class_word(prompt, placeholder, "vase") == text

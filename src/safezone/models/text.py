@@ -86,7 +86,7 @@ class TextEncoder:
     def _row(self, prompt: str, placeholder: str | None, vectors: int) -> list[tuple[int, int]]:
         """(token, slot) of the whole prompt, without start, end and padding."""
         row: list[tuple[int, int]] = []
-        parts = [prompt] if placeholder is None else _around(prompt, placeholder)
+        parts = [prompt] if placeholder is None else around(prompt, placeholder)
         for i, text in enumerate(parts):
             if i > 0:
                 row += [(self._slot_id, k) for k in range(vectors)]
@@ -162,7 +162,7 @@ def check_vectors(tokens: Tokens, vectors: Tensor | None, width: int) -> Tensor 
     return vectors
 
 
-def _around(prompt: str, placeholder: str) -> list[str]:
+def around(prompt: str, placeholder: str) -> list[str]:
     """The texts between the placeholders, which are whole words: "a" is not in "cat"."""
     left = r"(?<!\w)" if re.match(r"\w", placeholder) else ""
     right = r"(?!\w)" if re.search(r"\w$", placeholder) else ""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from safezone.errors import UserError
 from safezone.models.fingerprint import fingerprint
-from safezone.models.text import TextEncoder
+from safezone.models.text import TextEncoder, around
 from safezone.scores.encoders import Pictures, Preprocessing, Score, in_batches
 from safezone.scores.metrics import clip_score, cosine_similarity
 
@@ -127,9 +127,13 @@ def measure_learned_token(encoder: LearnedTokenEncoder, pictures: Pictures) -> I
 
 
 def with_class_word(prompt: str, placeholder: str, class_word: str) -> str:
-    """The prompt a stock CLIP can read: the class noun in the placeholder's place, not doubled."""
-    once = prompt.replace(f"{placeholder} {class_word}", class_word)
-    return once.replace(placeholder, class_word)
+    """The prompt a stock CLIP can read: the class noun in the placeholder's place, not doubled.
+
+    The placeholder is a whole word, as where prompts are drawn; the prompt stays without one.
+    """
+    for words in (f"{placeholder} {class_word}", placeholder) if placeholder else ():
+        prompt = class_word.join(around(prompt, words))
+    return prompt
 
 
 def measure_prompts(encoder: ClipEncoder, pictures: Pictures) -> Iterator[Score]:
