@@ -185,6 +185,10 @@ def test_resizing_agrees_with_pillow(mode: str) -> None:
             Preprocessing(256, "bilinear", (224, 224), MINI.mean, MINI.std),
         ),
         (
+            {"size": {"shortest_edge": 384}, "crop_pct": 0.875, "resample": 2},
+            Preprocessing((384, 384), "bilinear", (384, 384), MINI.mean, MINI.std),
+        ),
+        (
             {"size": {"height": 32, "width": 48}, "image_std": [0.1, 0.2, 0.3]},
             Preprocessing((32, 48), "area", None, MINI.mean, (0.1, 0.2, 0.3)),
         ),

@@ -140,9 +140,10 @@ def _from_settings(settings: Mapping[str, Any], default: Preprocessing) -> Prepr
     if "crop_size" in settings and settings.get("do_center_crop", True):
         result = replace(result, crop=_square(_pair(settings["crop_size"])))
     if settings.get("crop_pct") is not None and isinstance(result.size, int):
-        # ConvNeXt and ResNet: resize to size / crop_pct, then crop to size.
+        # ConvNeXt and ResNet: resize to size / crop_pct, then crop to size; from 384 on neither.
         side = result.size
-        result = replace(result, size=int(side / settings["crop_pct"]), crop=(side, side))
+        larger = (side, side) if side >= 384 else int(side / settings["crop_pct"])
+        result = replace(result, size=larger, crop=(side, side))
     if "resample" in settings:
         result = replace(result, mode=_PIL_RESAMPLE[settings["resample"]])
     if "image_mean" in settings:
