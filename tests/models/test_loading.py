@@ -60,6 +60,10 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         "scheduler_config.json is missing",
     ),
     "pickled": (lambda f: (f / UNET).rename((f / UNET).with_suffix(".bin")), "pickled"),
+    "a variant": (
+        lambda f: (f / UNET).rename((f / UNET).with_suffix(".fp16.safetensors")),
+        "model.fp16.safetensors, a variant.*rename it to diffusion_pytorch_model.safetensors",
+    ),
     "no weights": (lambda f: (f / UNET).unlink(), "has no diffusion_pytorch_model.safetensors"),
     "half written": (
         lambda f: (f / UNET).write_bytes((f / UNET).read_bytes()[:5000]),

@@ -125,9 +125,15 @@ def _check_parts(folder: Path) -> Mapping[str, Any]:
                     f"{folder / part} has only pickled .bin weights, which models are never opened "
                     f"from; convert them once with `safezone models convert {folder} NEW_FOLDER`"
                 )
+            if other := sorted((folder / part).glob(f"{stem}.*.safetensors")):
+                raise UserError(
+                    f"{folder / part} has {other[0].name}, a variant, which is not read; rename it "
+                    f"to {stem}.safetensors"
+                )
             raise UserError(
                 f"{folder / part} has no {stem}.safetensors; a hub model with .bin files only is "
-                "converted once by `safezone models convert OWNER/NAME NEW_FOLDER`"
+                "converted once by `safezone models convert OWNER/NAME NEW_FOLDER`, one with a "
+                "variant such as fp16 only is downloaded to a folder first"
             )
     _check_channels(folder / "unet", read_config(folder / "unet" / "config.json"))
     return index
