@@ -199,7 +199,7 @@ class _OneProcess:
     """Ray with four GPUs, whose tasks run when they are asked for."""
 
     exceptions = SimpleNamespace(
-        RayTaskError=OSError, WorkerCrashedError=OSError, OutOfMemoryError=OSError
+        **{name: type(name, (Exception,), {}) for name in ("RayTaskError", *executors._RAY_LOST)}
     )
 
     def __getattr__(self, name: str) -> Any:
@@ -226,6 +226,19 @@ def test_rays_tasks_take_equal_parts_however_many_a_cluster_has_room_for(
     assert sharers == [2, 2]
     with pytest.raises(UserError, match="finds 4 GPUs here and a task wants 8"):
         list(replace(ray, address=None, gpus=8).run(work, print))
+
+
+@pytest.mark.parametrize("kind", executors._RAY_LOST)
+def test_a_machine_of_ray_that_is_lost_too_often_is_told(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "_library", lambda _: _OneProcess())
+
+    def work(*_: Any, **__: Any) -> Failures:
+        raise getattr(_OneProcess.exceptions, kind)
+
+    with pytest.raises(UserError, match="a worker was lost"):
+        list(Ray(lambda: pytest.fail("opened"), address="auto").run(work, print))
 
 
 @pytest.mark.slow

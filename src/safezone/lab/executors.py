@@ -42,6 +42,12 @@ RETRIES: Final = 3
 """How often workers are started anew after one was lost."""
 
 
+_RAY_LOST: Final = (
+    *("WorkerCrashedError", "OutOfMemoryError", "NodeDiedError", "LocalRayletDiedError"),
+)
+"""What Ray raises when a task, or the machine that it was on, was lost too often."""
+
+
 class Executor(Protocol):
     """Where workers are, and how many."""
 
@@ -170,7 +176,7 @@ class Ray:
                 yield ray.get(ended)
         except ray.exceptions.RayTaskError as error:
             raise getattr(error, "cause", error) from error
-        except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        except tuple(getattr(ray.exceptions, name) for name in _RAY_LOST) as error:
             raise _lost() from error
         finally:
             ray.shutdown()  # a cluster with an address goes on
