@@ -167,6 +167,26 @@ def test_multi_picture_jpeg_of_a_camera_is_read(tmp_path: Path) -> None:
     assert np.abs(difference).mean() < 8
 
 
+@pytest.mark.parametrize(
+    ("bits", "photometric", "refused"), [(16, 1, False), (16, 0, True), (12, 1, True)]
+)
+def test_grey_tiffs_that_pillow_reads_as_if_of_16_bits_are_refused(
+    tmp_path: Path, bits: int, photometric: int, refused: bool
+) -> None:
+    data = bytes(2 * bits // 8)  # two black pixels
+    tags = {256: 2, 257: 1, 258: bits, 259: 1, 262: photometric, 273: 8, 277: 1, 278: 1, 279: 4}
+    entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items()]
+    head = b"II*\0" + struct.pack("<I", 8 + len(data))
+    ending = struct.pack("<H", len(tags)) + b"".join(entries) + bytes(4)
+    (tmp_path / "a.tif").write_bytes(head + data + ending)
+    for read in (read_image, read_mask):
+        if refused:
+            with pytest.raises(UserError, match=r"a\.tif has 12-bit grey.*8 bits"):
+                read(tmp_path / "a.tif")
+        else:
+            assert not read(tmp_path / "a.tif").any()
+
+
 def test_float_pixels_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.ones((4, 4), dtype=np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(UserError, match=r"a\.tif has 32-bit pixels.*8 bits"):

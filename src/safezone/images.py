@@ -30,6 +30,8 @@ _DECODER_ERRORS = (
     struct.error, zlib.error, Image.DecompressionBombError,
 )  # fmt: skip
 
+_BITS, _PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0  # tags of TIFF; grey is read without them
+
 _Pixels = TypeVar("_Pixels", NDArray[np.uint8], NDArray[np.bool_])
 
 
@@ -66,6 +68,9 @@ def _decode(path: Path, max_pixels: int) -> Image.Image:
             raise UserError(
                 f"{path} is damaged or cut short ({error}); save or download it again"
             ) from error
+        tags = getattr(image, "tag_v2", {}) if _sixteen_bit(image) else {}  # of a TIFF
+        if tags and (tags[_BITS] != (16,) or tags.get(_PHOTOMETRIC, 1) == _WHITE_IS_ZERO):
+            raise UserError(f"{path} has 12-bit grey values or white as 0; save it with 8 bits")
         turned.format = image.format
         return turned
 
@@ -123,8 +128,8 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
     become RGB; CMYK is converted by its profile if it has one; 16 bits are scaled to 8 (greyscale
     rounded, colour by its high byte). RGB profiles are not applied. Of an animation or a
     multi-picture file the first frame is taken. Raises UserError, naming the file, when it is
-    missing, not an image, damaged, 32 bits deep, or has more than ``max_pixels`` pixels (told
-    from its header, before it is decoded).
+    missing, not an image, damaged, 32 bits deep, a TIFF of 12-bit or inverted 16-bit grey, or has
+    more than ``max_pixels`` pixels (told from its header, before it is decoded).
     """
     return np.array(_to_rgb(_decode(path, max_pixels), path), dtype=np.uint8)
 
