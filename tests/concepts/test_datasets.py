@@ -38,6 +38,8 @@ def dreambooth(root: Path) -> None:
     (root / "references_and_licenses.txt").write_text("x")
     for name in ("rc_car", "plushie", "my_own6"):
         picture(root / name / "00.jpg")
+    picture(root / "__MACOSX" / "plushie" / "._00.jpg")
+    picture(root / "@eaDir" / "00.jpg")
 
 
 def custom_concept(root: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, TypeAlias
 import torch
 
 from safezone.concepts import CONCEPT_FILE, Concept, load_concept, save_concept
+from safezone.concepts.folder import OF_SYSTEMS
 from safezone.errors import Notice, UserError
 from safezone.images import to_square
 from safezone.miniworld import NovelConcept, development_concepts, novel_concepts, render
@@ -64,7 +65,11 @@ def _concept_folders(root: Path) -> Sequence[tuple[Path, str | None]]:
     table = root / DREAMBOOTH_TABLE
     classes = _dreambooth_classes(table) if table.is_file() else {}
     folders = [each for each in sorted(root.iterdir()) if each.is_dir()]
-    return [(each, classes.get(each.name)) for each in folders if not each.name.startswith(".")]
+    return [
+        (each, classes.get(each.name))
+        for each in folders
+        if not each.name.startswith(".") and each.name.lower() not in OF_SYSTEMS
+    ]
 
 
 def _present_folders(root: Path) -> Sequence[tuple[Path, str | None]]:

@@ -35,7 +35,9 @@ _IGNORED: Final = re.compile(
     r"|(eh)?thumbs\.db|desktop\.ini|icon\r",
     re.IGNORECASE,
 )
-_NOT_OURS: Final = ("__macosx", "@eadir", PREVIEW_FOLDER, MASK_FOLDER)
+OF_SYSTEMS: Final = ("__macosx", "@eadir")
+"""Folders that a Mac or a NAS leaves, in lower case."""
+_NOT_OURS: Final = (*OF_SYSTEMS, PREVIEW_FOLDER, MASK_FOLDER)
 """Folders in which no images of the object are, in lower case."""
 
 
