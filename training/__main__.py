@@ -26,7 +26,14 @@ from safezone.models.known import WEIGHTS
 from safezone.models.pixel import MINI_PIXEL
 from training import autoencoder as ae
 from training import encoders, export, instance
-from training.corpus import PAIR_SEED, TRAIN_SEED, Corpus, photographs, render_corpus
+from training.corpus import (
+    PAIR_SEED,
+    TRAIN_SEED,
+    Corpus,
+    photographs,
+    render_corpus,
+    render_objects,
+)
 from training.denoiser import Batches, cache_posteriors, new_unet, train_denoiser
 from training.loop import Budget
 from training.parallel import launch
@@ -48,6 +55,8 @@ class Recipe:
     first: int
     """Pictures of the autoencoder, which starts before all are rendered."""
     pairs: int
+    objects: int
+    """Pictures of the classifier."""
     steps: Mapping[str, int]
     batch: Mapping[str, int]
     denoiser_rate: float
@@ -64,6 +73,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             pictures=120_000,
             first=8_000,
             pairs=20_000,
+            objects=60_000,
             steps={
                 "autoencoder": 1_800,
                 "sensitivity": 1_600,
@@ -96,11 +106,12 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             pictures=30_000,
             first=8_000,
             pairs=8_000,
+            objects=40_000,
             steps={
                 "autoencoder": 6_000,
                 "sensitivity": 1_600,
                 "denoiser": 40_000,
-                "classifier": 4_000,
+                "classifier": 3_000,
                 "instance": 1_200,
                 "clip": 900,
                 "pixel": 2_800,
@@ -128,6 +139,7 @@ RECIPES: Final[Mapping[str, Recipe]] = MappingProxyType(
             pictures=24,
             first=24,
             pairs=16,
+            objects=16,
             steps=dict.fromkeys((*PIPELINE, *SCORING, "pixel", *TWINS), 20),
             batch=dict.fromkeys((*PIPELINE, *SCORING, "pixel", *TWINS), 2),
             denoiser_rate=1.3e-3,
@@ -294,7 +306,8 @@ def _scoring(plan: Plan, stage: str) -> Callable[[Path], None]:
     """Trains one scoring network; returns what writes it into a folder."""
     budget, batch, device = plan.budget(stage), plan.recipe.batch[stage], plan.device
     if stage == "classifier":
-        classifier = encoders.train_classifier(plan.work, plan.corpus, budget, device, batch=batch)
+        objects = render_objects(plan.work / "objects", plan.recipe.objects, plan.workers)
+        classifier = encoders.train_classifier(plan.work, objects, budget, device, batch=batch)
         return lambda folder: encoders.save_classifier(folder, classifier)
     if stage == "instance":
         pairs = instance.render_pairs(plan.work, PAIR_SEED, plan.recipe.pairs)

@@ -27,7 +27,7 @@ from training.loop import Budget, train
 from training.text import LENGTH, WIDTH
 
 SIDE = 64
-"""The scoring networks look at images shrunk to 64 x 64."""
+"""The instance and the text-image encoder look at images shrunk to 64 x 64."""
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "shape": miniworld.SHAPES,
@@ -81,38 +81,42 @@ def augment(images: Tensor, rng: np.random.Generator) -> Tensor:
 
 
 class AttributeClassifier(nn.Module):
-    """Shape, main colour, background and parts of an image [n, 3, 64, 64] in [-1, 1]."""
+    """Shape, main colour, background and parts of an image [n, 3, 128, 128] in [-1, 1].
+
+    A part is a few cells of the last two stages: their largest values tell it, beside their means.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        hidden = (48, 96, 192)
-        self.backbone = small_resnet(hidden, 5)
+        hidden = (32, 64, 128, 192)
+        self.backbone = small_resnet(hidden, 5).to(memory_format=torch.channels_last)
         self.heads = nn.ModuleDict(
-            {k: nn.Linear(hidden[-1], len(v)) for k, v in ATTRIBUTES.items()}
+            {k: nn.Linear(2 * sum(hidden[-2:]), len(v)) for k, v in ATTRIBUTES.items()}
         )
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        pooled = self.backbone(pixel_values=pixels).pooler_output.flatten(1)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        stages = self.backbone(pixel_values=pixels, output_hidden_states=True).hidden_states[-2:]
+        cells = [stage.flatten(2) for stage in stages]
+        pooled = torch.cat([p for each in cells for p in (each.mean(2), each.amax(2))], 1)
         return {name: head(pooled) for name, head in self.heads.items()}
 
 
 def train_classifier(
-    folder: Path, corpus: Corpus, budget: Budget, device: torch.device, *, batch: int
+    folder: Path, objects: Corpus, budget: Budget, device: torch.device, *, batch: int
 ) -> AttributeClassifier:
-    """Cross-entropy on the attributes of rendered scenes; textures have none."""
-    told = [example["attributes"] for example in corpus.examples]
-    kept = np.flatnonzero([attributes is not None for attributes in told])
-    images = shrunken(corpus.folder, corpus.images)
+    """Cross-entropy on the attributes of ``render_objects``'s scenes."""
+    told = [example["attributes"] for example in objects.examples]
     labels = {
-        name: torch.tensor([values.index(told[row][name]) for row in kept])
+        name: torch.tensor([values.index(each[name]) for each in told])
         for name, values in ATTRIBUTES.items()
     }
     model = AttributeClassifier().train().to(device)
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng([5, step])
-        rows = np.sort(rng.integers(len(kept), size=batch))
-        pixels = augment(torch.from_numpy(images[kept[rows]]).float() / 127.5 - 1, rng)
+        rows = np.sort(rng.integers(len(told), size=batch))
+        pixels = augment(torch.from_numpy(objects.images[rows]).float() / 127.5 - 1, rng)
         outputs = model(pixels.to(device))
         losses = [
             functional.cross_entropy(outputs[k], labels[k][rows].to(device)) for k in ATTRIBUTES
@@ -121,7 +125,7 @@ def train_classifier(
 
     train("classifier", folder, {"classifier": model}, loss_at, budget, 2e-3, ema=0.995)
     model.cpu()
-    settle_batch_norm(model, images[kept[:2000]], lambda pixels: model(pixels))
+    settle_batch_norm(model, objects.images[:2000], lambda pixels: model(pixels))
     return model.eval().requires_grad_(False)
 
 
@@ -139,7 +143,7 @@ def settle_batch_norm(model: nn.Module, images: NDArray[np.uint8], run: Any) -> 
 
 def save_classifier(folder: Path, model: AttributeClassifier) -> None:
     """The whole classifier in one safetensors file, half precision."""
-    state = {key: _half(value) for key, value in model.state_dict().items()}
+    state = {key: _half(value).contiguous() for key, value in model.state_dict().items()}
     save_file(state, folder / "model.safetensors")
 
 

@@ -28,7 +28,7 @@ from safezone.models.known import WEIGHTS
 from safezone.poisons import poison, poison_concept
 from safezone.scores import load_encoder, load_text_image_encoder
 from training.corpus import ABSENT, HELD_OUT_SEED, attributes
-from training.encoders import ATTRIBUTES, load_classifier, shrink
+from training.encoders import ATTRIBUTES, load_classifier
 from training.instance import render_pairs
 
 
@@ -79,7 +79,7 @@ def classified(images: Tensor) -> dict[str, Tensor]:
     classifier = load_classifier(WEIGHTS / "mini-classifier")
     outputs: dict[str, list[Tensor]] = {name: [] for name in ATTRIBUTES}
     for batch in images.split(100):
-        for name, logits in classifier(shrink(batch)).items():
+        for name, logits in classifier(batch.float() / 127.5 - 1).items():
             outputs[name].append(logits.argmax(1))
     return {name: torch.cat(parts) for name, parts in outputs.items()}
 
@@ -87,15 +87,18 @@ def classified(images: Tensor) -> dict[str, Tensor]:
 def accuracy(images: Tensor, scenes: list[miniworld.Scene]) -> dict[str, float]:
     """The share of images in which the classifier finds the scene's attribute.
 
-    Of a part it is the share among the objects that have it: any answer is right elsewhere.
+    Of a part it is the share among the objects that have it; "no hat" is the share of those without
+    one in which it finds none.
     """
     answers, told = classified(images), [attributes(scene) for scene in scenes]
     shares = {}
     for name, values in ATTRIBUTES.items():
         truth = torch.tensor([values.index(each[name]) for each in told])
         there = torch.tensor([each[name] != ABSENT for each in told])
-        hits = (answers[name] == truth)[there]
-        shares[name] = float(hits.float().mean())
+        hits = (answers[name] == truth).float()
+        shares[name] = float(hits[there].mean())
+        if not there.all():
+            shares[f"no {name}"] = float(hits[~there].mean())
     return shares
 
 

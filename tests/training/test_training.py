@@ -16,8 +16,9 @@ from safezone.models.pixel import MINI_PIXEL, load_pixel_model
 from tiny import write_tiny_folder
 from training.__main__ import main
 from training.autoencoder import new_autoencoder
-from training.corpus import CAPTIONS, HELD_OUT_SEED, render_corpus
+from training.corpus import ABSENT, CAPTIONS, HELD_OUT_SEED, render_corpus, render_objects
 from training.denoiser import Batches, new_unet
+from training.encoders import ATTRIBUTES
 from training.loop import Budget, train, trapezoid
 from training.pixels import export_pixels, train_pixels
 from training.text import LENGTH, WIDTH, WORDS, build_tokenizer, learn_merges, new_text_encoder
@@ -120,6 +121,16 @@ def test_corpus_is_that_of_its_seed(tmp_path: Path) -> None:
     assert corpus.examples[4]["attributes"]["shape"] == example.subject.spec.shape
     assert len(corpus.examples[4]["captions"]) == CAPTIONS
     assert len(render_corpus(tmp_path / "c", HELD_OUT_SEED, 6)) == 6
+
+
+def test_every_second_object_of_the_classifier_has_a_part(tmp_path: Path) -> None:
+    objects = render_objects(tmp_path / "o", 12, workers=1)
+    assert objects.images.shape == (12, 3, 128, 128)
+    told = [example["attributes"] for example in objects.examples]
+    assert {*told[0]} == {*ATTRIBUTES}
+    parts = [sum(each[name] != ABSENT for name in miniworld.EXTRAS) for each in told]
+    assert all(parts[1::2]) and not all(parts)
+    assert len(render_objects(tmp_path / "o", 12)) == 12
 
 
 def test_the_pixel_model_trains_resumes_and_opens(
