@@ -46,6 +46,8 @@ def test_kinds_are_told_from_folders(tmp_path: Path) -> None:
     flow = write_tiny_folder(tmp_path / "flow", prediction_type="flow_prediction")
     assert kind_of(str(flow)) == "sd15-rf"
     assert kind_of(str(write_tiny_xl_folder(tmp_path / "xl"))) == "sdxl"
+    (tmp_path / "xl.safetensors").touch()
+    assert kind_of(str(tmp_path / "xl.safetensors")) == "sdxl"
     assert kind_of(str(write_tiny_folder(tmp_path / "plain"))) == "sd15"
     assert kind_of("stabilityai/stable-diffusion-2-1") == "sd21"
     assert (kind_of("mini"), kind_of("nobody/knows")) == ("mini", "sd15")

@@ -25,7 +25,8 @@ _TWINS: Final = ("mini-v", "mini-rf")
 
 
 def kind_of(model: str) -> str:
-    """One of ``KINDS``: a built-in model, a known name, or what a folder's files say.
+    """One of ``KINDS``: a built-in model, a known name, or what a folder's files say, of a single
+    file those of the folder beside it.
 
     A name or a single file that tells nothing counts as ``sd15``. Reads no weights.
     """
@@ -34,6 +35,8 @@ def kind_of(model: str) -> str:
     if known := known_model(model):
         return known.preset
     folder = Path(model).expanduser()
+    if folder.is_file():
+        folder = folder.with_suffix("")  # its configurations, where there are any
     if (folder / "text_encoder_2").is_dir():
         return "sdxl"
     scheduler = _config(folder / "scheduler" / "scheduler_config.json")
