@@ -89,7 +89,8 @@ class AttributeClassifier(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         hidden = (32, 64, 128, 192)
-        self.backbone = small_resnet(hidden, 5).to(memory_format=torch.channels_last)
+        backbone: Any = small_resnet(hidden, 5)  # transformers' `to` has wrong types
+        self.backbone = backbone.to(memory_format=torch.channels_last)
         self.heads = nn.ModuleDict(
             {k: nn.Linear(2 * sum(hidden[-2:]), len(v)) for k, v in ATTRIBUTES.items()}
         )
