@@ -56,6 +56,8 @@ def gather(parts: Sequence[Path]) -> tuple[list[Settings], list[Row]]:
             known = rows.setdefault((run, row.metric), row)
             if repr(known) != repr(row):  # a failed run's NaN does not equal itself
                 raise UserError(f"{part} has another {row.metric} of {run.label}")
+    if not rows:
+        raise UserError(f"{', '.join(map(str, parts))} hold no rows; measure some first")
     return told, list(rows.values())
 
 
@@ -76,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     index: dict[str, Any] = {"title": options.title, "settings": {}}
     try:
+        if options.out.resolve() in map(Path.resolve, options.parts):
+            raise UserError(f"--out {options.out} is a part and would be lost; give another folder")
         told, rows = gather(options.parts)
         if options.grid is not None:
             grid = grid_of(options.grid, options.concepts, rows)
@@ -85,13 +89,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
             there = {*map(run_of, rows)}
             print(f"{len(there)} of {len(grid)} runs of {grid.name} are there")
             index |= {"grid": grid.name, "table": grid.table, "metric": grid.metric}
+        index["command"] = shlex.join(["python", "scripts/gather.py", *(arguments or sys.argv[1:])])
+        for old in options.out.glob("settings-*.yaml"):
+            old.unlink()
+        for number, settings in enumerate(told, 1):
+            write_text(options.out / f"settings-{number}.yaml", settings_yaml(settings))
+        page = write_results(options.out, index, rows)
     except UserError as error:
-        sys.exit(f"{error}.")
-    index["command"] = shlex.join(["python", "scripts/gather.py", *(arguments or sys.argv[1:])])
-    options.out.mkdir(parents=True, exist_ok=True)
-    for number, settings in enumerate(told, 1):
-        write_text(options.out / f"settings-{number}.yaml", settings_yaml(settings))
-    page = write_results(options.out, index, rows)
+        parser.exit(2, f"{error}.\n")
     print(f"{len(rows)} rows: {page}")
 
 

@@ -45,6 +45,8 @@ def test_parts_are_one_result(tmp_path: Path) -> None:
     assert [each.poison for each in rows] == ["clean"] * 3 + ["adm+"] * 2 + ["da"] * 2
     assert "| DA |" in (tmp_path / "all" / "table.md").read_text()
     assert "steps: 100" in (tmp_path / "all" / "settings-2.yaml").read_text()
+    gather(first, "--out", str(tmp_path / "all"))
+    assert not (tmp_path / "all" / "settings-2.yaml").exists()
 
 
 def test_a_table_of_the_paper_has_its_rows_and_numbers(
@@ -61,8 +63,9 @@ def test_a_table_of_the_paper_has_its_rows_and_numbers(
         ("Mug", "clean", "nominal"), ("Mug", "adm+", "szt"), ("Bell", "clean", "nominal")
     ]  # fmt: skip
     assert "(0.44)" in (table / "table.md").read_text()  # the paper's clean similarity
-    with pytest.raises(SystemExit, match="there is no grid 'table77'"):
+    with pytest.raises(SystemExit, match="2"):
         gather(first, "--out", str(tmp_path / "no"), "--grid", "table77")
+    assert "there is no grid 'table77'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -73,12 +76,29 @@ def test_a_table_of_the_paper_has_its_rows_and_numbers(
     ],
 )
 def test_parts_that_do_not_belong_together_are_refused(
-    value: float, rate: float, sentence: str, tmp_path: Path
+    value: float, rate: float, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = part(tmp_path / "one", [row("clean", 0.7)])
     mini = PRESETS["mini"]
     other = replace(mini, training=replace(mini.training, learning_rate=rate))
     second = part(tmp_path / "two", [row("clean", value), row("da", 0.5)], other)
-    with pytest.raises(SystemExit, match=sentence):
+    with pytest.raises(SystemExit, match="2"):
         gather(first, second, "--out", str(tmp_path / "all"))
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "all").exists()
+
+
+def test_what_would_be_lost_or_empty_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, empty = part(tmp_path / "one", [row("clean", 0.7)]), part(tmp_path / "two", [])
+    before = (tmp_path / "one" / "rows.csv").read_text()
+    for parts, out, sentence in (
+        ([first, empty], first, "is a part and would be lost"),
+        ([empty], str(tmp_path / "all"), "hold no rows"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            gather(*parts, "--out", out, "--grid", "table17")
+        assert sentence in capsys.readouterr().err
+    assert (tmp_path / "one" / "rows.csv").read_text() == before
     assert not (tmp_path / "all").exists()
