@@ -15,10 +15,12 @@ from typing import Any, Final
 import torch
 
 from safezone.concepts.datasets import miniworld_concepts
+from safezone.errors import UserError
 from safezone.files import write_json
 from safezone.inspection.detector import DETECTORS, Detector, FlagRate
 from safezone.inspection.features import features_of, image_features
 from safezone.models import Model, load_model
+from safezone.poisons import poison
 from training.inspection_fit import Cell, auc, fit, rate
 from training.inspection_pictures import (
     JPEG_75,
@@ -199,6 +201,13 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     options.poison = options.poison or [*PAPER, *NEWER]
     options.fitted = options.fitted or list(FITTED)
+    try:  # before the hours that all else takes
+        for name in (*options.poison, *options.fitted):
+            poison(name)
+    except UserError as error:
+        parser.error(str(error))
+    if options.photos is not None and not any(options.photos.rglob("*.jpg")):
+        parser.error(f"no photographs (*.jpg) below {options.photos}; name another folder")
     torch.set_num_threads(1)
     model = load_model("mini", "cpu")
     made = {

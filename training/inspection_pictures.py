@@ -15,7 +15,7 @@ from safezone import miniworld
 from safezone.arrays import Pixels, stream
 from safezone.audit.suites import POSTINGS, Posting
 from safezone.concepts import Concept
-from safezone.files import write_safetensors
+from safezone.files import digest, write_safetensors
 from safezone.images import read_image, to_float, to_square
 from safezone.models import Model
 from safezone.poisons import Budget, poison, poison_images
@@ -110,12 +110,13 @@ def poisoned(
     model: Model, pictures: Pictures, name: str, level: int, steps: int, work: Path
 ) -> Pixels:
     """The pictures of ``to_poison`` with a poison of few long steps; made once below ``work``."""
-    place = work / model.fingerprint()[:12] / f"{pictures.name}-{name}-{level}-{steps}.safetensors"
+    clean = pictures.images[list(pictures.to_poison)]
+    names = [f"{pictures.objects[i]} {i}" for i in pictures.to_poison]
+    told = f"{pictures.name}-{name}-{level}-{steps}-{digest(clean, *names)[:12]}"
+    place = work / model.fingerprint()[:12] / f"{told}.safetensors"
     if not place.exists():
         row = replace(poison(name), budget=Budget(level / 255), repetitions=1)
         row = replace(row, steps=steps, eta=min(1.5 / steps, 1) * level / 255)
-        clean = pictures.images[list(pictures.to_poison)]
-        names = [f"{pictures.objects[i]} {i}" for i in pictures.to_poison]
         masks = torch.ones(len(clean), *clean.shape[-2:], dtype=torch.bool)
         result = poison_images(model, to_float(clean), row, 0, names, masks=masks, progress=False)
         write_safetensors(place, {"images": result})

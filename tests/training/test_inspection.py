@@ -92,6 +92,8 @@ def test_a_poison_is_made_once_within_its_budget(tiny_model: Model, tmp_path: Pa
     before = file.stat().st_mtime_ns
     assert torch.equal(poisoned(tiny_model, clean, "ea", 8, 2, tmp_path), images)
     assert file.stat().st_mtime_ns == before
+    other = replace(clean, images=255 - clean.images)
+    assert not torch.equal(poisoned(tiny_model, other, "ea", 8, 2, tmp_path), images)
 
 
 def test_the_share_of_high_frequencies() -> None:
@@ -100,6 +102,18 @@ def test_the_share_of_high_frequencies() -> None:
     for cycles, share in ((2, 0.0), (20, 1.0)):
         wave = 8 * torch.sin(2 * torch.pi * cycles * x / 64).expand(1, 3, 64, 64)
         assert high_share(clean, clean + wave) == pytest.approx(share, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [("--photos", "absent", "no photographs"), ("--poison", "eaa", "eaa"), ("--fitted", "x", "x")],
+)
+def test_a_wrong_option_is_told_before_anything_is_made(
+    option: str, value: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main([option, value])
+    assert told in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_the_command_writes_detectors_that_are_read(
