@@ -392,7 +392,10 @@ def main(arguments: list[str] | None = None) -> None:
         options.photos,
         options.seconds,
     )
-    run(plan, tuple(options.stage or STAGES))
+    try:
+        run(plan, tuple(options.stage or STAGES))
+    except UserError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from transformers import CLIPTokenizer
 
 from safezone import miniworld
 from safezone.errors import UserError
+from safezone.files import whole_file, write_text
 from safezone.images import read_image
 
 TRAIN_SEED = 20250
@@ -59,7 +60,8 @@ class Corpus:
                 for i in range(0, len(texts), 60_000)
             ]
             ids = np.concatenate([np.asarray(chunk, np.int32) for chunk in chunks])
-            np.save(path, ids.reshape(len(self), CAPTIONS, -1))
+            with whole_file(path) as temporary, temporary.open("wb") as file:
+                np.save(file, ids.reshape(len(self), CAPTIONS, -1))
         return np.load(path)
 
     def __len__(self) -> int:
@@ -132,6 +134,8 @@ def _rendered(
     if (folder / "examples.jsonl").exists() and len(corpus) == count:
         return corpus
     folder.mkdir(parents=True, exist_ok=True)
+    for name in ("examples.jsonl", "tokens.npy"):  # of another number of pictures
+        (folder / name).unlink(missing_ok=True)
     chunk = 250
     ranges = [(seed, i, min(i + chunk, count)) for i in range(0, count, chunk)]
     images = np.lib.format.open_memmap(
@@ -147,7 +151,7 @@ def _rendered(
             rows.extend(part)
             bar.update(stop - start)
     images.flush()
-    (folder / "examples.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    write_text(folder / "examples.jsonl", "\n".join(json.dumps(row) for row in rows))
     return Corpus(folder)
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from safezone import miniworld
+from safezone.files import whole_file
 from training.encoders import SIDE, augment, settle_batch_norm, shrink, small_resnet
 from training.loop import Budget, train
 
@@ -73,13 +74,13 @@ def render_pairs(folder: Path, seed: int, count: int) -> Pairs:
     """Two scenes each of ``count`` random objects, kept on disk."""
     path = folder / f"pairs-{seed}-{count}.npy"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         found = np.empty((count, 2, 3, SIDE, SIDE), np.uint8)
         for index in tqdm(range(count), desc="render pairs", mininterval=5):
             scenes = miniworld.instance_pair(np.random.default_rng([seed, index]))
             both = np.stack([miniworld.render(s).image.transpose(2, 0, 1) for s in scenes])
             found[index] = ((shrink(both) + 1) * 127.5).round().to(torch.uint8).numpy()
-        np.save(path, found)
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            np.save(file, found)
     objects = [
         miniworld.instance_pair(np.random.default_rng([seed, index]))[0].spec
         for index in range(count)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from safezone.files import write_safetensors
-from training.parallel import average_gradients, rank
+from training.parallel import average_gradients, of_first, rank
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,11 @@ def train(
     recent: list[Tensor] = []
     started = time.monotonic() - before
 
+    def spent() -> float:
+        """Processes with clocks of their own would learn at other rates and end at other steps."""
+        own = time.monotonic() - started
+        return own if budget.seconds is None else of_first(own)
+
     def save() -> None:
         elapsed = time.monotonic() - started
         mean = float(torch.stack(recent).mean())
@@ -158,7 +163,7 @@ def train(
 
     total = budget.steps if budget.seconds is None else None
     with tqdm(desc=name, initial=step, total=total, mininterval=5, disable=rank() != 0) as bar:
-        while (share := budget.share(step, time.monotonic() - started)) < 1:
+        while (share := budget.share(step, spent())) < 1:
             loss = loss_at(step)
             loss.backward()
             state.step(trapezoid(step, share, rate), step, clip)

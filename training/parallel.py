@@ -24,6 +24,15 @@ def world() -> int:
     return distributed.get_world_size() if distributed.is_initialized() else 1
 
 
+def of_first(value: float) -> float:
+    """The first process's value, in all of them."""
+    if world() == 1:
+        return value
+    shared = torch.tensor(value, dtype=torch.float64)
+    distributed.broadcast(shared, 0)
+    return float(shared)
+
+
 def average_gradients(parameters: Iterable[Tensor]) -> None:
     """Replaces every gradient by its mean over the processes; nothing with one process."""
     if world() == 1:

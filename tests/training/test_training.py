@@ -1,7 +1,12 @@
 """The training of the built-in models: resumable, its pieces as they claim to be."""
 
 import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -53,6 +58,37 @@ def test_resumed_training_equals_undisturbed(tmp_path: Path) -> None:
     train("m", tmp_path / "b", {"m": again}, _loss(again), Budget(20), 1e-2, **options)  # type: ignore[arg-type]
     for mine, theirs in zip(whole.parameters(), again.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+import torch
+from training.loop import Budget, train
+from training.parallel import launch, rank
+
+def task(folder):
+    time.sleep(rank())  # the clock of the second one starts later
+    torch.manual_seed(0)
+    model = torch.nn.Linear(2, 1)
+    def loss_at(step):
+        time.sleep(0.05)
+        return model(torch.ones(1, 2)).square().mean()
+    train("m", folder, {"m": model}, loss_at, Budget(1, seconds=2), 1e-2)
+    (folder / f"{rank()}.txt").write_text(str([p.tolist() for p in model.parameters()]))
+
+if __name__ == "__main__":
+    launch(2, task, Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.slow
+def test_processes_that_train_for_a_time_end_at_one_step_and_are_equal(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    command = [sys.executable, str(tmp_path / "program.py"), str(tmp_path)]
+    paths = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run(command, check=True, timeout=300, env=paths)
+    assert (tmp_path / "0.txt").read_text() == (tmp_path / "1.txt").read_text()
 
 
 def test_rate_rises_stays_then_falls() -> None:
@@ -131,6 +167,25 @@ def test_every_second_object_of_the_classifier_has_a_part(tmp_path: Path) -> Non
     parts = [sum(each[name] != ABSENT for name in miniworld.EXTRAS) for each in told]
     assert all(parts[1::2]) and not all(parts)
     assert len(render_objects(tmp_path / "o", 12)) == 12
+
+
+def test_a_corpus_that_was_cut_short_is_rendered_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.corpus.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    tokenizer = build_tokenizer(tmp_path / "tokenizer")
+    render_corpus(tmp_path / "c", HELD_OUT_SEED, 2, workers=1).tokens(tokenizer)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("training.corpus.write_text", Mock(side_effect=KeyboardInterrupt))
+        render_corpus(tmp_path / "c", HELD_OUT_SEED, 3, workers=1)
+    corpus = render_corpus(tmp_path / "c", HELD_OUT_SEED, 3, workers=1)
+    assert len(corpus.examples) == len(corpus.tokens(tokenizer)) == 3
+
+
+def test_a_missing_stage_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--stage", "sensitivity", "--workers", "1", "--work", str(tmp_path)])
+    assert "run the stage autoencoder first" in capsys.readouterr().err
 
 
 def test_the_pixel_model_trains_resumes_and_opens(
