@@ -137,10 +137,3 @@ def measure_scale(model: AutoencoderKL, corpus: Corpus, count: int = 512) -> flo
         for images in batches
     ]
     return float(1 / torch.cat(means).std())
-
-
-@torch.no_grad()
-def psnr_of(model: AutoencoderKL, images: Tensor) -> Tensor:
-    """PSNR in dB of each whole image [batch, 3, h, w] in [-1, 1] after encode and decode."""
-    output = model.decode(model.encode(images).latent_dist.mean).sample.clamp(-1, 1)
-    return 10 * torch.log10(4 / (output - images).square().mean((1, 2, 3)))
