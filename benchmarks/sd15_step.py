@@ -113,7 +113,9 @@ def main() -> None:
         return
     if not (options.folder / "model_index.json").exists():
         write_random(options.folder)
-        write_images(options.folder.with_name(f"{options.folder.name}-images"))
+    images = options.folder.with_name(f"{options.folder.name}-images")
+    if not images.exists():  # benchmarks.gpu makes the folder alone
+        write_images(images)
     print("| | seconds a step, median | peak memory, GB |\n|---|---:|---:|")
     for side in ("theirs", "ours"):
         command = [sys.executable, "-m", "benchmarks.sd15_step", "--side", side, *sys.argv[1:]]
