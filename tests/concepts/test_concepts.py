@@ -119,6 +119,7 @@ def test_words_come_from_arguments_then_file_then_folder(
     [
         ("BlueElephant", "blueelephant", "<blueelephant>"),
         ("dog6", "dog", "<dog6>"),
+        ("duck2_toy", "duck2 toy", "<duck2-toy>"),
         ("rc car", "rc car", "<rc-car>"),
         ("2024", "2024", "<2024>"),
         ("10_toy", "toy", "<toy>"),

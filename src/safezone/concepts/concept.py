@@ -94,7 +94,7 @@ class Concept:
         return digest(json.dumps(header), *tensors)
 
 
-_REPEATS = re.compile(r"\d+_(?=.*[^\W\d_])")
+_REPEATS = re.compile(r"^\d+_(?=.*[^\W\d_])")
 """Begins the name of a training folder of kohya's scripts: 10_toy is ten times the toy."""
 
 
