@@ -15,12 +15,13 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from safezone.errors import UserError
 from safezone.files import write_text
+from safezone.lab.grids import run_of
 from safezone.lab.presets import read_settings, settings_yaml
 from safezone.lab.run import Grid, Run, Scope
 from safezone.lab.settings import Cells, Poisoning, Settings
@@ -33,11 +34,6 @@ def compared(settings: Settings) -> Settings:
     """What parts must have in common."""
     training = replace(settings.training, runs_per_pass=None, captured=False, checkpoint_every=1)
     return replace(settings, cells=Cells(), poisoning=Poisoning(), training=training)
-
-
-def run_of(row: Row) -> Run:
-    """The run that the row is of."""
-    return Run(**{each.name: getattr(row, each.name) for each in fields(Run)})
 
 
 def gather(parts: Sequence[Path]) -> tuple[list[Settings], list[Row]]:

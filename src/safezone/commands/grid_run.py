@@ -24,7 +24,7 @@ from safezone.commands.workers import Workers, executor_of
 from safezone.errors import UserError
 from safezone.fields import Count, FileName
 from safezone.lab.presets import own_cells, read_settings
-from safezone.lab.run import Run, Scope
+from safezone.lab.run import Scope
 from safezone.lab.settings import Names, Settings, settings_told
 from safezone.models.known import hub_name
 
@@ -210,17 +210,14 @@ def _grid(options: GridRunCommand, lab: "Lab") -> "Grid":
 
 def _require_kept(grid: "Grid", folder: Path) -> None:
     """UserError where results of the same model lie that the part of a grid would replace."""
+    from safezone.lab.grids import run_of
     from safezone.lab.store import ROWS_FILE
     from safezone.scores.rows import read_rows
 
     if not (folder / ROWS_FILE).exists():
         return
     models = {run.model for run in grid}
-    there = {
-        Run(row.concept, row.poison, row.defense, row.method, row.model, row.seed)
-        for row in read_rows(folder / ROWS_FILE)
-        if row.model in models
-    }
+    there = {run_of(row) for row in read_rows(folder / ROWS_FILE) if row.model in models}
     if lost := len(there - {*grid}):
         raise UserError(
             f"{folder} holds results that --only or --without leaves out (runs: {lost}); give "

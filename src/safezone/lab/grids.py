@@ -32,7 +32,7 @@ from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.settings import Settings, joined
 from safezone.lab.variants import METHOD_NAMES, split_method, training_of
 from safezone.reading import parse_yaml, read_text
-from safezone.scores.rows import CLEAN
+from safezone.scores.rows import CLEAN, Row
 from safezone.scores.table import METRICS, SLOTS, Encoders
 
 Location: TypeAlias = tuple[str | int, ...]
@@ -206,6 +206,11 @@ def without(grid: Grid, names: Sequence[str]) -> Grid:
 def names_in(grid: Grid, name: str) -> set[str]:
     """Which axes of the grid have something of this name."""
     return {a for a in _AXES for run in grid if getattr(run, a).lower() == name.lower()}
+
+
+def run_of(row: Row) -> Run:
+    """The run that the row is of."""
+    return Run(row.concept, row.poison, row.defense, row.method, row.model, row.seed)
 
 
 def only(grid: Grid, names: Sequence[str]) -> Grid:
