@@ -24,8 +24,8 @@ _RECORDS = ("needs.json", "images.json", "key.json", "run.json", "manifest.json"
 
 
 def _lab(workspace: Path, model: Model) -> Lab:
-    training = replace(SETTINGS.training, steps=24, checkpoint_every=4, runs_per_pass=3)
-    poisoning = replace(SETTINGS.poisoning, steps=4)
+    training = replace(SETTINGS.training, steps=8, checkpoint_every=2, runs_per_pass=4)
+    poisoning = replace(SETTINGS.poisoning, steps=3)
     settings = replace(SETTINGS, training=training, poisoning=poisoning)
     return replace(small_lab(workspace / WORK, model), settings=settings)
 

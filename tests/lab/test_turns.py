@@ -139,8 +139,11 @@ def _cell(run: object) -> tuple[str, ...]:
     return tuple(str(getattr(run, name)) for name in ("concept", "poison", "defense", "seed"))
 
 
-def test_what_a_process_killed_after_its_last_adapter_left_is_removed(lab: Lab) -> None:
+def test_what_a_process_killed_after_its_last_file_left_is_removed(lab: Lab) -> None:
     run_grid(lab, grid(lab), progress=False)
+    (poisoned,) = (lab.folder / "poison").glob("One,adm+*")
+    checkpoints = poisoned.with_name(f".unfinished-{poisoned.name}")
+    checkpoints.mkdir()
     adapters = [job(lab, run).of["personalize"] for run in grid(lab)]
     left = lab.folder / TRAINING_FOLDER / "0123456789abcdef"
     (left / "logs").mkdir(parents=True)
@@ -157,6 +160,7 @@ def test_what_a_process_killed_after_its_last_adapter_left_is_removed(lab: Lab) 
     foreign.mkdir()
     write_json(foreign / MEMBERS, {"members": ["of another grid"]})
     run_grid(lab, grid(lab), progress=False)
+    assert not checkpoints.exists()
     assert not left.exists()
     assert not lock.exists()
     assert list((lab.folder / TRAINING_FOLDER).iterdir()) == [foreign]

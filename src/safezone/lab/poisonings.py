@@ -3,7 +3,7 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,17 @@ def make_poisons(lab: Lab, jobs: Sequence[Job]) -> None:
     _capacity(lab, run.poison, sum(len(each.concept.images) for each in wanted)).fit(attempt)
 
 
+def _checkpoints(artifact: Artifact) -> Path:
+    """The folder of a poisoned concept's checkpoints, beside it."""
+    return artifact.place.absolute().with_name(f".unfinished-{artifact.place.name}")
+
+
+def discard_checkpoints(written: Iterable[Artifact]) -> None:
+    """Of those, too, after which an earlier process was killed."""
+    for artifact in written:
+        shutil.rmtree(_checkpoints(artifact), ignore_errors=True)
+
+
 @dataclass(frozen=True, eq=False)
 class Unwritten:
     """A clean concept, and the artifact that shall be its poisoned one."""
@@ -85,16 +96,10 @@ class Unwritten:
     artifact: Artifact
 
     @property
-    def unfinished(self) -> Path:
-        """The folder of its checkpoints, beside the artifact."""
-        place = self.artifact.place
-        return place.absolute().with_name(f".unfinished-{place.name}")
-
-    @property
     def clean(self) -> Unpoisoned:
         """Its images, which go on from their last checkpoint."""
         concept = self.concept
-        kept = Checkpoints(self.unfinished, self.artifact.key)
+        kept = Checkpoints(_checkpoints(self.artifact), self.artifact.key)
         return Unpoisoned(concept.images, concept.image_names, concept.masks, kept)
 
 
@@ -148,5 +153,4 @@ def write_poisoned(
         }
         with each.artifact.written({**provenance, **about, "images": numbers}) as folder:
             save_concept(poisoned, folder, png_text={"safezone": json.dumps(provenance)})
-    for each in wanted:  # of those, too, after which an earlier process was killed
-        shutil.rmtree(each.unfinished, ignore_errors=True)
+    discard_checkpoints(each.artifact for each in wanted)

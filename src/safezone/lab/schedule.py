@@ -13,6 +13,7 @@ from safezone.files import write_json
 from safezone.lab.cost import Passes
 from safezone.lab.executors import Executor, OpenLab
 from safezone.lab.lab import TRAINING_FOLDER, Failures, Job, Lab, Note
+from safezone.lab.poisonings import discard_checkpoints
 from safezone.lab.run import Grid
 from safezone.lab.stage import STAGES, Stage, jobs, of_runs, own, planned
 from safezone.lab.store import NEEDS, ROWS_FILE, WORK, take
@@ -92,6 +93,7 @@ def make(
                 left = [job for job in left if job.of[stage.name].done]
             if stage.name == last:
                 break
+    discard_checkpoints({a for job in made if (a := job.of["poison"]).done})
     sweep(lab.folder / TRAINING_FOLDER, [a for job in made if (a := job.of["personalize"]).done])
     return failed
 
