@@ -3,6 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from heapq import heappop, heappush
 from itertools import pairwise
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
     split = {word: [*word[:-1], word[-1] + "</w>"] for word in sorted(set(words))}
     count: Counter[tuple[str, str]] = Counter()
     where: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
+    waiting: list[tuple[int, tuple[str, str]]] = []  # some with counts that they no longer have
 
     def tally(word: str, sign: int) -> None:
         for pair in pairwise(split[word]):
@@ -42,14 +44,15 @@ def learn_merges(words: Iterable[str]) -> list[tuple[str, str]]:
                 where[pair].add(word)
             else:
                 where[pair].discard(word)
-            if not count[pair]:
-                del count[pair]
+            heappush(waiting, (-count[pair], pair))
 
     for word in split:
         tally(word, 1)
     merges = []
-    while count:
-        best = min(count, key=lambda pair: (-count[pair], pair))
+    while waiting:
+        number, best = heappop(waiting)
+        if number == 0 or number != -count[best]:
+            continue
         merges.append(best)
         for word in sorted(where[best]):
             tally(word, -1)

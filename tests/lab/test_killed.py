@@ -13,9 +13,9 @@ from safezone.cli import main
 def _arguments(model: Path, out: Path) -> list[str]:
     return [
         *("claim", "--model", str(model), "--out", str(out), "--concepts", "1", "--seeds", "2"),
-        *("--poison", "adm+", "--defense", "nominal", "--defense", "szt", "--steps", "30"),
-        *("--checkpoint-every", "5", "--poisoning.steps", "4"),
-        *("--sampling.prompts", "a {}", "--sampling.steps", "4"),
+        *("--poison", "adm+", "--defense", "nominal", "--defense", "szt", "--steps", "8"),
+        *("--checkpoint-every", "2", "--poisoning.steps", "4"),
+        *("--sampling.prompts", "a {}", "--sampling.steps", "2"),
         *("--instance-encoder", "mini-instance", "--text-image-encoder", "mini-clip"),
     ]
 
