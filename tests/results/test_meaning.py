@@ -96,6 +96,12 @@ def test_one_concept_shows_nothing(make: Make) -> None:
     assert "1 concept and 1 seed" in sentences[2]
 
 
+def test_what_a_defense_takes_has_a_true_minus(make: Make) -> None:
+    means = {("clean", "nominal"): 0.45, ("adm+", "nominal"): 0.15, ("adm+", "szt"): 0.05}
+    given_back = meaning_sentences(make(means))[1].partition("giving back ")[2]
+    assert given_back.startswith("−") and "-" not in given_back
+
+
 def test_poisons_are_told_apart(make: Make) -> None:
     means = {("clean", "nominal"): 0.45, ("clean", "szt"): 0.5}
     for poison, harm in (("adm+", 0.4), ("ea", 0.2), ("da", 0.0)):

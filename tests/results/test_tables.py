@@ -84,6 +84,16 @@ def test_a_sole_best_is_bold(rows: list[Row]) -> None:
     text = with_limits(table.cells["adm+", "szt"].interval)
     assert f"**{text}**" in to_markdown(table)
     assert rf"\textbf{{{text}}}" in to_latex(table)
+    assert "bold is the best" in table.caption()
+
+
+def test_the_caption_explains_the_marks_that_are_there(rows: list[Row]) -> None:
+    alone = score_table([row for row in rows if row.defense == "szt"], "instance_similarity")
+    assert not any(cell.best for cell in alone.cells.values())
+    assert "bold" not in alone.caption() and "=" not in alone.caption()
+    twins = [replace(row, defense="twin") for row in rows if row.defense == "szt"]
+    tied = score_table([*twins, *(row for row in rows if row.defense == "szt")], alone.metric)
+    assert "= is the best" in tied.caption() and "bold" not in tied.caption()
 
 
 def test_special_characters_of_latex(rows: list[Row]) -> None:

@@ -138,7 +138,7 @@ def _defense_sentence(values: _Values, gains: Sequence[_Change], name: str | Non
     who = "Safe-Zone Training" if name == SZT else f"The best defense measured, {label(name)},"
     story = _story(gains, "lowered it", "raised it", "changed it within noise")
     shares = [
-        f"{round(100 * share.mean)}% of what {label(gain.name)} took"
+        f"{number(100 * share.mean, 0)}% of what {label(gain.name)} took"
         for gain in gains
         if (share := recovery_of(values, gain.name, name)) is not None
     ]

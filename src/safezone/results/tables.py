@@ -144,11 +144,13 @@ class ScoreTable:
         """What the table shows and how it is marked, without a full stop."""
         metric = metric_of(self.metric)
         better = {True: ", higher is better", False: ", lower is better", None: ""}
+        marks = {cell.tied for cell in self.cells.values() if cell.best}
         return (
             f"{metric.label} of {method_label(self.method)} on {self.model}"
             f"{better[metric.higher_is_better]}: mean over concepts [95% interval], "
-            f"{self.counts()}; the best of a row is bold, "
-            "those not shown to be worse than the best are marked ="
+            f"{self.counts()}"
+            + ("; bold is the best of a row, beyond noise" if False in marks else "")
+            + ("; = is the best of a row or not shown to be worse" if True in marks else "")
             + ("; the paper's number stands in parentheses" if self.paper else "")
         )
 
