@@ -265,7 +265,8 @@ def test_parts_cannot_be_protected_without_the_originals(tmp_path: Path) -> None
 
 def test_a_whole_audit_is_made_once_and_can_be_read(tmp_path: Path, tiny_model: Model) -> None:
     lab, plan = _plan(tmp_path, tiny_model, "quick-1")
-    lab = plan.lab(lab)
+    sampling = replace(lab.settings.sampling, prompts=("a {} in {braces} by a {}",))
+    lab = plan.lab(replace(lab, settings=replace(lab.settings, sampling=sampling)))
     done = audit(lab, plan, tmp_path / "out", title="Mine", command="", progress=False)
     assert not done.failed
     assert json.loads((tmp_path / "out" / EXPECTED).read_text())["begun"] == 0

@@ -14,6 +14,7 @@ from safezone.audit.outcome import outcomes
 from safezone.audit.page import as_json, lead, visibility
 from safezone.audit.protection import change_of
 from safezone.audit.suites import Attacker, Suite
+from safezone.concepts.prompts import fill
 from safezone.defenses import defense, fingerprints
 from safezone.errors import UserError
 from safezone.files import locked, write_json, write_text
@@ -191,7 +192,7 @@ def floor(lab: Lab, plan: Plan) -> float:
     """The similarity of what the model draws for the class words alone, mean over concepts."""
     sampling, values = lab.settings.sampling, []
     for case in plan.cases:
-        prompts = [text.format(case.reference.class_word) for text in sampling.texts()]
+        prompts = [fill(text, case.reference.class_word) for text in sampling.texts()]
         (images,) = generate(
             lab.model,
             [None],

@@ -24,6 +24,7 @@ from safezone.analysis.timesteps import image_draws, posterior_of
 from safezone.arrays import Timesteps, stream
 from safezone.concepts import Concept
 from safezone.concepts.masks import latent_mask
+from safezone.concepts.prompts import fill
 from safezone.errors import UserError
 from safezone.files import digest
 from safezone.lab.bench import Bench, Measures
@@ -244,7 +245,7 @@ def _described(bench: Bench) -> list[tuple[str, Concept, str, tuple[str, str, st
         )
     for concept in bench.concepts[:SCENES_SHOWN]:
         words = (START, concept.class_word.split()[-1], beside[-1])
-        lines.append((concept.name, concept, template.format(concept.class_word), words))
+        lines.append((concept.name, concept, fill(template, concept.class_word), words))
     return lines
 
 
