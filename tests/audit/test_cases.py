@@ -83,6 +83,21 @@ def test_originals_in_another_order_are_refused(tmp_path: Path) -> None:
     )
 
 
+def test_the_two_folders_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
+    protected, clean = _folders(tmp_path)
+    write_json(protected / "manifest.json", {"poison": "adm+"})
+    with pytest.raises(UserError, match=r"is poisoned \(adm\+\); give --clean"):
+        read_cases(clean, protected, SIDE)
+
+
+def test_originals_of_another_object_are_refused(tmp_path: Path) -> None:
+    protected, clean = _folders(tmp_path)
+    for path in clean.glob("*.png"):
+        write_png(path, 255 - np.asarray(Image.open(path)))
+    with pytest.raises(UserError, match=r"no image of .*protected looks like its original in"):
+        read_cases(protected, clean, SIDE)
+
+
 @pytest.mark.parametrize("change", ["other names", "alike", "much changed"])
 def test_originals_in_one_order_are_taken(change: str, tmp_path: Path) -> None:
     protected, clean = _folders(tmp_path)

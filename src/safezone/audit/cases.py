@@ -26,9 +26,8 @@ from safezone.errors import UserError
 from safezone.images import png_text, read_image, to_square
 from safezone.lab.lab import Lab
 from safezone.lab.run import Grid, Run
-from safezone.lab.store import MANIFEST
+from safezone.lab.store import manifest, require_clean
 from safezone.poisons import Poison
-from safezone.reading import read_json
 from safezone.scores.rows import CLEAN, NOMINAL
 
 PROTECTED: Final = "protected"
@@ -39,6 +38,8 @@ LOSSY: Final = frozenset({".jpg", ".jpeg", ".webp", ".avif", ".heic"})
 _OWN: Final = 8.0
 """Root mean square difference, in levels of 255 at 16 x 16 pixels, that a protection may make of an
 original without it being asked whether that is another image's."""
+_OTHERS = 40.0
+"""That difference which images of other objects have at least (240 pairs of sets were compared)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,15 +134,15 @@ def _read_case(folder: Path, original: Path | None, size: int, draw: bool) -> Ca
                     f"{folder} is given as the protected images and as their originals; give "
                     "--clean the folder of the images as they were before"
                 )
+            require_clean(original, "--clean")
             clean = parts[original]
             _require_pairs(folder, protected, original, clean)
             protected = replace(protected, name=clean.name, class_word=clean.class_word)
         masks, generated = _masks(parts, draw)
     if clean is not None:
         clean = replace(clean, masks=masks)
-    path = folder / MANIFEST
-    manifest = read_json(path) if path.is_file() else {}
-    return Case(folder, replace(protected, masks=masks), clean, manifest, generated, original)
+    protected = replace(protected, masks=masks)
+    return Case(folder, protected, clean, manifest(folder), generated, original)
 
 
 def _require_pairs(folder: Path, protected: Concept, original: Path, clean: Concept) -> None:
@@ -168,6 +169,11 @@ def _require_pairs(folder: Path, protected: Concept, original: Path, clean: Conc
                 f"the order of names, with {originals[index]}; give each protected image the name "
                 "of its original"
             )
+    if apart.diagonal().min() > _OTHERS:
+        raise UserError(
+            f"no image of {folder} looks like its original in {original}; give --clean the same "
+            "images as they were before"
+        )
 
 
 def _masks(parts: Mapping[Path, Concept], draw: bool) -> tuple[Tensor | None, bool]:

@@ -156,10 +156,16 @@ def open_lab(
 
     ``sharers``: how many processes work there.
     """
-    from safezone.commands.opening import open_encoders, open_model, with_models
+    from safezone.commands.opening import (
+        open_encoders,
+        open_model,
+        require_clean_data,
+        with_models,
+    )
     from safezone.concepts.datasets import load_readable, miniworld_concepts
     from safezone.lab.lab import Lab
 
+    require_clean_data(data)
     model = open_model(settings.model, machine, settings)
 
     def readable(size: int) -> "tuple[Sequence[Concept], dict[str, str]]":

@@ -1,7 +1,7 @@
 """Opening models, encoders and folders for the commands."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +11,7 @@ import torch
 
 from safezone.commands.command import OnModel, Processor, note, progress
 from safezone.concepts import CONCEPT_FILE, Concept
+from safezone.concepts.folder import inner_folders
 from safezone.errors import UserError
 from safezone.generate import sampler_for
 from safezone.lab.executors import Helped, OpenLab
@@ -18,7 +19,7 @@ from safezone.lab.lab import Lab
 from safezone.lab.memory import keep_freed_memory, memory_left
 from safezone.lab.run import content_key
 from safezone.lab.settings import Scoring, Settings
-from safezone.lab.store import MANIFEST, require_finite
+from safezone.lab.store import manifest, require_clean, require_finite
 from safezone.models import BUILTIN, Model, load_model
 from safezone.models.known import dtype_of, set_precision
 from safezone.models.parts import pick_device
@@ -137,14 +138,9 @@ def with_models(lab: Lab, machine: Processor, concepts: Callable[[int], Iterable
     return replace(lab, poisoners=poisoners, originals=originals, purifier=purifier)
 
 
-def _manifest(folder: Path) -> Mapping[str, Any]:
-    """What ``safezone poison`` wrote of a folder; nothing of others."""
-    return read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
-
-
 def is_procedural(folder: Path) -> bool:
     """Whether a folder holds pictures of the built-in world (exported or poisoned from such)."""
-    if _manifest(folder).get("procedural"):
+    if manifest(folder).get("procedural"):
         return True
     return (folder / CONCEPT_FILE).is_file() and "scenes" in read_json(folder / CONCEPT_FILE)
 
@@ -159,14 +155,20 @@ def tell_limits(model: str, folders: Sequence[Path]) -> bool:
 
 def poison_of(folder: Path) -> str:
     """The poison's name in a folder that ``safezone poison`` wrote, else ``clean``."""
-    return str(_manifest(folder).get("poison", CLEAN))
+    return str(manifest(folder).get("poison", CLEAN))
+
+
+def require_clean_data(data: Path | None) -> None:
+    """Raises UserError for a data set with a folder that ``safezone poison`` wrote."""
+    for folder in inner_folders(data) if data is not None and data.is_dir() else ():
+        require_clean(folder, "--data")
 
 
 def clean_source(folder: Path) -> Path | None:
     """The folder of the clean images: the folder itself, or that which it was poisoned from."""
     if poison_of(folder) == CLEAN:
         return folder
-    source = _manifest(folder).get("source")
+    source = manifest(folder).get("source")
     path = Path(source) if isinstance(source, str) else None
     return path if path is not None and path.is_dir() else None
 

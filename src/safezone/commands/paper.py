@@ -223,7 +223,12 @@ def _concepts(options: FigureCommand, row: "Figure", size: int) -> "dict[str, Co
 
 def _bench(options: FigureCommand, row: "Figure") -> "Bench":
     from safezone.analysis.timesteps import timestep_grid
-    from safezone.commands.opening import open_encoders, open_model, with_models
+    from safezone.commands.opening import (
+        open_encoders,
+        open_model,
+        require_clean_data,
+        with_models,
+    )
     from safezone.defenses import defense
     from safezone.lab.bench import Bench
     from safezone.lab.lab import UNSCORED, Lab
@@ -235,6 +240,7 @@ def _bench(options: FigureCommand, row: "Figure") -> "Bench":
             f"--method is {settings.training.method}, and figure {row.number} is of textual "
             "inversion; leave it out"
         )
+    require_clean_data(options.data)
     for name in options.scope.poisons:
         settings.poisoning.poison(name)
     for name in options.scope.defenses:

@@ -58,7 +58,6 @@ class PoisonCommand(OnModel):
         from safezone.commands.opening import (
             is_procedural,
             open_model,
-            poison_of,
             require_out_folder,
             tell_limits,
         )
@@ -67,14 +66,14 @@ class PoisonCommand(OnModel):
         from safezone.lab.poisonings import Unwritten, write_poisoned
         from safezone.lab.run import TEXTUAL_INVERSION, Run
         from safezone.lab.stage import job
+        from safezone.lab.store import require_clean
         from safezone.reading import read_json
-        from safezone.scores import CLEAN, NOMINAL
+        from safezone.scores import NOMINAL
 
         poison = self.poisoning.one_poison(self.poison)
         require_out_folder(self.out)
         image_files(self.folder)  # tells a wrong folder before the model is opened
-        if poison_of(self.folder) != CLEAN:
-            raise UserError(f"{self.folder} is poisoned already; give the folder of clean images")
+        require_clean(self.folder, "FOLDER")
         model = open_model(self.model, self.machine, self)
         concept = load_concept(self.folder, model.image_size)
         tell_limits(self.model, [self.folder])
@@ -202,7 +201,10 @@ def _detector(options: InspectCommand) -> "tuple[Detector, Model | None, str]":
     from safezone.commands.opening import is_procedural, open_model
     from safezone.inspection.detector import detectors
     from safezone.inspection.features import features_of
+    from safezone.lab.store import require_clean
 
+    if options.clean is not None:
+        require_clean(options.clean, "--clean")
     builtin = options.model == "mini"
     if not builtin and options.clean is None:
         raise UserError(

@@ -124,10 +124,11 @@ class ScoreCommand(OnImages):
         from safezone.commands.opening import open_encoders, open_model, set_threads
         from safezone.concepts import image_files, load_concept
         from safezone.images import read_image
-        from safezone.lab.store import IMAGES_RECORD
+        from safezone.lab.store import IMAGES_RECORD, require_clean
         from safezone.results.artifacts import read_run_images
         from safezone.scores import Pictures, metric_of, score_images
 
+        require_clean(self.clean, "--clean")
         set_threads(self.machine.threads)
         output, prompts, word, placeholder = None, [], "", ""
         if (self.images / IMAGES_RECORD).is_file():

@@ -19,6 +19,7 @@ from safezone.files import (
 )
 from safezone.models.fingerprint import tensors
 from safezone.reading import read_json
+from safezone.scores.rows import CLEAN
 
 WORK: Final = "work"
 """The folder of all artifacts in a workspace."""
@@ -31,6 +32,20 @@ ROWS_FILE: Final = "rows.jsonl"
 KEY_FILE: Final = "key.json"
 MAKING: Final = ".making-"
 """The lock of an artifact, beside it, while a process makes it."""
+
+
+def manifest(folder: Path) -> Mapping[str, Any]:
+    """What ``safezone poison`` wrote of a folder; nothing of others."""
+    return read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+
+
+def require_clean(folder: Path, option: str) -> None:
+    """Raises UserError for a folder that ``safezone poison`` wrote, where clean images belong."""
+    poison = manifest(folder).get("poison", CLEAN)
+    if poison != CLEAN:
+        raise UserError(
+            f"{folder} is poisoned ({poison}); give {option} the images as they were before"
+        )
 
 
 def _files(place: Path) -> set[str]:
