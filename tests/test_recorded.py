@@ -7,7 +7,9 @@ import pytest
 
 from safezone.commands.command import parse
 from safezone.commands.report import ReportCommand, ScoreCommand
+from safezone.errors import UserError
 from safezone.lab.store import IMAGES_RECORD
+from safezone.results.artifacts import INDEX
 
 
 @pytest.fixture
@@ -37,6 +39,13 @@ def test_the_encoders_are_those_of_the_model_that_made_the_images(
     ):
         scoring = options.scoring
         assert (scoring.instance_encoder, scoring.text_image_encoder) == encoders
+
+
+@pytest.mark.parametrize("measured", ["runs", "runs/toy"])
+def test_other_encoders_of_what_was_measured_are_refused(made: Path, measured: str) -> None:
+    (made.parent / measured / INDEX).write_text(json.dumps({"grid": "toy"}))
+    with pytest.raises(UserError, match="was scored when it was measured"):
+        parse(ReportCommand, [str(made), "--instance-encoder", "mini-instance"]).run()
 
 
 def test_what_nobody_recorded_is_scored_as_the_built_in_model_is(tmp_path: Path) -> None:

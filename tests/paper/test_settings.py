@@ -161,7 +161,7 @@ def test_a_file_of_some_settings_leaves_the_others_the_table_s_or_figure_s_own(
     assert parse(GridRunCommand, ["table32", *words], "grid run").training.method == "lora"
 
 
-@pytest.mark.parametrize("command", ["grid run table17 --dry-run", "figure 7"])
+@pytest.mark.parametrize("command", ["grid run table17 --dry-run", "figure 7", "audit x"])
 @pytest.mark.parametrize("cell", ["seeds: 5", "concepts: 2", "poisons: [da]", "defenses: [lm]"])
 def test_cells_of_a_file_that_would_be_passed_over_are_refused(
     command: str, cell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -172,6 +172,20 @@ def test_cells_of_a_file_that_would_be_passed_over_are_refused(
     assert main([*command.split(), *words]) == 2
     assert f"{file}: cells.{cell.partition(':')[0]} is for" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "setting"),
+    [("poison x", "poison_model: [mini]"), ("audit x", "purify_model: mini")],
+)
+def test_models_of_a_file_that_would_be_passed_over_are_refused(
+    command: str, setting: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"{setting}\n")
+    words = ["--out", str(tmp_path / "out"), "--config", str(file)]
+    assert main([*command.split(), *words]) == 2
+    assert f"{file}: {setting.partition(':')[0]} is for grids" in capsys.readouterr().err
 
 
 def test_the_seed_of_poisons_in_a_file_counts_for_grids_and_figures(tmp_path: Path) -> None:

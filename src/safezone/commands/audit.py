@@ -23,7 +23,7 @@ from safezone.commands.command import (
 )
 from safezone.errors import UserError
 from safezone.fields import Count
-from safezone.lab.presets import quick, read_settings
+from safezone.lab.presets import own_cells, quick, read_settings, refuse_models
 from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, Settings
 
 if TYPE_CHECKING:
@@ -177,6 +177,8 @@ def _require_use(options: AuditCommand, told: Settings) -> None:
     """Raises UserError for options that would do nothing. ``told``: without those."""
     from safezone.audit.audit import own_training
 
+    own_cells(options.machine.config, options.model)
+    refuse_models(options.machine.config, options.model, "poison_model", "purify_model")
     if options.partial and options.clean is None:
         raise UserError("--partial needs the originals of the other images; give them with --clean")
     method = told.training.method

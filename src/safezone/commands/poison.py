@@ -10,6 +10,7 @@ import tyro
 from safezone.commands.command import Answer, Flat, Folder, OnModel, note, plural, progress
 from safezone.errors import UserError
 from safezone.fields import Natural
+from safezone.lab.presets import refuse_models
 from safezone.lab.settings import Poisoning, Settings
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class PoisonCommand(OnModel):
         from safezone.reading import read_json
         from safezone.scores import NOMINAL
 
+        refuse_models(self.machine.config, self.model, "poison_model")
         poison = self.poisoning.one_poison(self.poison)
         require_out_folder(self.out)
         image_files(self.folder)  # tells a wrong folder before the model is opened

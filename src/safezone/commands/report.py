@@ -77,10 +77,17 @@ class ReportCommand(OnImages):
         pictures = PICTURES if self.pictures is None else self.pictures
         if not folder.is_dir():
             raise UserError(f"{folder} is not a folder; give the folder of `safezone generate`")
-        if (folder / INDEX).is_file():
+        measured = (folder / INDEX).is_file()
+        grids = [] if measured else results.grids_in(folder)
+        if (measured or grids) and self.scoring != preset(_maker(folder) or "mini").scoring:
+            raise UserError(
+                f"{folder} was scored when it was measured; leave --model, --config and encoders "
+                "out, or measure again with them"
+            )
+        if measured:
             page = results.rewrite_results(folder, self.title, pictures)
             return _answer(page, rows=len(read_rows(folder / ROWS_FILE)))
-        if grids := results.grids_in(folder):
+        if grids:
             title = self.title or "The paper's tables, measured"
             page = results.write_workspace_page(folder, title, pictures)
             return _answer(page, grids=[grid.name for grid in grids])

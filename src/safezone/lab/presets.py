@@ -225,6 +225,17 @@ def own_cells(path: Path | None, model: str) -> Cells:
     return cells
 
 
+def refuse_models(path: Path | None, model: str, *names: str) -> None:
+    """Raises UserError where the file gives one of these settings, which would be passed over."""
+    settings = read_settings(path, model)
+    for name in names:
+        if getattr(settings, name):
+            raise UserError(
+                f"{path}: {name} is for grids, claims and figures; leave it out, this command "
+                "poisons and purifies on its --model"
+            )
+
+
 def settings_yaml(settings: Settings) -> str:
     """The settings as a YAML file that ``read_settings`` reads back."""
     import yaml
