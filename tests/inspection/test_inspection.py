@@ -236,6 +236,7 @@ def test_photographs_without_a_model_are_judged_by_their_pixels_and_it_says_so(
     assert len(data["limits"]) == 1
     assert data["false_positive_rates"]
     assert data["command"].startswith(f"safezone personalize {folder} --defense ")
+    assert "--model sd15" in data["command"]
     assert main(["inspect", str(folder)]) == 0
     said = capsys.readouterr().out
     assert "0.png: " in said

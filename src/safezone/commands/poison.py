@@ -151,7 +151,8 @@ class InspectCommand(OnModel):
         detector, model, chosen_on = _detector(self)
         images = findings(detector, features_of(self.folder, model))
         kind = common_kind(images)
-        command = personalize_command(self.folder, kind, self.model, masks=masks)
+        trained = "sd15" if model is None else self.model  # mini cannot learn photographs
+        command = personalize_command(self.folder, kind, trained, masks=masks)
         known = model is None or detector.model in (None, model.fingerprint())
         limits = []
         if model is None:
