@@ -20,7 +20,14 @@ from safezone.lab.presets import KINDS, TRAINING, kind_of, preset, read_settings
 from safezone.lab.training import Training
 from safezone.models import Model
 from safezone.models.deltas import LowRank
-from safezone.personalize import METHODS, Adapter, save_adapter, save_embedding, train
+from safezone.personalize import (
+    METHODS,
+    Adapter,
+    load_adapter,
+    save_adapter,
+    save_embedding,
+    train,
+)
 from safezone.personalize.checkpoints import State, save_state
 from safezone.poisons.passes import Checkpoints
 from tiny import write_tiny_folder, write_tiny_xl_folder
@@ -289,6 +296,19 @@ def test_the_second_file_of_an_adapter_is_not_written_over_either(
     if status:
         assert "both be written as toy-lora" in capsys.readouterr().err
     assert len(list(tmp_path.glob("out/**/*.safetensors"))) == (0 if status else 3)
+
+
+@pytest.mark.parametrize(("width", "fits"), [(768, True), (128, False)])
+def test_an_export_says_where_it_cannot_be_used_and_not_where_the_images_lie(
+    width: int, fits: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    told = {"images": "/home/me/toy", "training": "../toy", "seed": 3}
+    adapter = Adapter(torch.ones(1, width), "<toy>", "toy", told)
+    save_adapter(adapter, tmp_path / "in")
+    assert main(["export", str(tmp_path / "in"), "--out", str(tmp_path / "out")]) == 0
+    assert (f"width {width}" in capsys.readouterr().out) is not fits
+    (file,) = (tmp_path / "out").glob("*.safetensors")
+    assert load_adapter(file).provenance == {"seed": 3}
 
 
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import tyro
 
@@ -131,7 +131,7 @@ class ExportCommand(Command):
         from safezone.commands.opening import open_model, require_out_folder
         from safezone.models.deltas import Full
         from safezone.personalize import export_adapter, load_adapter
-        from safezone.personalize.exports import prompt_name, require_form
+        from safezone.personalize.exports import other_width, prompt_name, require_form
 
         require_out_folder(self.out)
         model = None if self.base is None else open_model(self.base, Machine(), Settings())
@@ -150,7 +150,8 @@ class ExportCommand(Command):
                 )
             taken |= names
             require_form(adapter, self.form, self.rank)
-            adapters[name] = adapter
+            told = {k: v for k, v in adapter.provenance.items() if k not in _PLACES}
+            adapters[name] = replace(adapter, provenance=told)
         if not adapters:
             raise UserError(f"{self.adapters[0]} holds failed runs only; train again")
         deltas = [delta for adapter in adapters.values() for delta in adapter.deltas.values()]
@@ -170,11 +171,21 @@ class ExportCommand(Command):
                 lines.append(f"  relative error of rank {self.rank}: {export.error:.2%}")
             if export.words:
                 lines.append(f"  in prompts: {export.words}")
-            lines += [f"  note: {limit}" for limit in export.limits]
+            limits = list(export.limits)
+            if self.form == "kohya" and (width := other_width(adapter)):
+                limits.append(
+                    f"it is for a text encoder of width {width}; those programs' models have 768 "
+                    "(SD 1.5), 1024 (SD 2.1) or SDXL's two, and cannot use it"
+                )
+            lines += [f"  note: {limit}" for limit in limits]
             paths = {"files": export.files, "replaced": replaced}
             texts = {name: list(map(str, each)) for name, each in paths.items()}
             records.append({**texts, "error": export.error})
         return Answer({"exported": records}, "\n".join(lines))
+
+
+_PLACES: Final = ("images", "training", "clean")
+"""What a file's record says of folders on this machine, which nobody else needs to know."""
 
 
 def _adapter_files(paths: Sequence[Path]) -> dict[Path, Path]:

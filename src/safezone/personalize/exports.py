@@ -106,14 +106,30 @@ def export_adapter(
     return Exported(tuple(files), error, words, tuple(limits))
 
 
-def _kohya_metadata(deltas: Mapping[str, Delta], xl: bool) -> dict[str, str]:
-    """What AUTOMATIC1111 sorts LoRAs by; nothing where no layer tells the kind of model."""
+def other_width(adapter: Adapter) -> int:
+    """The width of its text encoder where no Stable Diffusion has it, as of the built-in models.
+
+    0 where one has it, and where nothing tells.
+    """
+    if len(adapter.widths) > 1 or is_xl(adapter.deltas):
+        return 0
+    width = adapter.vectors.shape[1] if len(adapter.vectors) else _text_width(adapter.deltas)
+    return 0 if width in _VERSIONS else width
+
+
+def _text_width(deltas: Mapping[str, Delta]) -> int:
+    """The width of the text encoder's output; 0 where no layer tells it."""
     widths = {
         delta.shape[1]
         for name, delta in deltas.items()
         if re.search(r"attn2\.to_[kv]$|^text_encoder\..*[qkv]_proj$", name)
     }
-    version = _XL if xl else _VERSIONS.get(max(widths, default=0))
+    return max(widths, default=0)
+
+
+def _kohya_metadata(deltas: Mapping[str, Delta], xl: bool) -> dict[str, str]:
+    """What AUTOMATIC1111 sorts LoRAs by; nothing where no layer tells the kind of model."""
+    version = _XL if xl else _VERSIONS.get(_text_width(deltas))
     if version is None:
         return {}
     return {"ss_base_model_version": version, "ss_v2": str(version == "sd_v2")}
