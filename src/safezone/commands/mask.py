@@ -143,9 +143,10 @@ def _answer(
         lines.append(line)
     unsure = [stem for stem, cutout in cutouts.items() if cutout.sureness < SURE]
     if unsure:
+        look = "at the previews" if options.preview else "at them with --preview"
         lines.append(
-            f"{len(unsure)} of {len(cutouts)} are not sure: look at them with --preview, and give "
-            "--box, --point or --hints FILE.json with --overwrite, or use --source sam"
+            f"{len(unsure)} of {len(cutouts)} are not sure: look {look}, and where they are wrong "
+            "give --box, --point or --hints FILE.json with --overwrite, or use --source sam"
         )
     if options.preview:
         lines.append(f"previews in {options.folder / PREVIEW_FOLDER}")
