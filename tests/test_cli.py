@@ -151,6 +151,13 @@ def test_names_of_one_kind_are_told_without_the_rooms_of_others() -> None:
     subprocess.run([sys.executable, "-c", "\n".join(lines)], check=True)
 
 
+def test_poisons_of_one_objective_are_told_apart(capsys: pytest.CaptureFixture[str]) -> None:
+    told = _json(capsys, "list", "poisons", "--json")["poisons"]
+    assert isinstance(told, dict)
+    assert told["adm+"].startswith("raised: ") and told["adm-"].startswith("lowered: ")
+    assert told["adm+@lm"].startswith("raised; own mask: ")
+
+
 def test_idle_cores_help_with_the_built_in_model_unless_threads_were_asked_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final, Literal, get_args
@@ -71,19 +71,22 @@ def _names(kind: Kind) -> Mapping[str, str]:
         case "poisons":
             from safezone.poisons import POISONS
 
-            return {name: _summary(row.objective) for name, row in POISONS.items()}
+            own = ("transform", "timesteps", "mask", "shaping", "surrogate")
+            return {
+                name: ("raised" if row.direction > 0 else "lowered")
+                + "".join(f"; own {part}" for part in _others(row, POISONS["adm+"], own))
+                + f": {_summary(row.objective)}"
+                for name, row in POISONS.items()
+            }
         case "defenses":
             from safezone.defenses import DEFENSES
 
             parts = ("preprocess", "timesteps", "loss_mask", "words")
             plain = DEFENSES["nominal"]
-            changed = {
-                name: [part for part in parts if getattr(row, part) != getattr(plain, part)]
-                for name, row in DEFENSES.items()
-            }
             return {
-                name: ", ".join(own).replace("_", " ") or "nothing: plain training"
-                for name, own in changed.items()
+                name: ", ".join(_others(row, plain, parts)).replace("_", " ")
+                or "nothing: plain training"
+                for name, row in DEFENSES.items()
             }
         case "methods":
             from safezone.personalize import METHODS
@@ -130,6 +133,11 @@ def _names(kind: Kind) -> Mapping[str, str]:
             from safezone.paper.measured.table import FIGURES
 
             return {str(row.number): row.title for row in FIGURES.values()}
+
+
+def _others(row: object, usual: object, parts: Sequence[str]) -> list[str]:
+    """The parts of a row that are not as usual."""
+    return [part for part in parts if getattr(row, part) != getattr(usual, part)]
 
 
 def _summary(thing: object) -> str:
