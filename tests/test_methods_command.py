@@ -311,6 +311,12 @@ def test_an_export_says_where_it_cannot_be_used_and_not_where_the_images_lie(
     assert load_adapter(file).provenance == {"seed": 3}
 
 
+def test_the_word_of_a_run_s_own_file_is_the_concept_s(tmp_path: Path) -> None:
+    file = save_adapter(Adapter(torch.ones(1, 768), "<toy>", "toy"), tmp_path / "in")
+    assert main(["export", str(file), "--out", str(tmp_path / "out")]) == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["toy.safetensors"]
+
+
 @pytest.mark.parametrize("form", ["kohya", "diffusers"])
 def test_every_file_that_export_replaces_is_named(
     form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]

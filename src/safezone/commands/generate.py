@@ -130,7 +130,7 @@ class ExportCommand(Command):
     def run(self) -> Answer:
         from safezone.commands.opening import open_model, require_out_folder
         from safezone.models.deltas import Full
-        from safezone.personalize import export_adapter, load_adapter
+        from safezone.personalize import ADAPTER_FILES, export_adapter, load_adapter
         from safezone.personalize.exports import other_width, prompt_name, require_form
 
         require_out_folder(self.out)
@@ -141,7 +141,9 @@ class ExportCommand(Command):
             adapter = load_adapter(file, model)
             if adapter.failed:
                 continue
-            name = prompt_name("-".join(below.parts) or file.stem)
+            alone = file in self.adapters and file.name in ADAPTER_FILES
+            word = adapter.placeholder if alone else "-".join(below.parts)
+            name = prompt_name(word or file.stem)
             both = self.form == "kohya" and len(adapter.vectors) and adapter.deltas
             names = {name, f"{name}-lora"} if both else {name}
             if twice := names & taken:
