@@ -2,12 +2,9 @@
 
 import ast
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +14,7 @@ import pytest
 import torch
 
 import safezone
+from processes import run, run_pytest
 from safezone.arrays import randn, stream
 from safezone.errors import UserError
 from safezone.models import Model, load_model
@@ -149,13 +147,9 @@ def _dotted(page: Page) -> str:
 
 
 def _safezone(package: Path, *arguments: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(package), "COLUMNS": "200"}
-    command = [sys.executable, "-m", "safezone", *arguments]
-    result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, cwd=package
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+    done = run(package, *arguments)
+    assert done.status == 0, done.error
+    return done.out
 
 
 @PER_PAGE
@@ -205,12 +199,8 @@ def test_the_command_that_trains_the_twins_asks_for_stages_that_there_are(
 @pytest.mark.parametrize("page", PAGES[:1], ids=["poison"])
 def test_the_example_as_a_row_does_not_break_the_tests_of_its_page(page: Page, copy: Path) -> None:
     tests = str(Path(__file__).parent / "poisons" / "test_documents.py")
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow", tests, "-k", "not network"]
-    environment = {**os.environ, "PYTHONPATH": str(copy)}
-    result = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, cwd=DOCS.parent
-    )
-    assert result.returncode == 0, result.stdout[-2000:]
+    done = run_pytest(copy, tests, "-m", "not slow", "-k", "not network")
+    assert done.status == 0 and " passed" in done.out, done
     assert "_ROWS" in (DOCS / page.name).read_text()
 
 

@@ -261,24 +261,6 @@ def test_settings_that_yaml_reads_as_words(place: Place) -> None:
     assert read_settings(file, None).training.learning_rate == 1e-4
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1"])
-def test_a_terminal_without_our_letters(encoding: str, place: Place) -> None:
-    named = place.root / "caf\u00e9 \u96ea"
-    place.images.rename(named)
-    environment = {**os.environ, "PYTHONIOENCODING": encoding}
-    for more in ([], ["--json"]):
-        done = subprocess.run(
-            [sys.executable, "-m", "safezone", "mask", str(named), *more],
-            capture_output=True,
-            env=environment,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert b"masks" in done.stdout
-        if more:
-            assert json.loads(done.stdout.decode(encoding))["masks"] == str(named / "masks")
-
-
 def test_a_folder_whose_name_is_no_utf_8(place: Place, capsysbinary: Any) -> None:
     odd = Path(os.fsdecode(os.fsencode(place.root) + b"/caf\xe9"))
     place.images.rename(odd)

@@ -1,12 +1,10 @@
 """A measurement that is killed at any moment and started again gives the same bytes."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+from processes import start
 from safezone.cli import main
 
 
@@ -36,19 +34,14 @@ def test_killed_and_resumed_equals_undisturbed(tmp_path: Path, tiny_model_folder
     halted = tmp_path / "halted"
     kills = 0
     for stage in ("poison", "personalize", "generate"):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "safezone", *_arguments(tiny_model_folder, halted)],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = start(_arguments(tiny_model_folder, halted), tmp_path)
         # as soon as the stage before has left something, at a moment that is never the same
-        while process.poll() is None and not (halted / "work" / stage).exists():
+        while process.exitcode is None and not (halted / "work" / stage).exists():
             time.sleep(0.01)
         time.sleep(0.05)
-        if process.poll() is None:
-            os.kill(process.pid, signal.SIGKILL)
-            kills += 1
-        process.wait()
+        process.kill()
+        process.join()
+        kills += process.exitcode == -signal.SIGKILL
     assert kills >= 1
     assert main(_arguments(tiny_model_folder, halted)) == 0
     assert _results(halted) == _results(tmp_path / "whole")

@@ -286,7 +286,7 @@ def test_a_begun_training_keeps_its_runs_when_memory_is_short(tmp_path: Path) ->
 def test_memory_that_tensors_leave_is_kept() -> None:
     """The pages of a large tensor are there again for the next one.
 
-    In the best of three processes: the system itself may take pages back at any time.
+    In one of three processes: the system itself may take pages back at any time.
     """
     if not sys.platform.startswith("linux"):
         pytest.skip("glibc only")
@@ -299,5 +299,5 @@ def test_memory_that_tensors_leave_is_kept() -> None:
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)"
     )
     command = [sys.executable, "-c", program]
-    said = [subprocess.check_output(command, text=True) for _ in range(3)]
-    assert min(map(int, said)) < 500  # thousands where the pages are given back
+    said = (subprocess.check_output(command, text=True) for _ in range(3))
+    assert any(int(each) < 500 for each in said)  # thousands where the pages are given back

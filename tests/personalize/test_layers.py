@@ -1,8 +1,6 @@
 """LoRA and Custom Diffusion: many runs in one pass, each as if it were alone."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import safezone
+from processes import run_pytest
 from safezone.arrays import stream
 from safezone.concepts import Concept
 from safezone.defenses import masked_loss
@@ -341,12 +341,8 @@ def test_changes_do_not_break_the_compilers_graph(
     """``fullgraph`` refuses breaks; new values of the changes are new inputs of the same graph."""
     if os.environ.get("SAFEZONE_SHAPES") != "none":  # the checks of shapes cannot be compiled
         this = f"{__file__}::test_changes_do_not_break_the_compilers_graph"
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", this]
-        result = subprocess.run(
-            command, env={**os.environ, "SAFEZONE_SHAPES": "none"}, capture_output=True, text=True
-        )
-        assert result.returncode == 0, result.stdout
-        assert "1 passed" in result.stdout
+        done = run_pytest(Path(safezone.__file__).parents[1], this, SAFEZONE_SHAPES="none")
+        assert done.status == 0 and "1 passed" in done.out, done
         return
     network = torch.compile(tiny_model.predict, dynamic=False, fullgraph=True, backend="eager")
     noisy, timesteps = torch.randn(2, 4, 8, 8, generator=stream("noisy")), torch.tensor([5, 900])

@@ -9,6 +9,7 @@ those that remain, and a training goes on from its last checkpoint.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -48,6 +50,14 @@ _RAY_LOST: Final = (
 """What Ray raises when a task, or the machine that it was on, was lost too often."""
 
 
+_LARGE: Final = (
+    "diffusers.models.autoencoders.autoencoder_kl",
+    "diffusers.models.unets.unet_2d_condition",
+    "transformers.models.clip.modeling_clip",
+)
+"""Modules that every worker needs and that take seconds to import."""
+
+
 class Executor(Protocol):
     """Where workers are, and how many."""
 
@@ -64,11 +74,19 @@ def _lost() -> UserError:
     )
 
 
+def fresh() -> BaseContext:
+    """How processes are started: torch's threads do not survive a fork of this one, but that of a
+    server without any does, which has imported the large libraries once for all."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    multiprocessing.set_forkserver_preload([*_LARGE])
+    return multiprocessing.get_context("forkserver")
+
+
 @contextmanager
 def _pool(count: int, begin: Callable[[], None] | None = None) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with the block, whatever they are at. ``begin``: what each does first."""
-    spawn = multiprocessing.get_context("spawn")  # torch's threads do not survive a fork
-    pool = ProcessPoolExecutor(count, spawn, initializer=begin)
+    pool = ProcessPoolExecutor(count, fresh(), initializer=begin)
     try:
         yield pool
     finally:
