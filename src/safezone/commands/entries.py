@@ -124,7 +124,7 @@ class VerifyCommand(Processor, Command):
     ] = ()
     """Python file that an entry rests on, which is run; may be given repeatedly."""
     work: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = Path("runs/verify")
-    """Folder of what is made on the way; never that of the evaluation."""
+    """Folder of what is made on the way; what an evaluation made there is not read."""
 
     def run(self) -> Answer:
         from safezone.audit.entry import read_entry
@@ -293,7 +293,9 @@ def _open_trial(
     encoders = open_encoders(settings.scoring, options)
     sets = (miniworld_concepts(model.image_size, which) for which in get_args(BuiltinSet))
     concepts = suite.chosen(chain.from_iterable(sets))
-    lab = Lab(options.work.absolute() / WORK, model, encoders, settings, concepts, sharers=sharers)
+    # Apart, or a verification would read the files of the evaluation that it is to repeat.
+    work = options.work.absolute() / (WORK if isinstance(options, EvaluateCommand) else "verified")
+    lab = Lab(work, model, encoders, settings, concepts, sharers=sharers)
     return Trial(lab, suite, wanted, seed)
 
 
