@@ -19,14 +19,16 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
-from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from tqdm import tqdm
 
 from safezone.errors import UserError
 from safezone.lab.lab import Failures, Lab, Note
+
+if TYPE_CHECKING:
+    from multiprocessing.context import ForkServerContext, SpawnContext
 
 OpenLab: TypeAlias = Callable[[], Lab]
 """Opens the lab in another process; picklable, a ``functools.partial`` of a module's function."""
@@ -74,7 +76,7 @@ def _lost() -> UserError:
     )
 
 
-def fresh() -> BaseContext:
+def fresh() -> "SpawnContext | ForkServerContext":
     """How processes are started: torch's threads do not survive a fork of this one, but that of a
     server without any does, which has imported the large libraries once for all."""
     if sys.platform != "linux":
