@@ -12,6 +12,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+_STREAMS = ("out", "error")
+
 
 @dataclass(frozen=True)
 class Done:
@@ -29,8 +31,8 @@ def _enter(
     streams: Path,
     environment: Mapping[str, str],
 ) -> None:
-    for number, name in ((1, "out"), (2, "error")):
-        os.dup2(os.open(streams / name, os.O_WRONLY | os.O_CREAT, 0o600), number)
+    for number, name in enumerate(_STREAMS, 1):
+        os.dup2(os.open(streams / name, os.O_WRONLY), number)
     os.environ.update({"COLUMNS": "200", **environment})
     if package is not None:
         sys.path.insert(0, str(package))
@@ -48,6 +50,8 @@ def start(
     """``module.main(arguments)``. ``streams``: a folder for the files ``out`` and ``error``."""
     from safezone.lab.executors import fresh  # not above: a fresh process imports this module
 
+    for name in _STREAMS:
+        (streams / name).write_text("")
     told = (module, arguments, package, streams, environment)
     process = fresh().Process(target=_enter, args=told)
     process.start()
@@ -59,7 +63,7 @@ def run(package: Path, *arguments: str, module: str = "safezone.cli", **environm
     with TemporaryDirectory() as folder:
         process = start(arguments, Path(folder), package, module, **environment)
         process.join()
-        out, error = ((Path(folder) / name).read_text() for name in ("out", "error"))
+        out, error = ((Path(folder) / name).read_text() for name in _STREAMS)
         return Done(process.exitcode, out, error)
 
 

@@ -4,10 +4,10 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from chromium import CHROMIUM, Page
+from processes import start
 from safezone.concepts.datasets import miniworld_concepts
 from safezone.images import read_mask, write_png
 from wrong_uploads import WRONG
@@ -29,6 +30,9 @@ scoring: {instance_encoder: mini-instance, text_image_encoder: none}
 """On a tiny model: one step of everything."""
 
 
+_ADDRESS: Final = re.compile(r"open (http://127\.0\.0\.1:\d+)")
+
+
 @dataclass(frozen=True)
 class Site:
     """A page that is served, its folder, and a tab."""
@@ -36,7 +40,7 @@ class Site:
     tab: Page
     address: str
     folder: Path
-    server: subprocess.Popen[str]
+    server: BaseProcess
 
 
 @pytest.fixture
@@ -47,23 +51,19 @@ def site(tmp_path: Path, tiny_model_folder: Path) -> Iterator[Site]:
     folder = tmp_path / "kept"
     options = ["--folder", str(folder), "--port", "0", "--model", str(tiny_model_folder)]
     options += ["--config", str(tmp_path / "smallest.yaml")]
-    server = subprocess.Popen(
-        [sys.executable, "-m", "safezone", "serve", *options],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert server.stderr is not None
+    server = start(["serve", *options], tmp_path)
     try:
-        found = re.match(r"open (http://127\.0\.0\.1:\d+)", server.stderr.readline())
-        assert found is not None
+        while not (found := _ADDRESS.match((tmp_path / "error").read_text())):
+            assert server.is_alive()
+            time.sleep(0.05)
         with Page(tmp_path / "profile") as tab:
             tab.screen(1280, 900)
             yield Site(tab, found[1], folder, server)
     finally:
-        server.send_signal(signal.SIGINT)
-        assert server.wait(60) in (0, 130)  # 0 where a shell lets it ignore the signal
-        server.stderr.close()
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGINT)
+        server.join(60)
+        assert server.exitcode in (0, 130)  # 0 where a shell lets it ignore the signal
 
 
 def _state(tab: Page, *states: str) -> None:
