@@ -116,6 +116,8 @@ def test_from_pictures_to_another_programs_file(
     (run,) = Path(runs).rglob("run.json")
     record = json.loads(run.read_text())
     assert record["method"] == METHODS[method].name
+    for path in run.parent.glob("*.safetensors"):
+        assert os.fsencode(tmp_path) not in path.read_bytes()  # nobody is told where pictures lie
     assert list(Path(runs).rglob("previews/*/step-*.png"))
     prompts = ["--prompts", "a photo of a {}", "--steps", "2"]
     assert main(["generate", runs, *prompts, *model]) == 0, capsys.readouterr().err

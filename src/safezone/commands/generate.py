@@ -187,7 +187,8 @@ class ExportCommand(Command):
 
 
 _PLACES: Final = ("images", "training", "clean")
-"""What a file's record says of folders on this machine, which nobody else needs to know."""
+"""Folders that a file's record names, which are not beside an exported one; in older files that of
+the photographs, too."""
 
 
 def _adapter_files(paths: Sequence[Path]) -> dict[Path, Path]:

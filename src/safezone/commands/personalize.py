@@ -217,7 +217,6 @@ def _jobs(
                     "defense": row.name,
                     "method": method.name,
                     "model": model.name,
-                    "images": os.path.abspath(folder),
                     "training": os.path.relpath(training, place),
                     "clean": None if clean is None else os.path.relpath(clean, place),
                     "photographs": photographs,
