@@ -19,7 +19,7 @@ from safezone.commands.command import parse
 from safezone.concepts import save_concept
 from safezone.defenses import defense
 from safezone.errors import UserError
-from safezone.images import read_image, to_float, to_square
+from safezone.images import read_image, to_float, to_square, write_png
 from safezone.inspection import features
 from safezone.inspection.detector import (
     ADVICE,
@@ -244,6 +244,18 @@ def test_photographs_without_a_model_are_judged_by_their_pixels_and_it_says_so(
     assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(
         ["photos", "0.png", "1.png", "2.png"]
     )
+
+
+def test_files_that_say_themselves_that_they_are_poisoned_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = _photographs(tmp_path / "photos", smooth(3, 96))
+    for name, said in (("0", '{"poison": "adm+", "seed": 0}'), ("1", "[1]")):
+        write_png(folder / f"{name}.png", smooth(1, 96)[0], {"safezone": said})
+    data, _ = _inspected(capsys, str(folder))
+    assert data["recorded"] == {"0.png": "adm+"}
+    assert main(["inspect", str(folder)]) == 0
+    assert "poisoned for certain: 1 image with" in capsys.readouterr().out
 
 
 def test_any_model_can_be_used_with_clean_images_of_ones_own(

@@ -1,6 +1,8 @@
 """``safezone poison`` and ``inspect``: a poison is put into images, or looked for in them."""
 
+import json
 import os
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -147,7 +149,9 @@ class InspectCommand(OnModel):
         from safezone.inspection.features import features_of
 
         # What is wrong with the folder is told before a model is opened.
-        masks = bool(mask_files(self.folder, image_files(self.folder)))
+        files = image_files(self.folder)
+        masks = bool(mask_files(self.folder, files))
+        recorded = {path.name: poison for path in files if (poison := _recorded(path))}
         detector, model, chosen_on = _detector(self)
         images = findings(detector, features_of(self.folder, model))
         kind = common_kind(images)
@@ -183,12 +187,19 @@ class InspectCommand(OnModel):
             f"of {count} clean images, {name}: {share:.0%} [{low:.0%}, {high:.0%}] above it"
             for name, (share, low, high, count) in rates.items()
         ]
+        if recorded:
+            names = ", ".join(sorted({*recorded.values()}))
+            lines.append(
+                f"poisoned for certain: {plural(len(recorded), 'image')} with the record of "
+                f"safezone poison ({names})"
+            )
         lines.append(f"to train on them: {command}")
         for limit in limits:
             note(f"note: {limit}.")
         data = {
             "images": [asdict(each) for each in images],
             "flagged": flagged,
+            "recorded": recorded,
             "kind": kind,
             "threshold": detector.threshold,
             "chosen_on": chosen_on,
@@ -197,6 +208,16 @@ class InspectCommand(OnModel):
             "command": command,
         }
         return Answer(data, "\n".join(lines))
+
+
+def _recorded(image: Path) -> str:
+    """The poison's name in an image that ``safezone poison`` wrote and nobody wrote again; else
+    empty."""
+    from safezone.images import png_text
+
+    with suppress(ValueError, AttributeError):  # a text of that name that is none of ours
+        return str(json.loads(png_text(image).get("safezone", "{}")).get("poison", ""))
+    return ""
 
 
 def _detector(options: InspectCommand) -> "tuple[Detector, Model | None, str]":
