@@ -112,7 +112,10 @@ def test_from_pictures_to_another_programs_file(
     train = ["personalize", str(pictures), "--method", method, "--steps", "3", "--out", runs]
     more = ["--prior-weight", "0.5", "--prior-images", "2", "--preview-every", "2"]
     twice = ["--defense", "nominal", "--defense", "Nominal"]
-    assert main([*train, *more, *twice, *model]) == 0, capsys.readouterr().err
+    status = main([*train, *more, *twice, *model])
+    told = capsys.readouterr().err
+    assert status == 0, told
+    assert f"{pictures.name}: its class word is '{pictures.name}', the folder's name" in told
     (run,) = Path(runs).rglob("run.json")
     record = json.loads(run.read_text())
     assert record["method"] == METHODS[method].name

@@ -66,7 +66,7 @@ class PersonalizeCommand(OnModel):
 
     def run(self) -> Answer:
         from safezone.commands.opening import open_model, require_out_folder, tell_limits
-        from safezone.concepts import image_files
+        from safezone.concepts import CONCEPT_FILE, image_files
         from safezone.defenses import defense, resolve
         from safezone.files import locked
         from safezone.lab.memory import ItemBytes
@@ -109,6 +109,12 @@ class PersonalizeCommand(OnModel):
                     compile=self.training.compile,
                     captured=self.training.captured,
                     checkpointing=self.training.checkpointing,
+                )
+        for label, (concept, folder) in concepts.items():
+            if self.class_word is None and not (folder / CONCEPT_FILE).is_file():
+                word = concept.class_word
+                note(
+                    f"{label}: its class word is {word!r}, the folder's name, without --class-word"
                 )
         clean = {label: _clean(folder, concept) for label, (concept, folder) in concepts.items()}
         photographs = tell_limits(self.model, self.folders)

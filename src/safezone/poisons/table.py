@@ -138,7 +138,12 @@ def poison(name: str, own: Mapping[str, Poison] = MappingProxyType({})) -> Poiso
     if base in rows:
         return modified(rows[base], modifiers)
     near = difflib.get_close_matches(key, rows, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(rows)}."
+    mine = "" if own else ", or one of your own, which needs --poison-file"
+    hint = (
+        f"did you mean {' or '.join(near)}{mine}?"
+        if near
+        else f"choose from {', '.join(rows)}{mine}."
+    )
     raise UserError(f"There is no poison {name!r}; {hint}")
 
 
