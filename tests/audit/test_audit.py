@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from safezone.audit.audit import AUDIT, EXPECTED, audit, own_training, plan_audit
+from safezone.audit.audit import AUDIT, EXPECTED, audit, own_sampling, own_training, plan_audit
 from safezone.audit.cases import PROTECTED, Case, Plan, partial_name, read_cases
 from safezone.audit.flags import FEW_CONCEPTS, FLAGS, Facts, raised
 from safezone.audit.outcome import Learned, Outcome, verdict
@@ -26,7 +26,8 @@ from safezone.concepts import save_concept
 from safezone.defenses import defense
 from safezone.errors import UserError
 from safezone.files import locked, write_json
-from safezone.lab.presets import preset
+from safezone.lab.presets import preset, quick
+from safezone.lab.settings import Sampling
 from safezone.lab.stage import job
 from safezone.models import Model
 from safezone.results.statistics import Interval
@@ -126,6 +127,7 @@ def _facts(
     costs: bool = False,
     left_out: Mapping[str, str] = {},
     own_training: bool = False,
+    own_sampling: bool = False,
     seeds: int = 2,
 ) -> Facts:
     protected, original = _folders(root, suffix=suffix, made=made, change=change, shrink=shrink)
@@ -144,7 +146,9 @@ def _facts(
     worst = of("szt", 0.6, learned - (0.3 if costs else 0.01))
     clean_value = plain.clean if clean else None
     outcome = Outcome("ti", plain, worst, (plain, worst), clean_value, {}, {}, {}, {})
-    return Facts(plan, [outcome], model, floor, [change_of(case)] * count, own_training)
+    return Facts(
+        plan, [outcome], model, floor, [change_of(case)] * count, own_training, own_sampling
+    )
 
 
 NOTHING: dict[str, Any] = {"left_out": {"purifier": "left out"}}
@@ -160,6 +164,7 @@ RAISE: Mapping[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "carried-over": ({"model": "another"}, {}),
     "unknown-maker": ({"made": None}, {}),
     "other-training": ({"own_training": True}, {}),
+    "other-sampling": ({"own_sampling": True}, {}),
     "few-concepts": ({"count": FEW_CONCEPTS - 1}, {}),
     "one-seed": ({"seeds": 1}, {}),
     "generated-masks": ({"masks": True}, {}),
@@ -277,7 +282,7 @@ def test_a_whole_audit_is_made_once_and_can_be_read(tmp_path: Path, tiny_model: 
     assert told["worst_case"] == pytest.approx(best)
     assert set(method["partial"]) == {"33"}
     assert told["visibility"][0]["linf"] == pytest.approx(8 / 255)
-    assert {"white-box", "few-concepts"} <= set(told["flags"])
+    assert {"white-box", "few-concepts", "other-sampling"} <= set(told["flags"])
     page = done.page.read_text()
     assert told["verdicts"][0] in page
     assert page.count("not tested") >= 3 * 3
@@ -330,6 +335,9 @@ def test_settings_that_change_no_number_are_no_other_training() -> None:
         (replace(usual.training, steps=9), True),
     ):
         assert own_training(replace(usual, training=training)) is other
+    for name, given in (("standard-1", usual), ("quick-1", quick(usual))):
+        assert not own_sampling(given, name)
+        assert own_sampling(replace(given, sampling=Sampling(("a {}",))), name)
 
 
 def test_a_process_that_helps_opens_the_lab_of_the_same_grid(

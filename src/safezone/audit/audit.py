@@ -22,7 +22,7 @@ from safezone.generate import generate
 from safezone.lab.cost import count_passes
 from safezone.lab.executors import Executor
 from safezone.lab.lab import TRAINING_FOLDER, Lab, Note
-from safezone.lab.presets import preset
+from safezone.lab.presets import is_quick, preset, quick
 from safezone.lab.run import Grid
 from safezone.lab.settings import Settings
 from safezone.lab.stage import planned
@@ -172,6 +172,7 @@ def audit(
             floor(lab, plan),
             changes,
             own_training=own_training(lab.settings),
+            own_sampling=own_sampling(lab.settings, plan.suite.name),
             photographs=photographs,
             failed=failed,
         )
@@ -186,6 +187,12 @@ def own_training(settings: Settings) -> bool:
     training = settings.training
     usual = preset(settings.model, training.method).training
     return training.personalization().content() != usual.personalization().content()
+
+
+def own_sampling(settings: Settings, suite: str) -> bool:
+    """Whether other images are drawn than those of the suite."""
+    usual = preset(settings.model)
+    return settings.sampling != (quick(usual) if is_quick(suite) else usual).sampling
 
 
 def floor(lab: Lab, plan: Plan) -> float:

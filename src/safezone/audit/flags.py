@@ -18,7 +18,8 @@ class Facts:
     """What the flags look at. ``floor``: the similarity of what the class word alone draws.
 
     ``changes``: of each concept's images. ``own_training``: whether the trainings were told other
-    settings than the model's preset. ``photographs``: whether the built-in model learned from such.
+    settings than the model's preset, and ``own_sampling`` the same of images that are drawn.
+    ``photographs``: whether the built-in model learned from such.
     ``failed``: methods without an outcome, and why.
     """
 
@@ -28,6 +29,7 @@ class Facts:
     floor: float
     changes: Sequence[Alteration]
     own_training: bool = False
+    own_sampling: bool = False
     photographs: bool = False
     failed: Mapping[str, str] = field(default_factory=dict)
 
@@ -132,6 +134,12 @@ FLAGS: Final[tuple[Flag, ...]] = (
         lambda facts: facts.own_training,
         "The trainings had other settings than this model's preset (--config), so these numbers "
         "are not the suite's.",
+    ),
+    Flag(
+        "other-sampling",
+        lambda facts: facts.own_sampling,
+        "Images were drawn with other prompts or settings than the suite's (--sampling, --config), "
+        "so these numbers are not the suite's.",
     ),
     Flag(
         "few-concepts",

@@ -23,7 +23,7 @@ from safezone.commands.command import (
 )
 from safezone.errors import UserError
 from safezone.fields import Count
-from safezone.lab.presets import own_cells, quick, read_settings, refuse_models
+from safezone.lab.presets import is_quick, own_cells, quick, read_settings, refuse_models
 from safezone.lab.settings import Names, Poisoning, Sampling, Scoring, Settings
 
 if TYPE_CHECKING:
@@ -32,10 +32,6 @@ if TYPE_CHECKING:
 
 Percent: TypeAlias = Annotated[int, Field(gt=0, lt=100, strict=True)]
 Level: TypeAlias = Annotated[int, Field(gt=0, lt=256, strict=True)]
-
-
-def _quick(attacker: str) -> bool:
-    return attacker.partition("-")[0] == "quick"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +84,7 @@ class AuditCommand(OnModel):
     def own_preset(cls, arguments: Sequence[str]) -> Settings | None:
         """With ``--attacker quick`` the preset that draws fewer images."""
         options = early(arguments)
-        if not _quick(options.attacker or ""):
+        if not is_quick(options.attacker or ""):
             return None
         return quick(read_settings(options.config, options.model, method=options.method))
 
@@ -160,7 +156,7 @@ def plan_of(options: AuditCommand) -> "tuple[Lab, Plan]":
         ensemble,
         methods,
         seeds=options.seeds,
-        partial=options.partial or ((50,) if _quick(options.attacker) else (25, 50, 75)),
+        partial=options.partial or ((50,) if is_quick(options.attacker) else (25, 50, 75)),
         budgets=options.budgets,
     )
     return plan.lab(lab), plan

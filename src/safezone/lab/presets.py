@@ -138,6 +138,11 @@ DEMO: Final = replace(
 """Six concepts, about seven minutes of one core: less of everything than the preset has."""
 
 
+def is_quick(suite: str) -> bool:
+    """Whether a suite of attackers is for a quick look, whatever its version."""
+    return suite.partition("-")[0] == "quick"
+
+
 def quick(settings: Settings) -> Settings:
     """The settings with as few images as a quick look needs: on the built-in models those of the
     demo's prompts, on others one of each prompt."""
