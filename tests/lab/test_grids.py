@@ -141,6 +141,10 @@ def test_a_method_whose_settings_no_run_would_have_is_refused() -> None:
     require_method(lora.build(SCOPE), mini)  # nothing was said
     few = replace(mini, training=replace(mini.training, runs_per_pass=2))
     require_method(lora.build(SCOPE), few)
+    linear = replace(mini, training=replace(mini.training, schedule="linear"))
+    with pytest.raises(UserError, match="every method of table2 names its schedule"):
+        require_method(PAPER["table2"].build(SCOPE), linear)
+    require_method(inversion, linear)
 
 
 @pytest.mark.parametrize("part", ["schedule=square", "lr=fast", "depth=3", "steps"])
@@ -456,7 +460,7 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "hint"),
     [
         (["grid", "walk"], "no verb 'walk'"),
-        (["grid", "show", "table3"], "no grid 'table3'"),
+        (["grid", "show", "mine.yaml"], "or give `safezone grid run` a YAML file of your own"),
         (["grid", "run", "table171"], "did you mean"),
         (["grid", "run", "table17", "--without", "x"], "no run of 'x'"),
         (["grid", "run", "missing.yaml"], "missing.yaml does not exist"),

@@ -243,7 +243,8 @@ def require_metric(grid: Grid, encoders: Encoders) -> None:
 
 def require_method(grid: Grid, settings: Settings) -> None:
     """Raises UserError where the options are of a method that no run of the grid has, and say
-    anything of it: each run of another method has its preset."""
+    anything of it: each run of another method has its preset. So where they say a schedule, and
+    every run's method says its own."""
     told, methods = settings.training, dict.fromkeys(split_method(run.method)[0] for run in grid)
     usual = training_preset(kind_of(settings.model), "ti").on_machine_of(told)
     if told != usual and told.method not in [METHOD_NAMES[name] for name in methods]:
@@ -251,6 +252,13 @@ def require_method(grid: Grid, settings: Settings) -> None:
             f"{grid.name} trains {' and '.join(methods)}, and --method is {told.method}, whose "
             f"settings would be passed over; give --method {METHOD_NAMES[next(iter(methods))]}, or "
             "a grid of that method"
+        )
+    usual = training_preset(kind_of(settings.model), told.method)
+    scheduled = all("schedule" in split_method(run.method)[1] for run in grid)
+    if scheduled and told.schedule != usual.schedule:
+        raise UserError(
+            f"every method of {grid.name} names its schedule, and --schedule {told.schedule} would "
+            "be passed over; leave it out"
         )
 
 

@@ -44,7 +44,8 @@ def paper_grid(name: str) -> PaperRow:
         return PAPER[name]
     near = difflib.get_close_matches(name, PAPER, n=3, cutoff=0.7)
     hint = f"did you mean {' or '.join(near)}?" if near else "see `safezone grid list`"
-    raise UserError(f"there is no grid {name!r}; {hint} or give a YAML file of your own")
+    own = "or give `safezone grid run` a YAML file of your own"
+    raise UserError(f"there is no grid {name!r}; {hint} {own}")
 
 
 def group_of(row: PaperRow) -> str:
