@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import stat
 from dataclasses import fields
 from pathlib import Path
@@ -236,13 +238,15 @@ def test_a_lora_of_others_draws_complete_prompts(
 def test_a_prompt_that_leaves_the_learned_word_out_is_refused(
     tiny_model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_file({"<toy>": torch.ones(1, 32)}, tmp_path / "e.safetensors")
-    draw = ["generate", str(tmp_path / "e.safetensors"), "--model", str(tiny_model_folder)]
-    out = ["--out", str(tmp_path / "out"), "--steps", "2"]
-    assert main([*draw, *out, "--prompts", "a photo of a dog"]) == 2
+    save_file({"<toy>": torch.ones(1, 32)}, tmp_path / "my e.safetensors")
+    draw = ["generate", str(tmp_path / "my e.safetensors"), "--model", str(tiny_model_folder)]
+    assert main([*draw, "--out", str(tmp_path / "out"), "--prompts", "a photo of a dog"]) == 2
     assert "put {} or <toy> where it belongs" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert main([*draw, *out, "--prompts", "a photo of <toy>"]) == 0
+    assert main([*draw, "--steps", "2", "--prompts", "a photo of <toy>"]) == 0
+    # The command that is printed next takes what was drawn, of a file by itself too.
+    (report,) = re.findall(r"^next: safezone (.+)", capsys.readouterr().out, re.M)
+    assert main(shlex.split(report)) == 0
 
 
 def test_images_that_all_became_nan_leave_no_folder(

@@ -1,6 +1,7 @@
 """``safezone generate`` and ``export``: what is done with what was learned."""
 
 import os
+import shlex
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -96,7 +97,8 @@ class GenerateCommand(OnModel):
         lines += [f"  {place}" for place in places]
         lines += [f"  failed: {place}: {reason}" for place, reason in failed.items()]
         if places:
-            lines.append(f"next: safezone report {self.out or self.embeddings[0]}")
+            first = self.embeddings[0] if self.embeddings[0].is_dir() else places[0]
+            lines.append(f"next: {shlex.join(['safezone', 'report', str(self.out or first)])}")
         data = {"images": places, "failed": failed}
         return Answer(data, "\n".join(lines), status=1 if failed else 0)
 

@@ -1,6 +1,7 @@
 """``safezone list``, ``prompts``, ``concepts`` and ``models``: what is there without any run."""
 
 import inspect
+import shlex
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -301,7 +302,8 @@ class ModelsCommand(Command):
                 "convert needs a folder or hub name, and the new folder for the weights"
             )
         folder = convert(self.name, self.out)
-        text = f"converted: {folder}\nnext: safezone personalize FOLDER --model {folder}"
+        model = shlex.quote(str(folder))
+        text = f"converted: {folder}\nnext: safezone personalize FOLDER --out OUT --model {model}"
         return Answer({"path": str(folder)}, text)
 
 

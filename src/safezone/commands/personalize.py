@@ -1,6 +1,7 @@
 """``safezone personalize``: what is learned from folders of images."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -132,7 +133,8 @@ class PersonalizeCommand(OnModel):
         lines += [f"  {place}" for place in places]
         lines += [f"  failed: {place} became NaN at step {step}" for place, step in failed.items()]
         if places:
-            lines.append(f"next: safezone generate {self.out} --model {self.model}")
+            draw = ["safezone", "generate", str(self.out), "--model", self.model]
+            lines.append(f"next: {shlex.join(draw)}")
         data = {"out": str(self.out), "runs": places, "failed": failed}
         return Answer(data, "\n".join(lines), status=1 if failed else 0)
 
