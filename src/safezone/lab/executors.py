@@ -22,6 +22,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
+import torch
 from tqdm import tqdm
 
 from safezone.errors import UserError
@@ -78,8 +79,9 @@ def _lost() -> UserError:
 
 def fresh() -> "SpawnContext | ForkServerContext":
     """How processes are started: torch's threads do not survive a fork of this one, but that of a
-    server without any does, which has imported the large libraries once for all."""
-    if sys.platform != "linux":
+    server without any does, which has imported the large libraries once for all. Not beside a GPU,
+    which cannot be used after a fork if a library has looked for it before."""
+    if sys.platform != "linux" or torch.cuda.is_available():
         return multiprocessing.get_context("spawn")
     multiprocessing.set_forkserver_preload([*_LARGE])
     return multiprocessing.get_context("forkserver")
