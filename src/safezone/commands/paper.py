@@ -207,6 +207,8 @@ def _concepts(options: FigureCommand, row: "Figure", size: int) -> "dict[str, Co
 
     every = miniworld_concepts(size) if options.data is None else load_dataset(options.data, size)
     by_name = {concept.name: concept for concept in every}
+    if options.concepts is not None and options.concepts > len(every):
+        raise UserError(f"There are {len(every)} concepts; give --concepts 1 to {len(every)}.")
     for name in options.concept:
         if name not in by_name:
             near = difflib.get_close_matches(name, by_name, n=3) or list(by_name)
