@@ -243,7 +243,7 @@ def test_a_masked_poison_stays_inside_the_dilated_mask_and_needs_one(
 def test_a_poison_killed_between_its_checkpoints_goes_on_to_the_same_bytes(
     name: str, batch_size: int, keen_model: Model, clean: Tensor, masks: Tensor, tmp_path: Path
 ) -> None:
-    row = dataclasses.replace(quick(name), steps=11)
+    row = dataclasses.replace(quick(name), steps=12)
     calls, most = 0, 10**6
 
     def mortal(*arguments: Any) -> Tensor:
@@ -261,7 +261,7 @@ def test_a_poison_killed_between_its_checkpoints_goes_on_to_the_same_bytes(
 
     doomed = dataclasses.replace(row, objective=mortal)
     whole = make(doomed, None)
-    calls, most = 0, calls - 2  # in the last image's last step
+    calls, most = 0, calls - 2  # in the last image's 11th step
     kept = Checkpoints(tmp_path / "kept", "key")
     with pytest.raises(KeyboardInterrupt):
         make(doomed, kept)
