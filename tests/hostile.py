@@ -266,6 +266,7 @@ serve --host 0.0.0.0 | --host
 figure 8 --method lora | --method
 figure 22 | 22
 figure x | NUMBER
+figure 7 --concepts 0 | --concepts
 figure 7 --concepts 11 | --concepts 1 to 10
 figure 7 --concept HattedMug | give one of the two
 figure 7 --timesteps 1 | timesteps

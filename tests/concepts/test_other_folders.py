@@ -148,7 +148,7 @@ def test_odd_names_have_streams_of_their_own() -> None:
     assert len({stream(name).initial_seed() for name in names}) == len(names)
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252"])
 def test_a_command_prints_any_name_in_any_encoding(tmp_path: Path, encoding: str) -> None:
     folder = latin_1(tmp_path)
     shutil.copyfile(folder / "é.png", folder / "雪.png")
@@ -163,7 +163,9 @@ def test_a_command_prints_any_name_in_any_encoding(tmp_path: Path, encoding: str
     assert done.returncode == 0, done.stderr
     for_people, for_programs = done.stdout.decode(encoding).split("==")
     assert "masks" in for_people
-    assert set(json.loads(for_programs)["shares"]) >= {"é", "雪"}
+    answer = json.loads(for_programs)
+    assert set(answer["shares"]) >= {"é", "雪"}
+    assert answer["masks"] == str(folder / "masks")
 
 
 @pytest.mark.parametrize("length", [200, 251])

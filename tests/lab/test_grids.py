@@ -460,6 +460,7 @@ def test_list_and_show(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "hint"),
     [
         (["grid", "walk"], "no verb 'walk'"),
+        (["grid", "show", "table3"], "no grid 'table3'"),
         (["grid", "show", "mine.yaml"], "or give `safezone grid run` a YAML file of your own"),
         (["grid", "run", "table171"], "did you mean"),
         (["grid", "run", "table17", "--without", "x"], "no run of 'x'"),

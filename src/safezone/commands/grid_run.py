@@ -196,13 +196,12 @@ def _settings(options: GridRunCommand) -> Settings:
 
 def _grid(options: GridRunCommand, lab: "Lab") -> "Grid":
     """The grid at the options' scope, without what --without names; UserError for what is wrong."""
+    from safezone.commands.opening import how_many
     from safezone.lab.grids import file_grid, only, require_method, require_metric, without
     from safezone.paper.named import paper_grid
 
     names = [*lab.concepts, *lab.unreadable]
-    most = len(names) if options.concepts is None else options.concepts
-    if not 1 <= most <= len(names):
-        raise UserError(f"There are {len(names)} concepts; give --concepts 1 to {len(names)}.")
+    most = how_many(options.concepts, len(names))
     scope = Scope(lab.model.name, tuple(names[:most]), tuple(range(options.seeds)))
     if options.grid.endswith(_YAML):
         grid = file_grid(Path(options.grid), scope, lab.settings)

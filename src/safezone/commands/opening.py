@@ -19,7 +19,7 @@ from safezone.lab.lab import Lab
 from safezone.lab.memory import keep_freed_memory, memory_left
 from safezone.lab.run import content_key
 from safezone.lab.settings import Scoring, Settings
-from safezone.lab.store import manifest, require_clean, require_finite
+from safezone.lab.store import manifest, poison_of, require_clean, require_finite
 from safezone.models import BUILTIN, Model, load_model
 from safezone.models.known import dtype_of, set_precision
 from safezone.models.parts import pick_device
@@ -153,9 +153,12 @@ def tell_limits(model: str, folders: Sequence[Path]) -> bool:
     return photographs
 
 
-def poison_of(folder: Path) -> str:
-    """The poison's name in a folder that ``safezone poison`` wrote, else ``clean``."""
-    return str(manifest(folder).get("poison", CLEAN))
+def how_many(asked: int | None, there: int) -> int:
+    """Of so many concepts; UserError where more, or none, are asked for."""
+    most = there if asked is None else asked
+    if not 1 <= most <= there:
+        raise UserError(f"There are {there} concepts; give --concepts 1 to {there}.")
+    return most
 
 
 def require_clean_data(data: Path | None) -> None:

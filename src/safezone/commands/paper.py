@@ -202,13 +202,13 @@ class FigureCommand(Experiment):
 
 def _concepts(options: FigureCommand, row: "Figure", size: int) -> "dict[str, Concept]":
     """Those named, the first ones, or all where the figure chooses among them."""
+    from safezone.commands.opening import how_many
     from safezone.concepts.datasets import load_dataset, miniworld_concepts
     from safezone.paper.rows import PAPER
 
     every = miniworld_concepts(size) if options.data is None else load_dataset(options.data, size)
     by_name = {concept.name: concept for concept in every}
-    if options.concepts is not None and options.concepts > len(every):
-        raise UserError(f"There are {len(every)} concepts; give --concepts 1 to {len(every)}.")
+    how_many(options.concepts, len(every))
     for name in options.concept:
         if name not in by_name:
             near = difflib.get_close_matches(name, by_name, n=3) or list(by_name)

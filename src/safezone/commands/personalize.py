@@ -186,13 +186,12 @@ def _jobs(
     photographs: bool,
 ) -> "list[TrainingJob]":
     """One job for each folder, defense and seed; copies the training images into ``out``."""
-    from safezone.commands.opening import poison_of
     from safezone.defenses import defense
     from safezone.lab.lab import UNSCORED, Lab
     from safezone.lab.run import Run
     from safezone.lab.settings import Settings
     from safezone.lab.stage import job
-    from safezone.lab.store import MANIFEST, recorded_key, take
+    from safezone.lab.store import MANIFEST, poison_of, recorded_key, take
     from safezone.lab.trainings import TrainingJob
     from safezone.personalize import TrainingRun
     from safezone.scores import CLEAN

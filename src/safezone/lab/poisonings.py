@@ -82,10 +82,11 @@ def _checkpoints(artifact: Artifact) -> Path:
     return artifact.place.absolute().with_name(f".unfinished-{artifact.place.name}")
 
 
-def discard_checkpoints(written: Iterable[Artifact]) -> None:
-    """Of those, too, after which an earlier process was killed."""
-    for artifact in written:
-        shutil.rmtree(_checkpoints(artifact), ignore_errors=True)
+def discard_checkpoints(artifacts: Iterable[Artifact]) -> None:
+    """Of those that are written, also by an earlier process that was killed after the last file."""
+    for artifact in artifacts:
+        if (left := _checkpoints(artifact)).is_dir() and artifact.done:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 @dataclass(frozen=True, eq=False)

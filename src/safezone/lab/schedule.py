@@ -93,7 +93,7 @@ def make(
                 left = [job for job in left if job.of[stage.name].done]
             if stage.name == last:
                 break
-    discard_checkpoints({a for job in made if (a := job.of["poison"]).done})
+    discard_checkpoints({job.of["poison"] for job in made})
     sweep(lab.folder / TRAINING_FOLDER, [a for job in made if (a := job.of["personalize"]).done])
     return failed
 

@@ -39,10 +39,14 @@ def manifest(folder: Path) -> Mapping[str, Any]:
     return read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
 
 
+def poison_of(folder: Path) -> str:
+    """The poison's name in a folder that ``safezone poison`` wrote, else ``clean``."""
+    return str(manifest(folder).get("poison", CLEAN))
+
+
 def require_clean(folder: Path, option: str) -> None:
     """Raises UserError for a folder that ``safezone poison`` wrote, where clean images belong."""
-    poison = manifest(folder).get("poison", CLEAN)
-    if poison != CLEAN:
+    if (poison := poison_of(folder)) != CLEAN:
         raise UserError(
             f"{folder} is poisoned ({poison}); give {option} the images as they were before"
         )
