@@ -273,7 +273,7 @@ figure 7 --timesteps 1 | timesteps
 figure 7 --timesteps 5000 | timesteps
 figure 7 --images 0 | --images
 figure 7 --poison clean | clean
-figure 7 --defense foo | foo
+figure 8 --defense foo | foo
 figure 7 --data {root}/none | none
 figure 7 --at -1 | at
 analyze histogram --jpeg 0 | --jpeg

@@ -1,6 +1,8 @@
 """``safezone analyze`` and ``safezone figure`` on a tiny model, as a person would use them."""
 
 import json
+from dataclasses import fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +13,29 @@ from PIL import Image
 
 from safezone.cli import main
 from safezone.concepts import Concept, save_concept
+from safezone.lab.bench import Bench
+from safezone.lab.settings import BenchScope
 from safezone.paper.measured.table import FIGURES
+from safezone.paper.rows import Figure
 from safezone.personalize import Adapter, save_embedding
+from safezone.results.drawings.style import Drawing
 
 SMALL = (
-    *("--concepts", "1", "--images", "4", "--timesteps", "3", "--rows", "2", "--draws", "1"),
-    *("--candidates", "1", "--steps", "10", "--poisoning.steps", "1", "--sampling.steps", "1"),
-    *("--vectors", "1", "--batch-size", "1", "--no-flip", "--poison", "adm+"),
+    *("--steps", "10", "--poisoning.steps", "1", "--sampling.steps", "1"),
+    *("--vectors", "1", "--batch-size", "1", "--no-flip"),
 )
+SCOPE = {
+    "timesteps": ("--timesteps", "3"),
+    "rows": ("--rows", "2"),
+    "draws": ("--draws", "1"),
+    "candidates": ("--candidates", "1"),
+    "poisons": ("--poison", "adm+"),
+}
+
+
+def small(number: int) -> list[str]:
+    """Options that make the figure as small as it can be."""
+    return [*SMALL, *chain.from_iterable(SCOPE.get(name, ()) for name in FIGURES[number].reads)]
 
 
 @pytest.fixture
@@ -109,6 +126,10 @@ def test_timesteps_and_sensitivity_of_a_learned_word(
         (("figure", "4", "--images", "1", "--out", "x"), "images"),
         (("figure", "7", "--concept", "PartyFsh", "--out", "x"), "PartyFish"),
         (("figure", "16", "--marks", "7000", "--out", "x"), "beyond its end"),
+        (("figure", "7", "--rows", "3", "--out", "x"), "--rows changes nothing of figure 7;"),
+        (("figure", "4", "--defense", "jpeg", "--out", "x"), "--defense changes nothing"),
+        (("figure", "4", "--images", "9", "--data", "x", "--out", "x"), "of a data set"),
+        (("figure", "6", "--defense", "jpeg", "--defense", "szt", "--out", "x"), "one defense"),
     ],
 )
 def test_wrong_input_is_told_in_one_sentence(
@@ -149,9 +170,9 @@ def test_generated_images_are_drawn_and_scored(
 ) -> None:
     out = tmp_path / "out"
     encoders = ("--instance-encoder", "mini-instance", "--text-image-encoder", "mini-clip")
-    few = ("--defense", "nominal", "--sampling.prompts", "a {}")
+    few = ("--concepts", "1", "--defense", "nominal", "--sampling.prompts", "a {}", *small(number))
     model = ("--model", str(tiny_model_folder), "--data", str(data))
-    assert main(["figure", str(number), *model, *SMALL, *encoders, *few, "--out", str(out)]) == 0
+    assert main(["figure", str(number), *model, *encoders, *few, "--out", str(out)]) == 0
     numbers = written(out, f"figure-{number:02d}")
     values = numbers["points"]["nominal"] if number == 17 else numbers["similarity"].values()
     assert all(-1 <= value <= 2.5 for value in values)
@@ -192,9 +213,24 @@ MEASURED = [n for n, row in FIGURES.items() if not row.scores and n not in (9, 1
 
 @pytest.mark.parametrize("number", MEASURED)
 def test_every_measured_figure_is_drawn(
-    number: int, data: Path, tiny_model_folder: Path, tmp_path: Path
+    number: int,
+    data: Path,
+    tiny_model_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / "out"
+    out, read, row = tmp_path / "out", set[str](), FIGURES[number]
+
+    def look(scope: BenchScope, name: str) -> Any:
+        read.add(name)
+        return object.__getattribute__(scope, name)
+
+    def draw(bench: Bench, figure: Figure) -> Drawing:
+        with monkeypatch.context() as patch:
+            patch.setattr(BenchScope, "__getattribute__", look)
+            return row.draw(bench, figure)
+
+    monkeypatch.setitem(FIGURES, number, replace(row, draw=draw))
     model = ("--model", str(tiny_model_folder), "--data", str(data))
     own = {
         5: ("--losses", "3"),  # of two images: two noises
@@ -202,8 +238,10 @@ def test_every_measured_figure_is_drawn(
         2: ("--sampling.prompts", "a {} beside a tree"),
         14: ("--concept", "toy"),
     }.get(number, ())
-    small = SMALL[2:] if "--concept" in own else SMALL
-    assert main(["figure", str(number), *model, *small, *own, "--out", str(out)]) == 0
+    few = () if "--concept" in own else ("--concepts", "1")
+    assert main(["figure", str(number), *model, *small(number), *few, *own, "--out", str(out)]) == 0
+    of_others = {"images", "moments", "seed", *(("draws",) if number == 5 else ())}
+    assert read & {each.name for each in fields(BenchScope)} - {"seed"} == {*row.reads} - of_others
     numbers = written(out, f"figure-{number:02d}")
     if number == 5:
         assert "n = 4 losses" in numbers["n"]

@@ -4,7 +4,7 @@ import difflib
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -223,6 +223,19 @@ def _concepts(options: FigureCommand, row: "Figure", size: int) -> "dict[str, Co
     return dict(list(by_name.items())[:most])
 
 
+def _require_read(options: FigureCommand, row: "Figure") -> None:
+    """UserError for an option of the scope that changes nothing of this figure."""
+    scope, read, of = options.scope, {*row.reads}, f"figure {row.number}"
+    if options.data is not None:
+        read, of = read - {"images", "moments"}, f"{of} of a data set"  # they count built-in scenes
+    for option in fields(scope):
+        if option.name not in read and getattr(scope, option.name) != option.default:
+            name = {"poisons": "poison", "defenses": "defense"}.get(option.name, option.name)
+            raise UserError(f"--{name} changes nothing of {of}; leave it out")
+    if row.one_defense and len(scope.defenses) > 1:
+        raise UserError(f"figure {row.number} shows one defense; give --defense once")
+
+
 def _bench(options: FigureCommand, row: "Figure") -> "Bench":
     from safezone.analysis.timesteps import timestep_grid
     from safezone.commands.opening import (
@@ -237,6 +250,7 @@ def _bench(options: FigureCommand, row: "Figure") -> "Bench":
     from safezone.paper.rows import PAPER
 
     settings = settings_told(options, own_cells(options.machine.config, options.model))
+    _require_read(options, row)
     if row.name in PAPER and settings.training.method != "ti":
         raise UserError(
             f"--method is {settings.training.method}, and figure {row.number} is of textual "

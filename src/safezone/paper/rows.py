@@ -250,14 +250,18 @@ PAPER: Final[Mapping[str, PaperRow]] = {row.name: row for row in ROWS}
 @dataclass(frozen=True)
 class Figure:
     """One figure. ``draw``: measures what is missing, and draws. ``poisons``: of a figure that
-    needs no trainings; else those of its grid. ``scores``: whether encoders of images are needed.
+    needs no trainings; else those of its grid. ``reads``: which fields of ``BenchScope``
+    it looks at. ``scores``: whether encoders of images are needed. ``one_defense``: whether it
+    shows no more than one.
     """
 
     number: int
     title: str
     draw: "Callable[[Bench, Figure], Drawing]"
+    reads: tuple[str, ...]
     poisons: tuple[str, ...] = ()
     scores: bool = False
+    one_defense: bool = False
 
     @property
     def name(self) -> str:

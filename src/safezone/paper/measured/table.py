@@ -37,28 +37,43 @@ def probabilities(bench: Bench, figure: Figure) -> Drawing:
 
 
 _ADM: Final = ("adm+",)
-_gallery = partial(Figure, draw=gallery.gallery, scores=True)
+_IMAGES: Final = ("poisons",)
+_TRAINED: Final = ("poisons", "seed")
+_MAPS: Final = ("seed", "rows", "noises")
+_SCENES: Final = ("poisons", "seed", "images", "timesteps")
+_GRADIENTS: Final = (*_TRAINED, "timesteps", "draws", "losses")
+_gallery = partial(
+    Figure, draw=gallery.gallery, reads=(*_TRAINED, "defenses", "candidates"), scores=True
+)
 
 _ROWS: Final = (
     _gallery(1, "generated images of five concepts, Nominal beside SZT"),
-    Figure(2, "attention and sensitivity maps of words", maps.words),
-    Figure(3, "sensitivity maps before and during training", maps.before_and_after),
-    Figure(4, "loss by timestep", by_timestep.losses, _ADM),
-    Figure(5, "gradient by timestep", training.gradients),
-    Figure(6, "loss inside and outside the concept", training.losses_in_and_out),
-    Figure(7, "perturbations of ADM+, before and after JPEG", perturbations.histograms, _ADM),
+    Figure(2, "attention and sensitivity maps of words", maps.words, (*_MAPS, "images")),
+    Figure(3, "sensitivity maps before and during training", maps.before_and_after,
+           (*_MAPS, "poisons", "at")),
+    Figure(4, "loss by timestep", by_timestep.losses, _SCENES, _ADM),
+    Figure(5, "gradient by timestep", training.gradients, (*_GRADIENTS, "at")),
+    Figure(6, "loss inside and outside the concept", training.losses_in_and_out,
+           (*_TRAINED, "defenses", "timesteps", "marks"), one_defense=True),
+    Figure(7, "perturbations of ADM+, before and after JPEG", perturbations.histograms,
+           _IMAGES, _ADM),
     _gallery(8, "generated images of one concept, by defense"),
-    Figure(9, "sensitivity maps of a second concept", maps.before_and_after),
+    Figure(9, "sensitivity maps of a second concept", maps.before_and_after,
+           (*_MAPS, "poisons", "at")),
     Figure(10, "predicted noise and loss by timestep, with the closed form",
-           by_timestep.losses_and_norms, _ADM),
-    Figure(11, "gradient by timestep throughout training", training.gradients_throughout),
+           by_timestep.losses_and_norms, (*_SCENES, "moments"), _ADM),
+    Figure(11, "gradient by timestep throughout training", training.gradients_throughout,
+           (*_GRADIENTS, "marks")),
     Figure(12, "perturbations of all poisons, before and after JPEG",
-           perturbations.histograms, SEVEN),
-    Figure(13, "power spectra of latents", perturbations.spectra, ("adm+", "adm-", "ea")),
-    Figure(14, "the concepts", gallery.dataset),
-    Figure(15, "timestep distributions", probabilities),
-    Figure(16, "in-region ratio during training", training.ratios),
-    Figure(17, "similarity against CLIP score", gallery.poison_plane, scores=True),
+           perturbations.histograms, _IMAGES, SEVEN),
+    Figure(13, "power spectra of latents", perturbations.spectra, _IMAGES,
+           ("adm+", "adm-", "ea")),
+    Figure(14, "the concepts", gallery.dataset, ()),
+    Figure(15, "timestep distributions", probabilities, ()),
+    Figure(16, "in-region ratio during training", training.ratios,
+           (*_TRAINED, "defenses", "rows", "marks")),
+    Figure(17, "similarity against CLIP score", gallery.poison_plane, (*_TRAINED, "defenses"),
+           scores=True),
     _gallery(18, "generated images of five concepts, in the snow"),
     _gallery(19, "generated images of one concept, by poison, in the snow"),
     _gallery(20, "generated images of five concepts, on the beach"),
