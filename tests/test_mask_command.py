@@ -216,3 +216,31 @@ def test_masks_that_are_wrong_or_missing_can_be_made_anew(
     Image.new("L", (96, 96), 255).save(folder / "masks" / "2.png")
     assert main(command) == 0
     assert min(agreement(folder, true).values()) > 0.95
+
+
+def test_a_wrong_mask_that_stays_is_named_and_not_its_image(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("cv2")
+    hints = folder.parent / "hints.json"
+    hints.write_text('{"0": {}}')
+    command = ["mask", str(folder), "--overwrite", "--hints", str(hints)]
+    for size, problem in ((9, "has 9 x 9 pixels"), (96, "is empty; paint the object white")):
+        Image.new("L", (size, size), 0).save(folder / "masks" / "1.png")
+        assert main(command) == 2
+        assert f"{folder / 'masks' / '1.png'} {problem}" in capsys.readouterr().err
+
+
+def test_a_mask_of_a_picture_that_is_elsewhere_is_not_thrown_away(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("cv2")
+    (folder / "2.png").rename(folder.parent / "2.png")
+    before = (folder / "masks" / "2.png").read_bytes()
+    assert main(["mask", str(folder), "--overwrite"]) == 2
+    assert "2.png is no mask of these images; move it out" in capsys.readouterr().err
+    assert (folder / "masks" / "2.png").read_bytes() == before
+    (folder / "masks" / "2.png").unlink()
+    (folder / "masks" / "1.png").rename(folder / "masks" / "1-masklabel.png")
+    assert main(["mask", str(folder), "--overwrite"]) == 0
+    assert sorted(path.name for path in (folder / "masks").iterdir()) == ["0.png", "1.png"]

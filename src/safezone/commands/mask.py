@@ -95,11 +95,12 @@ class MaskCommand(Command):
                 )
         cut_out = _maker(self)
         cutouts = {p.stem: cut_out(p, hints.get(p.name)) for p in wanted if make}
-        masks = {
-            p.stem: cutouts[p.stem].mask if p.stem in cutouts else read_mask(before[p.stem])
-            for p in files
-        }
-        squares = {p: square_mask(masks[p.stem], p, read_image(p), self.size) for p in files}
+        masks, squares = {}, {}
+        for path in files:
+            made = cutouts.get(path.stem)
+            source = before[path.stem] if made is None else path
+            masks[path.stem] = read_mask(source) if made is None else made.mask
+            squares[path] = square_mask(masks[path.stem], source, read_image(path), self.size)
         place = folder / MASK_FOLDER if make else next(iter(before.values())).parent
         if make:
             _write_masks(place, masks)
@@ -161,12 +162,15 @@ def _answer(
 
 
 def _write_masks(place: Path, masks: "Mapping[str, NDArray[np.bool_]]") -> None:
-    """All of them at once; other files than masks are not thrown away."""
-    from safezone.concepts.folder import is_image
+    """All of them at once; other files than their masks are not thrown away."""
+    from safezone.concepts.folder import MASK_LABEL, is_image
 
     for path in place.iterdir() if place.is_dir() else ():
-        if not is_image(path) and not path.name.startswith("."):
-            raise UserError(f"{path} is no mask; move it out of {place}, which will be replaced")
+        ours = is_image(path) and path.stem.removesuffix(MASK_LABEL) in masks
+        if not ours and not path.name.startswith("."):
+            raise UserError(
+                f"{path} is no mask of these images; move it out of {place}, which will be replaced"
+            )
     _write_folder(place, masks)
 
 
