@@ -54,6 +54,11 @@ def test_a_failed_value_comes_back_as_nan(tmp_path: Path, suffix: str) -> None:
         ("rows.csv", "concept,poison\na,b\n", "row 1"),
         ("rows.csv", f"{HEAD}\na,clean,nominal,lora,mini,0,fid,1.0,5,5\n", "row 1: .* columns"),
         ("rows.jsonl", json.dumps({**asdict(ROW), "poison_model": None}), "exactly the columns"),
+        ("rows.jsonl", "[" * 100_000, "line 1: not JSON"),
+        ("rows.jsonl", '{"seed": ' + "1" * 5000 + "}", "line 1: not JSON"),
+        ("rows.jsonl", json.dumps({**asdict(ROW), "seed": math.inf}), "line 1: .*infinity"),
+        ("rows.jsonl", json.dumps({**asdict(ROW), "seed": 0.5}), "seed is 0.5; give a whole"),
+        ("rows.csv", f"{HEAD}\n{'a' * 200_000}\n", "rows.csv is not CSV"),
         ("rows.txt", "", "jsonl or .csv"),
     ],
 )

@@ -44,6 +44,7 @@ class Row:
 
 
 _COLUMNS = tuple(field.name for field in fields(Row))
+_COUNTS = ("seed", "n_generated", "n_reference")
 _LATER = {"reason": "", "poison_model": ""}
 """Columns that files of older versions lack; the last one is written where a row has it."""
 
@@ -88,9 +89,13 @@ def _row(record: Any, place: str) -> Row:
     if not isinstance(record, dict) or set(record) != set(_COLUMNS) or None in record.values():
         raise UserError(f"{place}: a row needs exactly the columns {', '.join(_COLUMNS)}")
     try:
-        return Row(**{field.name: field.type(record[field.name]) for field in fields(Row)})  # type: ignore[operator]
-    except (TypeError, ValueError) as error:
+        row = Row(**{field.name: field.type(record[field.name]) for field in fields(Row)})  # type: ignore[operator]
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{place}: {error}; correct or remove that row") from error
+    for name in _COUNTS:
+        if isinstance(record[name], float) and getattr(row, name) != record[name]:
+            raise UserError(f"{place}: {name} is {record[name]}; give a whole number")
+    return row
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -102,7 +107,10 @@ def read_rows(path: Path) -> list[Row]:
         raise UserError(f"{path}: rows are read from .jsonl or .csv files, give one of these")
     text = read_text(path, "a file of rows")
     if path.suffix == ".csv":
-        records: list[Any] = list(csv.DictReader(io.StringIO(text, newline="")))
+        try:
+            records: list[Any] = list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise UserError(f"{path} is not CSV ({error}); make it again") from error
         return [_row(record, f"{path}, row {n}") for n, record in enumerate(records, 1)]
     rows = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -110,8 +118,8 @@ def read_rows(path: Path) -> list[Row]:
             continue
         try:
             record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg}); remove it") from error
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error}); remove it") from error
         rows.append(_row(record, f"{path}, line {number}"))
     return rows
 
