@@ -250,10 +250,13 @@ def test_files_that_say_themselves_that_they_are_poisoned_are_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = _photographs(tmp_path / "photos", smooth(3, 96))
-    for name, said in (("0", '{"poison": "adm+", "seed": 0}'), ("1", "[1]")):
+    strange = json.dumps({"poison": f"\x1b[2J{'x' * 100}"})
+    told = ('{"poison": "adm+", "seed": 0}', "[1]", "[" * 100_000, strange)
+    for name, said in enumerate(told):
         write_png(folder / f"{name}.png", smooth(1, 96)[0], {"safezone": said})
     data, _ = _inspected(capsys, str(folder))
-    assert data["recorded"] == {"0.png": "adm+"}
+    assert data["recorded"] == {"0.png": "adm+", "3.png": f"\\x1b[2J{'x' * 53}"}
+    (folder / "3.png").unlink()
     assert main(["inspect", str(folder)]) == 0
     assert "poisoned for certain: 1 image with" in capsys.readouterr().out
 

@@ -215,8 +215,9 @@ def _recorded(image: Path) -> str:
     empty."""
     from safezone.images import png_text
 
-    with suppress(ValueError, AttributeError):  # a text of that name that is none of ours
-        return str(json.loads(png_text(image).get("safezone", "{}")).get("poison", ""))
+    with suppress(ValueError, AttributeError, RecursionError):  # a text that is none of ours
+        name = str(json.loads(png_text(image).get("safezone", "{}")).get("poison", ""))
+        return ascii(name)[1:-1][:60]  # no more of a stranger's text, and nothing that it does
     return ""
 
 

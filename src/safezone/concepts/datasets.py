@@ -43,7 +43,7 @@ def _custom_concept_folders(manifest: Path) -> Iterator[tuple[Path, str]]:
     try:
         entries = json.loads(read_text(manifest, "JSON"))
         pairs = [(str(e["instance_data_dir"]), str(e["class_prompt"])) for e in entries]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{manifest} is not a list of objects with instance_data_dir and class_prompt; "
             "correct it"

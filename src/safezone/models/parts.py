@@ -94,7 +94,7 @@ def read_config(file: Path) -> Mapping[str, Any]:
     """The JSON object in a configuration file; UserError when it is none."""
     try:
         value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is missing or not valid JSON") from error
     if not isinstance(value, dict):
         raise UserError(f"{file} is not a JSON object")

@@ -201,7 +201,7 @@ class _Scales:
     def _parse(text: str, where: str) -> Mapping[str, Any]:
         try:
             config = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             config = None
         if not isinstance(config, dict):
             raise UserError(f"{where} is no JSON object; export the LoRA again.")

@@ -165,7 +165,7 @@ def read_preprocessing(folder: Path, default: Preprocessing) -> Preprocessing:
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
         return _from_settings(settings, default)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{path}: cannot understand the preprocessing ({error!r}); correct size, crop_size, "
             "resample, image_mean and image_std"

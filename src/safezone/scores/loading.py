@@ -161,7 +161,7 @@ def load_encoder(
     path = folder / "config.json"
     try:
         model_type = json.loads(path.read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"{path}: does not say a model_type; give the folder of an encoder"
         ) from error
