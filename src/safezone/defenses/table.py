@@ -148,8 +148,10 @@ def _part(name: str) -> Defense:
     match = re.fullmatch(rf"([a-z-]+?)(?:{sign})?(\d{{1,4}}(?:\.\d{{1,4}})?)", name)
     if match and match[1] in {*_NUMBERED, *_OF_ONE}:
         return _numbered(match[1], float(match[2]))
-    near = difflib.get_close_matches(name, [*DEFENSES, *_NUMBERED, *_OF_ONE], n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(DEFENSES)},"
+    stems = {stem: f"{stem}<number>" for stem in (*_NUMBERED, *_OF_ONE)}
+    known = {**stems, **{each: each for each in DEFENSES}}
+    near = [known[each] for each in difflib.get_close_matches(name, known, n=3, cutoff=0.4)]
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose from {', '.join(DEFENSES)}."
     raise UserError(f"There is no defense {name!r}; {hint} Parts are joined by +, and {_EXAMPLES}.")
 
 
