@@ -113,6 +113,21 @@ def test_hyperparameters_are_scaled_to_the_preset() -> None:
     assert same == PRESETS["mini"].training
 
 
+def test_a_setting_that_comes_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="has lr twice; remove one"):
+        training_of(PRESETS["mini"].training, "textual inversion; lr=5e-3; lr=5e-4", "mini")
+
+
+def test_spaces_make_no_second_method(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    methods = '["textual inversion;lr=5e-3", "textual inversion ;  LR=5e-3"]'
+    axes = f"{{poisons: [clean], defenses: [nominal], methods: {methods}, seeds: [0, 1]}}"
+    exclude = '[{method: "textual inversion; lr=5e-3 ", seed: 1}]'
+    file.write_text(f"name: mine\naxes: {axes}\nexclude: {exclude}\n")
+    runs = file_grid(file, replace(SCOPE, concepts=("CatHeart",)), PRESETS["mini"])
+    assert [(r.method, r.seed) for r in runs] == [("textual inversion; lr=5e-3", 0)]
+
+
 @pytest.mark.parametrize("method", ["lora", "custom diffusion", "custom diffusion crop"])
 def test_other_methods_have_presets_of_their_own(method: str) -> None:
     training = training_of(PRESETS["mini"].training, method, "mini")

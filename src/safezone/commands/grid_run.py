@@ -17,6 +17,7 @@ from safezone.commands.command import (
     command_line,
     early,
     note,
+    plural,
     positionals,
     progress,
 )
@@ -258,7 +259,7 @@ def dry(lab: "Lab", grid: "Grid", workers: int = 1) -> Answer:
     from safezone.results.meaning import duration_text
 
     costs = estimate(lab, grid, count_passes(lab.model, lab.poisoners), workers)
-    lines = [f"{grid.name}: {len(grid)} runs on {lab.model.name}"]
+    lines = [f"{grid.name}: {plural(len(grid), 'run')} on {lab.model.name}"]
     for stage, cost in costs.items():
         counted = cost.seconds or not cost.todo  # purifiers and encoders are not
         time = f"about {duration_text(cost.seconds)}" if counted else "time not counted"

@@ -22,7 +22,13 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
 import yaml
-from pydantic import BeforeValidator, StringConstraints, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    StringConstraints,
+    TypeAdapter,
+    ValidationError,
+)
 
 from safezone.defenses import defense
 from safezone.errors import UserError
@@ -30,14 +36,15 @@ from safezone.fields import AT_LEAST_ONE, Closed, FileName, Natural, reason
 from safezone.lab.presets import kind_of, training_preset
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Run, Scope
 from safezone.lab.settings import Settings, joined
-from safezone.lab.variants import METHOD_NAMES, split_method, training_of
+from safezone.lab.variants import METHOD_NAMES, spelled, split_method, training_of
 from safezone.reading import parse_yaml, read_text
 from safezone.scores.rows import CLEAN, Row
 from safezone.scores.table import METRICS, SLOTS, Encoders
 
 Location: TypeAlias = tuple[str | int, ...]
 GridName: TypeAlias = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True)]
-"""Of a poison, defense or method, in any case."""
+"""Of a poison or defense, in any case."""
+MethodName: TypeAlias = Annotated[GridName, AfterValidator(spelled)]
 _AXES: Final = ("concept", "poison", "defense", "method")
 
 
@@ -47,7 +54,7 @@ class Axes(Closed):
 
     poisons: Annotated[tuple[GridName, ...], AT_LEAST_ONE]
     defenses: Annotated[tuple[GridName, ...], BeforeValidator(joined), AT_LEAST_ONE]
-    methods: Annotated[tuple[GridName, ...], AT_LEAST_ONE] = (TEXTUAL_INVERSION,)
+    methods: Annotated[tuple[MethodName, ...], AT_LEAST_ONE] = (TEXTUAL_INVERSION,)
     concepts: Annotated[tuple[str, ...], AT_LEAST_ONE] | None = None
     seeds: Annotated[tuple[Natural, ...], AT_LEAST_ONE] | None = None
 
@@ -59,7 +66,7 @@ class CellFilter(Closed):
     concept: str | None = None
     poison: GridName | None = None
     defense: GridName | None = None
-    method: GridName | None = None
+    method: MethodName | None = None
     seed: Natural | None = None
 
 

@@ -53,8 +53,15 @@ def split_method(name: str) -> tuple[str, Mapping[str, str]]:
                 f"The method {name!r} has the setting {part!r}; write {', '.join(_NAMES)} as "
                 "schedule=linear; lr=5e-4; steps=1k."
             )
+        if key in settings:
+            raise UserError(f"The method {name!r} has {key} twice; remove one.")
         settings[key] = value
     return base, settings
+
+
+def spelled(name: str) -> str:
+    """The name with its spaces as ``hyperparameter_methods`` has them: one method, one name."""
+    return "; ".join(part.strip() for part in name.split(";"))
 
 
 def setting_of(name: str) -> str:
