@@ -411,3 +411,7 @@ def test_budgets_make_our_own_poison_again(
     for second, words in ((other, "these are adm+, ea"), (replace(other, manifest={}), "made,")):
         with pytest.raises(UserError, match=re.escape(words)):
             plan_audit(lab, (*cases, second), SUITES["quick-1"], methods, seeds=1, budgets=[4])
+    lengths = replace(SETTINGS.poisoning, norm="l2", kappa=3.0, eta=0.2)
+    lab = replace(lab, settings=replace(lab.settings, poisoning=lengths))
+    with pytest.raises(UserError, match="the budget of adm\\+ is of another kind; leave it out"):
+        plan_audit(lab, cases, SUITES["quick-1"], methods, seeds=1, budgets=[4])

@@ -3,8 +3,10 @@
 import os
 import re
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,7 +20,7 @@ from safezone.images import to_float
 from safezone.lab.run import content_key
 from safezone.lab.settings import Poisoning
 from safezone.models import load_model
-from safezone.poisons import POISONS, own_poisons, poison_fingerprints, poison_images
+from safezone.poisons import POISONS, Budget, own_poisons, poison_fingerprints, poison_images
 from safezone.reading import load_own
 from tiny import write_tiny_folder
 
@@ -111,6 +113,34 @@ def test_a_file_that_is_wrong_is_told(tmp_path: Path, code: str | None, words: s
         file.write_text(head + code)
     with pytest.raises(UserError, match=f"own.py .*{words}"):
         own_poisons([file])
+
+
+@pytest.mark.parametrize(
+    ("change", "budget"),
+    [
+        ({}, Budget(2.0, "l2")),
+        ({"kappa": 3.0}, Budget(3.0, "l2")),
+        ({"norm": "l2", "eta": 0.5}, Budget(2.0, "l2")),
+        ({"norm": "linf", "kappa": 8 / 255, "eta": 1 / 255}, Budget(8 / 255)),
+        ({"norm": "linf", "kappa": 8 / 255}, None),
+        ({"norm": "linf", "eta": 1 / 255}, None),
+    ],
+)
+def test_the_budget_is_that_of_its_row(
+    change: Mapping[str, Any], budget: Budget | None, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from safezone.poisons import Budget, Poison\n"
+        "def f(*parts): ...\n"
+        'OWN = Poison("own", f, 1, budget=Budget(2.0, "l2"), eta=0.2)\n'
+    )
+    poisoning = Poisoning(files=(str(file),), **change)
+    if budget is not None:
+        assert poisoning.poison("own").budget == budget
+        return
+    with pytest.raises(UserError, match=r"The norm is linf, but kappa and eta of own are of l2"):
+        poisoning.poison("own")
 
 
 def test_an_edit_within_a_second_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,6 +92,11 @@ def plan_audit(
                 "audit the concepts of each by themselves"
             )
         row = lab.settings.poisoning.one_poison(*made)
+        if row.budget.norm != "linf":
+            raise UserError(
+                f"--budgets says by how much every value may change, and the budget of {row.name} "
+                "is of another kind; leave it out"
+            )
         rows = {level: replace(row, budget=Budget(level / 255)) for level in budgets}
         poisons = {n: each for n, each in rows.items() if not _theirs(lab, cases, each)}
     builtin, levels = lab.model.name in BUILTIN, tuple(budgets)

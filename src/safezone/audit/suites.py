@@ -240,7 +240,7 @@ OBJECT_SUITES: Final[Mapping[str, ObjectSuite]] = {
             tuple(each for each in SUITES["standard-1"].attackers if each.name != "upscale"),
         ),
         seeds=2,
-        poisoning=Poisoning(kappa=16 / 255),
+        poisoning=Poisoning(kappa=16 / 255, norm="linf"),
         training=_TRAINING,
         sampling=Sampling(prompts=("mini",), steps=25, guidance=4.0),
         spread=0.13,
@@ -251,7 +251,7 @@ OBJECT_SUITES: Final[Mapping[str, ObjectSuite]] = {
         images=3,
         attackers=SUITES["quick-1"],
         seeds=1,
-        poisoning=Poisoning(kappa=16 / 255, eta=2 / 255, steps=20, repetitions=1),
+        poisoning=Poisoning(kappa=16 / 255, norm="linf", eta=2 / 255, steps=20, repetitions=1),
         training=replace(_TRAINING, steps=60, checkpoint_every=60),
         sampling=Sampling(
             prompts=(

@@ -189,7 +189,7 @@ def _require_use(options: AuditCommand, told: Settings) -> None:
             "again; give that, or leave them out"
         )
     if options.budgets and (
-        options.poisoning.norm != "linf" or options.poisoning.kappa != told.poisoning.kappa
+        options.poisoning.norm == "l2" or options.poisoning.kappa != told.poisoning.kappa
     ):
         raise UserError(
             "--budgets says by how much every value may change; leave --poisoning.kappa and "

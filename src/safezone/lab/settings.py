@@ -63,14 +63,19 @@ Names: TypeAlias = Annotated[tuple[str, ...], tyro.conf.UseAppendAction]
 """A list that an option, given several times, makes."""
 
 
+_BUDGETS: Final = {"l2": "kappa 3 and eta 0.2", "linf": "kappa 16/255 and eta 1/255"}
+
+
 @dataclass(frozen=True)
 class Poisoning(Checked):
     """How strong a poison is and how it is searched."""
 
-    kappa: Fraction = 16 / 255
-    """Largest change of any value of a pixel, pixels in [0, 1]: 0.0627 or 16/255."""
-    norm: Literal["linf", "l2"] = "linf"
-    """What kappa and eta measure: the largest change, or the length over all of an image."""
+    kappa: Fraction | None = None
+    """Largest change of any value of a pixel, pixels in [0, 1]: 0.0627 or 16/255; by default the
+    poison's own, 16/255 of all in the table."""
+    norm: Literal["linf", "l2"] | None = None
+    """What kappa and eta measure: the largest change, or the length over all of an image; by
+    default the poison's own, linf of all in the table."""
     eta: Fraction | None = None
     """Length of one step, in the same units; by default the poison's own, mostly 1/255."""
     steps: Count | None = None
@@ -93,11 +98,6 @@ class Poisoning(Checked):
         from safezone.poisons import Budget, own_poisons, poison, transform
         from safezone.poisons.guide import read_target
 
-        if self.norm == "l2" and (self.eta is None or self.kappa == type(self).kappa):
-            raise UserError(
-                "The norm is l2, where kappa and eta are lengths over all of an image; "
-                "give both, such as kappa 3 and eta 0.2."
-            )
         parts = ("eta", "steps", "start", "prompt", "target", "transform", "repetitions")
         own: dict[str, Any] = {part: getattr(self, part) for part in parts}
         chosen = {part: value for part, value in own.items() if value is not None}
@@ -105,7 +105,14 @@ class Poisoning(Checked):
             if part in chosen:
                 chosen[part] = read(chosen[part])
         row = poison(name, own_poisons(Path(file) for file in self.files))
-        return replace(row, budget=Budget(self.kappa, self.norm), **chosen)
+        norm, kappa = self.norm or row.budget.norm, self.kappa
+        if norm != row.budget.norm and None in (kappa, self.eta):
+            raise UserError(
+                f"The norm is {norm}, but kappa and eta of {row.name} are of {row.budget.norm}; "
+                f"give both, such as {_BUDGETS[norm]}."
+            )
+        budget = Budget(row.budget.kappa if kappa is None else kappa, norm)
+        return replace(row, budget=budget, **chosen)
 
     def one_poison(self, name: str) -> "Poison":
         """``poison``, where it is the only one; UserError also for what it does not read."""

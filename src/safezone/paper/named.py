@@ -188,7 +188,7 @@ def paper_settings(row: PaperRow) -> Mapping[str, Any]:
         **{name: of(name) for name in (*_SETTINGS, *_OF_A_METHOD.get(of("method"), ()))},
         "poisons_made_on": list(settings.poison_model) or [model],
         "purified_on": settings.purify_model or model,
-        "kappa": f"{settings.poisoning.kappa * 255:g}/255",
+        "kappa": f"{poison.budget.kappa * 255:g}/255",
         "eta": f"{poison.eta * 255:g}/255",
         "poison_steps": poison.steps,
         "prompts": len(settings.sampling.texts()),

@@ -63,7 +63,8 @@ def histograms(bench: Bench, figure: Figure) -> Drawing:
             for name, changed in every.items():
                 sums[name] += perturbation_counts(concept.images, changed.images)
         counts[poison] = sums
-    limit = max(1, round(bench.lab.settings.poisoning.kappa * 255))
+    kappas = [bench.lab.settings.poisoning.poison(name).budget.kappa for name in poisons]
+    limit = max(1, round(max(kappas) * 255))
     return histogram_drawing(counts, limit=limit, n=_count(bench))
 
 
