@@ -126,6 +126,9 @@ def _module(file: Path, content: bytes) -> ModuleType:
     sys.modules[name] = module  # where dataclasses look for their module
     try:  # of no bytecode that Python keeps: an edit within a second would not count
         exec(compile(content, file, "exec"), vars(module))
+    except UserError as error:  # of our own classes, which say what to give
+        del sys.modules[name]
+        raise UserError(f"{file}: {error}") from error
     except (Exception, SystemExit) as error:  # whatever the user's code raises
         del sys.modules[name]
         raise UserError(f"{file} fails with {type(error).__name__}: {error}; correct it") from error
@@ -153,7 +156,8 @@ def own_rows(
     rows_by_name: dict[str, OwnRow] = {}
     noun = kind.__name__.lower()
     for file in files:
-        rows = [value for value in vars(load_own(file)).values() if isinstance(value, kind)]
+        values = {id(value): value for value in vars(load_own(file)).values()}  # each once
+        rows = [value for value in values.values() if isinstance(value, kind)]
         if not rows:
             raise UserError(
                 f"{file} has no {noun}; assign a safezone.{noun}s.{kind.__name__} to a name"

@@ -104,6 +104,7 @@ def test_the_example_gets_its_row(tmp_path: Path, example: Path) -> None:
         ("1 / 0", "fails with ZeroDivisionError"),
         ('P = Poison("adm+", f, 1)', "name that is taken"),
         ('P = Poison("a/b", f, 1)', "names a poison 'a/b'"),
+        ('P = Poison("mine", f, 0)', "Poison 'mine': direction is 0; give 1 or -1"),
     ],
 )
 def test_a_file_that_is_wrong_is_told(tmp_path: Path, code: str | None, words: str) -> None:
@@ -111,7 +112,7 @@ def test_a_file_that_is_wrong_is_told(tmp_path: Path, code: str | None, words: s
     if code is not None:
         head = "from safezone.poisons import Poison\ndef f(*parts): ...\n"
         file.write_text(head + code)
-    with pytest.raises(UserError, match=f"own.py .*{words}"):
+    with pytest.raises(UserError, match=f"own.py:? .*{words}"):
         own_poisons([file])
 
 
@@ -141,6 +142,15 @@ def test_the_budget_is_that_of_its_row(
         return
     with pytest.raises(UserError, match=r"The norm is linf, but kappa and eta of own are of l2"):
         poisoning.poison("own")
+
+
+def test_a_row_of_two_names_is_one_row(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    loop = 'ROWS = [Poison(name, print, 1) for name in ("a", "b")]\nfor last in ROWS:\n    pass\n'
+    file.write_text(
+        f"from safezone.poisons import Poison\n{loop}B = ROWS[1]\nA = DEFAULT = ROWS[0]"
+    )
+    assert {*own_poisons([file])} == {"a", "b"}
 
 
 def test_an_edit_within_a_second_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
