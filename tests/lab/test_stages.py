@@ -30,8 +30,8 @@ from safezone.models.pixel import MINI_PIXEL, load_pixel_model
 from safezone.personalize import METHODS, Adapter, TrainingRun, save_adapter, train
 from safezone.personalize.files import EMBEDDING
 from safezone.poisons import Unpoisoned, poison_many
-from safezone.results.artifacts import read_run_images
 from safezone.results.meaning import MINI_LIMITS
+from safezone.results.run_images import read_run_images
 from safezone.scores import CLEAN
 from safezone.scores.text_image import with_class_word
 from small_lab import SETTINGS, concept, grid

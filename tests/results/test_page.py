@@ -24,14 +24,13 @@ from safezone.results.artifacts import (
     Evidence,
     Strip,
     amplified_difference,
-    image_folders,
     picture,
-    read_run_images,
 )
 from safezone.results.folder import sections, write_page, write_results
 from safezone.results.meaning import duration_text, meaning_sentences, paper_notes
 from safezone.results.page import Page, Section, render_page
 from safezone.results.published import AVERAGE, published, same_runs
+from safezone.results.run_images import image_folders, read_run_images
 from safezone.results.tables import to_csv, to_latex, to_markdown
 from safezone.scores.rows import Row, csv_text, read_rows
 
@@ -223,10 +222,32 @@ def test_prompts_belong_to_images(tmp_path: Path) -> None:
         drawn = read_run_images(tmp_path, most)
         assert drawn.prompts == [f"a {name}" for name in names[:most]]
         assert [int(image[0, 0, 0]) for image in drawn.images] == [0, 10, 20][:most]
-    del record["images"]
-    (tmp_path / "images.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"lacks 'images'; generate"):
+    Image.new("RGB", (8, 9)).save(tmp_path / "01-0.png")
+    with pytest.raises(UserError, match=r"01-0\.png and 00-0\.png differ in size; generate"):
         read_run_images(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        ({"concept": [1]}, "concept is .1.; give text"),
+        ({"method": None}, "method is nothing; give text"),
+        ({"seed": "x"}, "seed is 'x'; give a whole number"),
+        ({"seed": 0.5}, "seed is 0.5; give a whole number"),
+        ({"settings": None}, "settings is nothing; give lines of its own"),
+        ({"images": []}, "images is empty; give at least one"),
+        ({"images": [{"file": "00-0.png"}]}, "images.0.prompt is missing; add it"),
+        ({"images": {"file": "00-0.png"}}, "images is .*; give a list"),
+    ],
+)
+def test_a_damaged_record_of_images_is_told(
+    tmp_path: Path, change: dict[str, object], what: str
+) -> None:
+    place = write_images(tmp_path / "images")
+    record = json.loads((place / "images.json").read_text()) | change
+    (place / "images.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=f"images.json: {what}.*, or generate the images again"):
+        image_folders(tmp_path)
 
 
 def test_perturbations_are_amplified_around_grey() -> None:

@@ -14,7 +14,7 @@ from safezone.images import to_uint8, write_png
 from safezone.lab.store import IMAGES_RECORD
 from safezone.models import Model
 from safezone.personalize import ADAPTER_FILES, read_adapter
-from safezone.results.artifacts import read_run_images
+from safezone.results.run_images import read_run_images
 from safezone.scores import Pictures
 from safezone.scores.loading import load_learned_token_encoder
 from safezone.scores.text_image import measure_learned_token

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from safezone.models import Model
-    from safezone.results.artifacts import RunImages
+    from safezone.results.run_images import RunImages
     from safezone.scores import Row
 
 
@@ -70,7 +70,8 @@ class ReportCommand(OnImages):
     def run(self) -> Answer:
         from safezone.lab.store import ROWS_FILE
         from safezone.results import folder as results
-        from safezone.results.artifacts import INDEX, PICTURES, image_folders
+        from safezone.results.artifacts import INDEX, PICTURES
+        from safezone.results.run_images import image_folders
         from safezone.scores import read_rows
 
         folder = self.folder
@@ -132,7 +133,7 @@ class ScoreCommand(OnImages):
         from safezone.concepts import image_files, load_concept
         from safezone.images import read_image
         from safezone.lab.store import IMAGES_RECORD, require_clean
-        from safezone.results.artifacts import read_run_images
+        from safezone.results.run_images import read_run_images
         from safezone.scores import Pictures, metric_of, score_images
 
         require_clean(self.clean, "--clean")
@@ -222,7 +223,7 @@ def _rows(options: ReportCommand, folders: Sequence[Path]) -> "list[Row]":
     """Scores of the folders whose clean images are known; none where no encoder can be opened."""
     from safezone.commands.opening import open_encoders, open_model, set_threads
     from safezone.lab.makers import score_rows
-    from safezone.results.artifacts import read_run_images
+    from safezone.results.run_images import read_run_images
     from safezone.scores import Pictures
 
     set_threads(options.machine.threads)

@@ -5,7 +5,6 @@ A page holds images as data URIs: small ones, and perturbations that can be seen
 
 import base64
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import repeat
@@ -17,15 +16,14 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from safezone.concepts import Concept, load_concept
+from safezone.concepts import load_concept
 from safezone.errors import UserError
-from safezone.images import read_image
-from safezone.lab.makers import learned_word
 from safezone.lab.run import Run
-from safezone.lab.store import IMAGES_RECORD, MANIFEST, RUN_RECORD
+from safezone.lab.store import RUN_RECORD
 from safezone.lab.variants import column_of
-from safezone.personalize import ADAPTER_FILES, Adapter, load_adapter, read_adapter
+from safezone.personalize import read_adapter
 from safezone.reading import read_json
+from safezone.results.run_images import RunImages, read_run_images
 from safezone.results.tables import CellKey, count
 from safezone.scores import CLEAN
 
@@ -103,94 +101,6 @@ def training_pictures(
     return TrainingPictures(tuple(images), tuple(changes))
 
 
-@dataclass(frozen=True, eq=False)
-class RunImages:
-    """The images of one run, uint8 [n, 3, h, w], with the prompt of each and where they lie.
-
-    ``placeholder``: what stands for the object in the prompts. ``clean`` and ``training``: the
-    folders of the clean and of the trained-on images, if known. ``embedding``: the recorded file or
-    folder of the adapter.
-    """
-
-    run: Run
-    class_word: str
-    placeholder: str
-    images: UInt8[Tensor, "n 3 h w"]
-    prompts: list[str]
-    place: Path
-    clean: Path | None
-    training: Path | None
-    embedding: Path | None = None
-
-    def adapter(self) -> Adapter | None:
-        """What was learned, from where the record says or from the folder above the images; None
-        where it is in neither. Raises UserError for a damaged file."""
-        if self.embedding is not None and self.embedding.is_file():
-            return load_adapter(self.embedding)
-        for folder in (self.embedding, self.place.parent):
-            if folder is not None and any((folder / name).is_file() for name in ADAPTER_FILES):
-                return read_adapter(folder)
-        return None
-
-    def poison_model(self) -> str:
-        """What the poison was made on, where it is known and another model than the run's."""
-        made_on = str(self.manifest().get("model", ""))
-        return made_on if self.run.poison != CLEAN and made_on != self.run.model else ""
-
-    def manifest(self) -> dict[str, Any]:
-        """How the trained-on images were poisoned; nothing where that is not known."""
-        place = None if self.training is None else self.training / MANIFEST
-        return {} if place is None or not place.is_file() else read_json(place)
-
-    def clean_concept(self) -> Concept | None:
-        """The clean images at the generated images' size, with the run's class word."""
-        if self.clean is None or not self.clean.is_dir():
-            return None
-        size = self.images.shape[-1]
-        return load_concept(self.clean, size, class_word=self.class_word or None)
-
-
-def read_run_images(place: Path, most: int | None = None) -> RunImages:
-    """Reads what ``stages.generate_stage`` wrote, or the first ``most`` images of it.
-
-    Raises UserError when it is damaged.
-    """
-    record = read_json(place / IMAGES_RECORD)
-    try:
-        cell = [record[k] for k in ("concept", "poison", "defense", "method", "model", "seed")]
-        files = [place / image["file"] for image in record["images"][:most]]
-        prompts = [str(image["prompt"]) for image in record["images"][:most]]
-        words = str(record["class_word"]), learned_word(record)
-    except (KeyError, TypeError) as error:
-        record_path = place / IMAGES_RECORD
-        raise UserError(f"{record_path} lacks {error}; generate the images again") from error
-    arrays = [torch.from_numpy(read_image(file)) for file in files]
-    images = torch.stack(arrays).permute(0, 3, 1, 2).contiguous() if arrays else torch.empty(0)
-    sides = [
-        Path(os.path.normpath(place / value)) if isinstance(value, str) and value else None
-        for value in (record.get("clean"), record.get("training"), record.get("embedding"))
-    ]
-    return RunImages(Run(*cell), *words, images, prompts, place, *sides)
-
-
-def image_folders(folder: Path) -> list[Path]:
-    """The image folders below a folder that has no index, in order; hidden ones are left out.
-
-    Raises UserError when two of them are of one run: their numbers would count twice.
-    """
-    places = sorted(path.parent.relative_to(folder) for path in folder.rglob(IMAGES_RECORD))
-    folders = [folder / p for p in places if not any(part.startswith(".") for part in p.parts)]
-    runs: dict[Run, Path] = {}
-    for place in folders:
-        run = read_run_images(place, most=0).run
-        if (other := runs.setdefault(run, place)) != place:
-            raise UserError(
-                f"{folder} holds the run {run.label} twice, in {other} and {place}; give a folder "
-                "that holds one of them"
-            )
-    return folders
-
-
 @dataclass(frozen=True)
 class Strip:
     """One run's first images. ``learned``: what its adapter is, in words."""
@@ -247,6 +157,8 @@ def _facts(images: RunImages, adapter: Path) -> dict[str, str]:
     if (adapter / RUN_RECORD).is_file():
         record = read_json(adapter / RUN_RECORD)
         settings = record.get("settings", {})
+        if not isinstance(settings, dict):
+            raise UserError(f"{adapter / RUN_RECORD}: settings are no JSON object; train again")
         facts["defense"] = str(record.get("defense_parts", ""))
         facts["training"] = ", ".join(
             f"{k} {settings[k]}" for k in _TRAINING_FACTS if k in settings
