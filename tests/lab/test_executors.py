@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tqdm import tqdm
 
 from safezone import files
 from safezone.commands.command import Machine
@@ -108,7 +109,8 @@ def test_a_lost_helper_is_not_missed(
 
 
 def open_slow_lab(folder: Path, model: Path) -> Lab:
-    """A lab that writes down who made what."""
+    """A lab that writes down who made what, in a process that leaves no semaphore behind."""
+    assert not hasattr(tqdm.get_lock(), "mp_lock")
     whole = files.whole_folder
 
     @contextmanager

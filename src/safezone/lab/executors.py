@@ -87,8 +87,13 @@ def fresh() -> "SpawnContext | ForkServerContext":
     return multiprocessing.get_context("forkserver")
 
 
+def _begin() -> None:
+    """What every process does first."""
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which is left over at the end
+
+
 @contextmanager
-def _pool(count: int, begin: Callable[[], None] | None = None) -> Iterator[ProcessPoolExecutor]:
+def _pool(count: int, begin: Callable[[], None] = _begin) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with the block, whatever they are at. ``begin``: what each does first."""
     pool = ProcessPoolExecutor(count, fresh(), initializer=begin)
     try:
@@ -102,9 +107,9 @@ def _pool(count: int, begin: Callable[[], None] | None = None) -> Iterator[Proce
 
 def _help() -> None:
     """What a helping process does first: it says nothing, and ends with the one that it helps."""
+    _begin()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other one is told, and ends this one
     warnings.simplefilter("ignore")
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which is left over at the end
     parent = multiprocessing.parent_process()
     assert parent is not None
 
