@@ -29,7 +29,8 @@ from safezone.models import Model
 from safezone.models.pixel import MINI_PIXEL, load_pixel_model
 from safezone.personalize import METHODS, Adapter, TrainingRun, save_adapter, train
 from safezone.personalize.files import EMBEDDING
-from safezone.poisons import Unpoisoned, poison_many
+from safezone.poisons import BoundObjective, NetworkObjective, Poison, Unpoisoned, poison_many
+from safezone.poisons.objectives import encoder_norm
 from safezone.results.meaning import MINI_LIMITS
 from safezone.results.run_images import read_run_images
 from safezone.scores import CLEAN
@@ -86,9 +87,16 @@ def test_a_file_counts_by_its_content(tmp_path: Path) -> None:
     assert content_key(first) != content_key(second)
 
 
-def test_what_has_no_content_is_refused() -> None:
-    with pytest.raises(TypeError, match="content key"):
-        content_key(object())
+class Undecorated(NetworkObjective):
+    def bind(self, model: Model) -> BoundObjective:
+        return BoundObjective((), encoder_norm)
+
+
+@pytest.mark.parametrize("value", [object(), partial(encoder_norm), Undecorated()])
+def test_what_has_no_content_is_refused(value: Any) -> None:
+    for part in (value, Poison("own", value, -1)):
+        with pytest.raises(UserError, match=f"a {type(value).__name__} cannot be part of a conten"):
+            content_key(part)
 
 
 def test_weights_have_a_key(tiny_model: Model) -> None:

@@ -1,7 +1,7 @@
 """Run and Grid: the cells of a table; content keys: what an artifact depends on, as a hash."""
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from itertools import product
 from pathlib import Path
@@ -108,16 +108,19 @@ def _plain(value: Any) -> Any:
         return digest(value)
     if isinstance(value, Mapping):
         return dict(value)
-    if isinstance(value, Callable):  # type: ignore[arg-type]
+    if hasattr(value, "__qualname__"):
         return f"{value.__module__}.{value.__qualname__}"
-    raise TypeError(f"{type(value).__name__} cannot be part of a content key")
+    raise UserError(
+        f"a {type(value).__name__} cannot be part of a content key, for its settings are not told; "
+        "write a function or a frozen dataclass in its place"
+    )
 
 
 def content_key(*parts: Any) -> str:
     """SHA-256, in hex, of the parts: other keys, settings (dataclasses), names, numbers.
 
     The first parts of a stage's key are its name and the version of its code; an input is given
-    by its own key. Paths count by the content of their file. Raises TypeError for other values.
+    by its own key. Paths count by the content of their file. Raises UserError for other values.
     """
     text = json.dumps(parts, default=_plain, sort_keys=True, ensure_ascii=False)
     return digest(text)
