@@ -110,7 +110,7 @@ def test_a_lost_helper_is_not_missed(
 
 def open_slow_lab(folder: Path, model: Path) -> Lab:
     """A lab that writes down who made what, in a process that leaves no semaphore behind."""
-    assert not hasattr(tqdm.get_lock(), "mp_lock")
+    assert not hasattr(tqdm.get_lock(), "mp_lock")  # type: ignore[no-untyped-call]
     whole = files.whole_folder
 
     @contextmanager
