@@ -4,6 +4,7 @@ import io
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +133,19 @@ def test_the_same_seed_gives_the_same_bytes(name: str, concept: Concept, tiny_mo
     alone = quick(name).preprocess
     one = replace(concept, images=concept.images[:1], masks=None, image_names=NAMES[:1])
     assert torch.equal(preprocessed(one, alone, 5, tiny_model).images[0], first[0])
+
+
+@pytest.mark.parametrize(
+    ("gives", "told"),
+    [
+        (lambda images, seed: images.float(), "gives torch.float32; give uint8 images"),
+        (lambda images, seed: None, "gives NoneType; give uint8 images"),
+        (lambda images, seed: images[:, :, 8:], "give images of that shape"),
+    ],
+)
+def test_a_preprocess_keeps_shape_and_type(gives: Any, told: str, concept: Concept) -> None:
+    with pytest.raises(UserError, match=f"a preprocess of the defense .*{told}"):
+        preprocessed(concept, gives, 0)
 
 
 @pytest.mark.parametrize("name", [name for name in DEFENSES if networks_needed(name)])

@@ -3,13 +3,14 @@
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import ResNetConfig, ResNetModel
 
 from safezone.arrays import stream
@@ -19,8 +20,15 @@ from safezone.errors import UserError
 from safezone.images import to_float
 from safezone.lab.run import content_key
 from safezone.lab.settings import Poisoning
-from safezone.models import load_model
-from safezone.poisons import POISONS, Budget, own_poisons, poison_fingerprints, poison_images
+from safezone.models import Model, load_model
+from safezone.poisons import (
+    POISONS,
+    Budget,
+    Poison,
+    own_poisons,
+    poison_fingerprints,
+    poison_images,
+)
 from safezone.reading import load_own
 from tiny import write_tiny_folder
 
@@ -151,6 +159,25 @@ def test_a_row_of_two_names_is_one_row(tmp_path: Path) -> None:
         f"from safezone.poisons import Poison\n{loop}B = ROWS[1]\nA = DEFAULT = ROWS[0]"
     )
     assert {*own_poisons([file])} == {"a", "b"}
+
+
+@pytest.mark.parametrize(
+    ("gives", "told"),
+    [
+        (lambda images: images.mean(), r"gives float32 \(\) for 2 images"),
+        (lambda images: images.flatten(1).mean(1, keepdim=True), r"gives float32 \(2, 1\)"),
+        (lambda images: torch.ones(2, dtype=torch.int64), r"gives int64 \(2,\)"),
+        (lambda images: None, "gives NoneType"),
+        (lambda images: 3.0, "gives float for 2 images; give one floating-point number an image"),
+    ],
+)
+def test_an_objective_gives_one_number_an_image(
+    gives: Callable[[Tensor], object], told: str, tiny_model: Model
+) -> None:
+    clean = torch.zeros(2, 3, tiny_model.image_size, tiny_model.image_size, dtype=torch.uint8)
+    row = Poison("own", lambda model, images, generators, guide: gives(images), 1)  # type: ignore[arg-type, return-value]
+    with pytest.raises(UserError, match=f"the objective of poison 'own' {told}"):
+        poison_images(tiny_model, clean, row, 0, ["one", "two"], progress=False)
 
 
 def test_an_edit_within_a_second_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

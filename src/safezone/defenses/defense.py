@@ -3,6 +3,9 @@
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+import torch
+from torch import Tensor
+
 from safezone.concepts import Concept
 from safezone.defenses.loss_masks import NoMask, ObjectMask
 from safezone.defenses.preprocess import Identity, MovesMasks, Preprocess, chain
@@ -73,7 +76,14 @@ def preprocessed(
     purifier's networks cannot be opened.
     """
     ready = resolve(preprocess, model)
-    changed = concept.with_images(ready(concept.images, seed))
+    images: object = ready(concept.images, seed)
+    if not isinstance(images, Tensor) or images.dtype != torch.uint8:
+        given = images.dtype if isinstance(images, Tensor) else type(images).__name__
+        raise UserError(f"a preprocess of the defense gives {given}; give uint8 images")
+    if images.shape != concept.images.shape:
+        shapes = f"{tuple(images.shape)} for {tuple(concept.images.shape)}"
+        raise UserError(f"a preprocess of the defense gives {shapes}; give images of that shape")
+    changed = concept.with_images(images)
     if concept.masks is None or not isinstance(ready, MovesMasks):
         return changed
     return replace(changed, masks=ready.move_masks(concept.masks, seed))

@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from safezone.arrays import Draws, Images, PerExample, Pixels, stream
+from safezone.errors import UserError
 from safezone.files import digest, write_safetensors
 from safezone.images import to_float, to_uint8
 from safezone.models.base import Model
@@ -165,7 +166,21 @@ class Pass:
             objective(model, images, generators, replace(guide, masks=masks))
             for model, objective, guide in zip(self.models, self.objectives, guides, strict=True)
         ]
+        for value in values:
+            self._require_one_each(value, len(images))
         return torch.stack(values).mean(dim=0)
+
+    def _require_one_each(self, value: object, count: int) -> None:
+        """Raises UserError unless an objective gave one number an image."""
+        given = type(value).__name__
+        if isinstance(value, Tensor):
+            if value.shape == (count,) and value.is_floating_point():
+                return
+            given = f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+        raise UserError(
+            f"the objective of poison {self.poison.name!r} gives {given} for {count} images; "
+            f"give one floating-point number an image, ({count},)"
+        )
 
     def step(self, gradient: Tensor, index: int) -> Tensor:
         """The displacement of one step, [batch, 3, height, width]."""
