@@ -174,7 +174,7 @@ def test_a_row_of_two_names_is_one_row(tmp_path: Path) -> None:
 def test_an_objective_gives_one_number_an_image(
     gives: Callable[[Tensor], object], told: str, tiny_model: Model
 ) -> None:
-    clean = torch.zeros(2, 3, tiny_model.image_size, tiny_model.image_size, dtype=torch.uint8)
+    clean = torch.zeros(2, 3, tiny_model.image_size, tiny_model.image_size)
     row = Poison("own", lambda model, images, generators, guide: gives(images), 1)  # type: ignore[arg-type, return-value]
     with pytest.raises(UserError, match=f"the objective of poison 'own' {told}"):
         poison_images(tiny_model, clean, row, 0, ["one", "two"], progress=False)
