@@ -65,7 +65,7 @@ class DemoCommand(Experiment):
     """Six built-in concepts, clean and poisoned with ADM+: one page in minutes.
 
     They are learned plainly and with Safe-Zone Training, drawn with six prompts and scored, in
-    four to five minutes of two cores.
+    about four minutes of two cores.
 
     Example:
         safezone demo --out demo-output

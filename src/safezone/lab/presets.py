@@ -4,6 +4,7 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,8 +120,8 @@ PRESETS: Final[Mapping[str, Settings]] = {
 
 DEMO: Final = replace(
     PRESETS["mini"],
-    poisoning=Poisoning(steps=40, eta=2 / 255),
-    training=replace(PRESETS["mini"].training, steps=150),
+    poisoning=Poisoning(steps=30, eta=2 / 255),
+    training=replace(PRESETS["mini"].training, steps=120),
     sampling=replace(
         PRESETS["mini"].sampling,
         steps=10,
@@ -135,7 +136,7 @@ DEMO: Final = replace(
     ),
     cells=Cells(concepts=6, seeds=1, poisons=("adm+",), defenses=("nominal", "szt"), poison_seed=0),
 )
-"""Six concepts, about seven minutes of one core: less of everything than the preset has."""
+"""Six concepts, about six minutes of one core: less of everything than the preset has."""
 
 
 def is_quick(suite: str) -> bool:
@@ -184,6 +185,12 @@ def _merged(base: Mapping[str, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
     return result
 
 
+@cache
+def _checks() -> TypeAdapter[Settings]:
+    """Of every value of a file; a command reads its own several times."""
+    return TypeAdapter(Settings)
+
+
 def read_settings(
     path: Path | None, model: str | None, base: Settings | None = None, method: str | None = None
 ) -> Settings:
@@ -208,7 +215,7 @@ def read_settings(
         start = replace(start, model=chosen)
         tree = {**tree, "model": chosen}
     try:
-        return TypeAdapter(Settings).validate_python(_merged(asdict(start), tree))
+        return _checks().validate_python(_merged(asdict(start), tree))
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
