@@ -80,6 +80,15 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: edit_json(f / "scheduler/scheduler_config.json", beta_schedule="odd"),
         "betas",
     ),
+    "betas of no number": (
+        lambda f: edit_json(f / "scheduler/scheduler_config.json", num_train_timesteps="many"),
+        "betas",
+    ),
+    "no size": (lambda f: edit_json(f / "unet/config.json", sample_size=None), "sample_size None"),
+    "two sides": (
+        lambda f: edit_json(f / "unet/config.json", sample_size=[8, 8]),
+        r"sample_size \[8, 8\]",
+    ),
     "no vocabulary": (drop_vocabulary, "tokenizer"),
 }
 
@@ -105,6 +114,7 @@ def test_a_broken_folder_is_told_in_one_sentence(
     [
         ("no-such-model", "no model folder"),
         ("/no/such/folder", "no model folder"),
+        ("~nobody-at-all", "no model folder '~nobody-at-all'"),
         (Path("owner/name"), "no model folder"),  # a Path is never asked of the hub
         ("nobody-at-all/no-such-model", "no folder"),  # offline in tests
     ],

@@ -246,6 +246,11 @@ def test_a_folder_that_is_no_pixel_model_is_told(tmp_path: Path, tiny_model_fold
         load_pixel_model(str(folder))
     with pytest.raises(UserError, match="upscaler"):
         load_upscaler("nothing-here", None)
+    sides = write_tiny_pixel_folder(tmp_path / "s")
+    config = json.loads((sides / "unet" / "config.json").read_text()) | {"sample_size": [64, 64]}
+    (sides / "unet" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"sample_size \[64, 64\]"):
+        load_pixel_model(str(sides))
     prompt = write_tiny_pixel_folder(tmp_path / "p")
     save_file({"x": torch.zeros(1)}, prompt / PROMPT_FILE)
     assert load_pixel_model(str(prompt)).image_size == 64  # an unconditional one needs no prompt

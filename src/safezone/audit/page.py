@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import torch
@@ -20,7 +19,7 @@ from safezone.lab.presets import kind_of
 from safezone.lab.run import Run
 from safezone.lab.stage import job
 from safezone.lab.store import Artifact
-from safezone.models.known import known_model
+from safezone.models.known import known_model, model_path
 from safezone.poisons import imperceptibility
 from safezone.results.artifacts import GAIN, Picture, amplified_difference, picture
 from safezone.results.drawings.panels import Panel, Series, draw_panels
@@ -156,7 +155,7 @@ def fill_template(name: str, **values: Any) -> str:
 
 def _untested(model: str) -> list[str]:
     """The models that the page names beside this one; a name that tells nothing is none of them."""
-    told = known_model(model) is not None or Path(model).expanduser().is_dir()
+    told = known_model(model) is not None or model_path(model).is_dir()
     return [each for each in _MODELS if not (told and kind_of(model) == each)]
 
 

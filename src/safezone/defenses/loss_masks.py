@@ -105,8 +105,8 @@ class LossMask(Checked, NoMask):
         whole = int(grown.flatten(1).all(dim=1).sum())
         if whole:
             warnings.warn(
-                f"{whole} of {len(masks)} masks of {concept} cover the whole image: there the "
-                "mask of the defense does nothing; look at them with `safezone mask --preview`.",
+                f"{whole} of {len(masks)} masks of {concept} cover the whole image, dilated as "
+                "they are, and mask nothing; look at them with `safezone mask --preview`.",
                 Notice,
                 stacklevel=4,
             )

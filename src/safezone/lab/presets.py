@@ -14,7 +14,7 @@ from safezone.errors import UserError
 from safezone.fields import reason
 from safezone.lab.settings import Cells, Poisoning, Sampling, Scoring, Settings
 from safezone.lab.training import Training, method_named
-from safezone.models.known import KNOWN, known_model
+from safezone.models.known import KNOWN, known_model, model_path
 from safezone.reading import read_json, read_yaml
 from safezone.scores.table import SLOTS
 
@@ -35,7 +35,7 @@ def kind_of(model: str) -> str:
         return "mini"
     if known := known_model(model):
         return known.preset
-    folder = Path(model).expanduser()
+    folder = model_path(model)
     if folder.is_file():
         folder = folder.with_suffix("")  # its configurations, where there are any
     if (folder / "text_encoder_2").is_dir():
@@ -53,7 +53,7 @@ def kind_of(model: str) -> str:
 def require_spelling(model: str) -> None:
     """Raises UserError for a name that nearly is one of ours, such as ``sd15-fr``."""
     known = ("mini", *_TWINS, *KNOWN)
-    if model in known or known_model(model) or "/" in model or Path(model).expanduser().exists():
+    if model in known or known_model(model) or "/" in model or model_path(model).exists():
         return  # the hub has other names that are much like ours
     near = difflib.get_close_matches(model, known, n=1, cutoff=0.8)
     if near:

@@ -1,5 +1,6 @@
 """What a model is asked for by: its name, its precision, what becomes of long prompts."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,6 +90,11 @@ def hub_name(name: str) -> str:
     """The hub name that a short name stands for; any other name as it is."""
     model = None if "/" in name else known_model(name)
     return name if model is None else model.hub
+
+
+def model_path(name: str | Path) -> Path:
+    """The file or folder that a model's name may be; ~ is the home, ~name of nobody is itself."""
+    return Path(os.path.expanduser(name))
 
 
 if TYPE_CHECKING:  # the command line needs the names alone, at once

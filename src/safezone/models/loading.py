@@ -11,7 +11,7 @@ from safezone.arrays import Images, Latents
 from safezone.errors import UserError
 from safezone.models.base import Model
 from safezone.models.frozen import freeze
-from safezone.models.known import BUILTIN, KNOWN, LongPrompts, builtin_folder, hub_name
+from safezone.models.known import BUILTIN, KNOWN, LongPrompts, builtin_folder, hub_name, model_path
 from safezone.models.parts import (
     WEIGHT_FILES,
     find_folder,
@@ -20,6 +20,7 @@ from safezone.models.parts import (
     quiet,
     read_config,
     read_part,
+    require_side,
     safe_weights,
     vae_dtype,
 )
@@ -48,13 +49,14 @@ def load_model(
     cannot be opened.
     """
     chosen = pick_device(device)
-    path = Path(name_or_folder).expanduser()
+    path = model_path(name_or_folder)
     source: Path | str = path
     if path.is_file():
         name, parts = path.stem, _parts_of_file(path, dtype)
     else:
         name, source, folder = _find(name_or_folder)
         parts = _parts_of_folder(folder, dtype)
+    require_side(parts["unet"], source)
     from safezone.models.stable import StableDiffusion, StableDiffusionXL
 
     kind = StableDiffusionXL if "text_encoder_2" in parts else StableDiffusion
@@ -94,7 +96,7 @@ def _find(name_or_folder: str | Path) -> tuple[str, Path | str, Path]:
     if isinstance(name_or_folder, str) and name_or_folder in BUILTIN:
         folder = builtin_folder(name_or_folder)
         return name_or_folder, folder, folder
-    path = Path(name_or_folder).expanduser()
+    path = model_path(name_or_folder)
     if path.is_dir():
         return path.resolve().name, path, path
     name = hub_name(name_or_folder) if isinstance(name_or_folder, str) else name_or_folder

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from safezone.errors import UserError
 from safezone.files import require_new, whole_folder, write_safetensors
-from safezone.models.known import hub_name
+from safezone.models.known import hub_name, model_path
 
 WEIGHT_FILES: Final[Mapping[str, str]] = {
     "unet": "diffusion_pytorch_model",
@@ -49,7 +49,7 @@ def find_folder(name_or_folder: str | Path, what: str, give: str) -> Path:
 
     Raises UserError, which calls it ``what`` and says to ``give`` something else, for any other.
     """
-    path = Path(name_or_folder).expanduser()
+    path = model_path(name_or_folder)
     if path.is_dir():
         return path
     if isinstance(name_or_folder, str) and re.fullmatch(r"\w[\w.-]*/[\w.-]+", name_or_folder):
@@ -99,6 +99,16 @@ def read_config(file: Path) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise UserError(f"{file} is not a JSON object")
     return value
+
+
+def require_side(unet: Any, where: Path | str) -> None:
+    """Raises UserError for a U-Net that does not say how large the images are that it makes."""
+    size = unet.config.sample_size
+    if not isinstance(size, int):
+        raise UserError(
+            f"the U-Net of {where} has the sample_size {size!r}; write into its config.json one "
+            "whole number, the side of what it was trained on (64 for Stable Diffusion 1.5)"
+        )
 
 
 def safe_weights(folder: Path, stem: str) -> list[Path]:
@@ -171,7 +181,7 @@ def convert(name_or_folder: str | Path, out: Path) -> Path:
     or less than weights, and an ``out`` that is not empty.
     """
     require_new(out)
-    source = Path(name_or_folder).expanduser()
+    source = model_path(name_or_folder)
     if not source.is_dir():
         source = fetch_folder(hub_name(str(name_or_folder)), pickled=True)
     parts = {part: stem for part, stem in WEIGHT_FILES.items() if (source / part).is_dir()}

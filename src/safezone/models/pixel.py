@@ -30,6 +30,7 @@ from safezone.models.parts import (
     quiet,
     read_config,
     read_part,
+    require_side,
 )
 from safezone.models.process import Epsilon
 
@@ -136,6 +137,7 @@ def load_pixel_model(name_or_folder: str, device: str | None = None) -> PixelMod
     if channels == 3:
         with quiet():
             unet = read_part(UNet2DModel, folder, "unet")
+        require_side(unet, folder)
         freeze(unet.to(chosen))
         return PixelUNet(name_or_folder, unet, process, chosen)
     if channels != 6 or config.get("_class_name") != "UNet2DConditionModel":
@@ -146,6 +148,7 @@ def load_pixel_model(name_or_folder: str, device: str | None = None) -> PixelMod
     with quiet():
         unet = read_part(UNet2DConditionModel, folder, "unet")
         prompt = _prompt(folder)
+    require_side(unet, folder)
     freeze(unet.to(chosen))
     low_process = _process(folder / "image_noising_scheduler")
     return SuperResolution(name_or_folder, unet, process, chosen, low_process, prompt.to(chosen))

@@ -14,6 +14,7 @@ from diffusers import (
 from torch import Tensor
 
 from safezone.errors import UserError
+from safezone.models.parts import first_line
 from safezone.models.process import Epsilon, Process, RectifiedFlow, Velocity
 
 # Overrides: a configuration written for another scheduler leaves these to defaults that are made
@@ -98,7 +99,9 @@ def process_of(config: Mapping[str, Any]) -> Process:
     try:
         alphas_cumprod = make_scheduler("ddim", config).alphas_cumprod
     except (NotImplementedError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"the betas of the model's scheduler cannot be made: {error}") from error
+        raise UserError(
+            f"the betas of the model's scheduler cannot be made: {first_line(error)}"
+        ) from error
     return PROCESSES[prediction_type](alphas_cumprod)
 
 
