@@ -91,6 +91,7 @@ def test_contains_adds_up_an_l2_change() -> None:
         (math.inf, "l2", r"kappa is .*; give a"),
         (16.0, "linf", "divide by 255"),
         (0.1 / 255, "linf", "at least 1/255"),
+        (0.4 / 255, "l2", "at least 1/255"),
         (0.1, "l1", "give 'linf' or 'l2'"),
     ],
 )

@@ -55,7 +55,7 @@ class Budget(Checked):
                 f"The budget kappa is {self.kappa}, but pixels are in [0, 1]; "
                 f"divide by 255 ({self.kappa / 255:.4g})."
             )
-        if self.norm == "linf" and self.kappa < LEVEL / 2:
+        if self.kappa < LEVEL / 2:
             raise UserError(
                 f"The budget kappa is {self.kappa}, less than half an 8-bit level, so that "
                 "saving would remove the poison; give at least 1/255."
