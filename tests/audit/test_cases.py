@@ -1,6 +1,7 @@
 """What is audited: which folders, which originals and masks, how many images are protected."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,18 @@ def test_the_two_folders_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
     write_json(protected / "manifest.json", {"poison": "adm+"})
     with pytest.raises(UserError, match=r"is poisoned \(adm\+\); give --clean"):
         read_cases(clean, protected, SIDE)
+
+
+def test_a_copy_of_the_originals_is_no_protection(tmp_path: Path) -> None:
+    _, clean = _folders(tmp_path)
+    copy = tmp_path / "copy"
+    shutil.copytree(clean, copy)
+    with pytest.raises(UserError, match=r"copy are those in .*clean, to the pixel at 64 pixels"):
+        read_cases(copy, clean, SIDE)
+    pixels = np.asarray(Image.open(copy / "001.png")).copy()
+    pixels[0, 0, 0] ^= 1
+    write_png(copy / "001.png", pixels)
+    assert len(read_cases(copy, clean, SIDE)) == 1
 
 
 def test_originals_of_another_object_are_refused(tmp_path: Path) -> None:

@@ -11,14 +11,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from safezone.audit.audit import EXPECTED, read_progress
 from safezone.cli import _find
 from safezone.commands.command import parse
 from safezone.errors import UserError
+from safezone.images import write_png
 from safezone.personalize.checkpoints import append_log, log_path
 from safezone.serve import runner
 from safezone.serve.app import Pages
@@ -220,6 +223,8 @@ def test_a_protection_is_made_again_when_what_it_rests_on_changes(
             (session.folder.parent / "other" / "hattedmug" / "clean").rename(session.protected)
             (session.folder.parent / "other" / "hattedmug" / "session.json").unlink()
             (session.folder.parent / "other" / "hattedmug").rmdir()
+            for path in session.protected.glob("*.png"):
+                write_png(path, np.asarray(Image.open(path)) ^ 8)
         work.start(session, choices)
         _until(lambda: work.status(session).state == DONE)
         return session.protected.exists()

@@ -136,6 +136,12 @@ def _read_case(folder: Path, original: Path | None, size: int, draw: bool) -> Ca
                 )
             require_clean(original, "--clean")
             clean = parts[original]
+            if torch.equal(protected.images, clean.images):
+                raise UserError(
+                    f"the pictures in {folder} are those in {original}, to the pixel at {size} "
+                    "pixels, so that there is no protection to audit; give the protected ones "
+                    "first, and with --clean what they were before"
+                )
             _require_pairs(folder, protected, original, clean)
             protected = replace(protected, name=clean.name, class_word=clean.class_word)
         masks, generated = _masks(parts, draw)
