@@ -19,6 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import import_module
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
@@ -85,6 +86,13 @@ def fresh() -> "SpawnContext | ForkServerContext":
         return multiprocessing.get_context("spawn")
     multiprocessing.set_forkserver_preload([*_LARGE])
     return multiprocessing.get_context("forkserver")
+
+
+def begin_server() -> None:
+    """Begins the server, if ``fresh`` has one, which imports the large libraries while this process
+    does so too."""
+    if fresh().get_start_method() == "forkserver":
+        forkserver.ensure_running()
 
 
 def _begin() -> None:

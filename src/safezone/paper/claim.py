@@ -37,10 +37,22 @@ def claim_grid(lab: Lab) -> Grid:
     )
 
 
+def require_names(settings: Settings) -> None:
+    """Raises UserError for unknown names, before a model is opened."""
+    from safezone.defenses import defense
+
+    for name in settings.cells.defenses:
+        defense(name)
+    for name in settings.cells.poisons:
+        if name != CLEAN:
+            settings.poisoning.poison(name)
+    settings.training.personalization(), settings.sampling.templates()
+
+
 def claim_lab(folder: Path, model: Model, encoders: Encoders, settings: Settings) -> Lab:
     """The lab of the first ``settings.cells.concepts`` novel concepts, in ``folder``/work.
 
-    Raises UserError for unknown names and for more concepts than there are.
+    Raises UserError for more concepts than there are, and for a defense that the model cannot have.
     """
     from safezone.defenses import defense, fingerprints
 
@@ -53,10 +65,6 @@ def claim_lab(folder: Path, model: Model, encoders: Encoders, settings: Settings
         )
     for name in cells.defenses:
         fingerprints(defense(name).preprocess, model)
-    for name in cells.poisons:
-        if name != CLEAN:
-            settings.poisoning.poison(name)
-    settings.training.personalization(), settings.sampling.templates()
     concepts = {concept.name: concept for concept in available[: cells.concepts]}
     return Lab(folder / WORK, model, encoders, settings, concepts)
 
