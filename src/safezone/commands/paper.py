@@ -107,7 +107,7 @@ def _measure(command: ClaimCommand | DemoCommand, title: str, *, dry_run: bool =
     from safezone.commands.opening import helped, machine_and_sharers, require_out_folder
     from safezone.lab.executors import begin_server
     from safezone.lab.schedule import plan
-    from safezone.paper.claim import claim, claim_grid, require_names
+    from safezone.paper.claim import claim, claim_grid, require_claim
     from safezone.results.comparisons import summary_json, summary_markdown
     from safezone.results.meaning import meaning_sentences
 
@@ -115,7 +115,7 @@ def _measure(command: ClaimCommand | DemoCommand, title: str, *, dry_run: bool =
     require_out_folder(command.out)
     machine, sharers = machine_and_sharers(command.model, command.machine, alone=dry_run)
     settings = settings_told(command, command.cells)
-    require_names(settings)
+    require_claim(settings)
     if sharers > 1:
         begin_server()
     open_lab = partial(_open_claim, command.out, settings, machine, sharers)

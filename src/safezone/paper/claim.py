@@ -37,7 +37,7 @@ def claim_grid(lab: Lab) -> Grid:
     )
 
 
-def require_names(settings: Settings) -> None:
+def require_claim(settings: Settings) -> None:
     """Raises UserError for unknown names, before a model is opened."""
     from safezone.defenses import defense
 
