@@ -82,6 +82,18 @@ def reason(error: ErrorDetails) -> str:
     return f"is {shown}; give {give.format(**context)}"
 
 
+def located(error: ValidationError, whole: str = "") -> str:
+    """Where the first fault is, and its ``reason``; ``whole``: what it is called."""
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc'])) or whole} {reason(first)}"
+
+
+@cache
+def checks_of(kind: Any) -> TypeAdapter[Any]:
+    """Pydantic's checks of a type, which take longer to build than to use."""
+    return TypeAdapter(kind)
+
+
 class Closed:
     """A dataclass that takes no keys but its fields where pydantic reads it."""
 

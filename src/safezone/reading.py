@@ -55,13 +55,21 @@ def unique_keys(pairs: Iterable[tuple[Any, Any]]) -> dict[Any, Any]:
     return result
 
 
+def parse_json(text: str | bytes, **how: Any) -> Any:
+    """``json.loads``; ValueError also where others have nested it deeper than Python reads."""
+    try:
+        return json.loads(text, **how)
+    except RecursionError as error:
+        raise ValueError(str(error)) from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Reads a JSON object; UserError when it is missing or something else."""
     try:
-        value = json.loads(read_text(path, "JSON"), object_pairs_hook=unique_keys)
+        value = parse_json(read_text(path, "JSON"), object_pairs_hook=unique_keys)
     except UserError as error:
         raise UserError(f"{error}, or make it again") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UserError(f"{path} is not valid JSON ({error}); make it again") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} is not a JSON object; make it again")

@@ -188,7 +188,7 @@ def _hints(options: MaskCommand, files: Sequence[Path]) -> "dict[str, Hint]":
     from pydantic import ConfigDict, TypeAdapter, ValidationError
 
     from safezone.concepts.masks import Hint
-    from safezone.fields import reason
+    from safezone.fields import located
     from safezone.reading import read_json
 
     every = Hint(options.box, options.point)
@@ -200,9 +200,7 @@ def _hints(options: MaskCommand, files: Sequence[Path]) -> "dict[str, Hint]":
         kind = TypeAdapter(dict[str, Hint], config=ConfigDict(extra="forbid"))
         hints = kind.validate_python(read_json(options.hints))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(f"{options.hints}: {key} {reason(first)}") from error
+        raise UserError(f"{options.hints}: {located(error)}") from error
     if not hints:
         raise UserError(f"{options.hints} names no image; give it a box or a point of one")
     names = {path.stem: path.name for path in files} | {path.name: path.name for path in files}

@@ -107,7 +107,7 @@ def _measure(command: ClaimCommand | DemoCommand, title: str, *, dry_run: bool =
     from safezone.commands.opening import helped, machine_and_sharers, require_out_folder
     from safezone.lab.executors import begin_server
     from safezone.lab.schedule import plan
-    from safezone.paper.claim import claim, claim_grid, require_claim
+    from safezone.paper.claim import claim, claim_grid
     from safezone.results.comparisons import summary_json, summary_markdown
     from safezone.results.meaning import meaning_sentences
 
@@ -115,7 +115,7 @@ def _measure(command: ClaimCommand | DemoCommand, title: str, *, dry_run: bool =
     require_out_folder(command.out)
     machine, sharers = machine_and_sharers(command.model, command.machine, alone=dry_run)
     settings = settings_told(command, command.cells)
-    require_claim(settings)
+    _require_known(settings, command.cells.poisons, command.cells.defenses)
     if sharers > 1:
         begin_server()
     open_lab = partial(_open_claim, command.out, settings, machine, sharers)
@@ -137,6 +137,19 @@ def _measure(command: ClaimCommand | DemoCommand, title: str, *, dry_run: bool =
     parts.append(f"\nreport: {done.page} (after {minutes:.1f} min)")
     data = {"page": str(done.page), "results": results, "failed": done.failed}
     return Answer(data, "\n".join(parts), status=1 if done.failed else 0)
+
+
+def _require_known(settings: Settings, poisons: Sequence[str], defenses: Sequence[str]) -> None:
+    """Raises UserError for an unknown name, before a model is opened."""
+    from safezone.defenses import defense
+    from safezone.scores.rows import CLEAN
+
+    for name in poisons:
+        if name != CLEAN:
+            settings.poisoning.poison(name)
+    for name in defenses:
+        defense(name)
+    settings.training.personalization(), settings.sampling.templates()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -248,7 +261,6 @@ def _bench(options: FigureCommand, row: "Figure") -> "Bench":
         require_clean_data,
         with_models,
     )
-    from safezone.defenses import defense
     from safezone.lab.bench import Bench
     from safezone.lab.lab import UNSCORED, Lab
     from safezone.paper.rows import PAPER
@@ -261,11 +273,7 @@ def _bench(options: FigureCommand, row: "Figure") -> "Bench":
             "inversion; leave it out"
         )
     require_clean_data(options.data)
-    for name in options.scope.poisons:
-        settings.poisoning.poison(name)
-    for name in options.scope.defenses:
-        defense(name)
-    settings.training.personalization(), settings.sampling.templates()
+    _require_known(settings, options.scope.poisons, options.scope.defenses)
     model = open_model(options.model, options.machine, options)
     timestep_grid(model.process.steps, options.scope.timesteps)  # refused before anything is made
     lab = Lab(

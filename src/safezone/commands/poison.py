@@ -1,6 +1,5 @@
 """``safezone poison`` and ``inspect``: a poison is put into images, or looked for in them."""
 
-import json
 import os
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -214,9 +213,10 @@ def _recorded(image: Path) -> str:
     """The poison's name in an image that ``safezone poison`` wrote and nobody wrote again; else
     empty."""
     from safezone.images import png_text
+    from safezone.reading import parse_json
 
-    with suppress(ValueError, AttributeError, RecursionError):  # a text that is none of ours
-        name = str(json.loads(png_text(image).get("safezone", "{}")).get("poison", ""))
+    with suppress(ValueError, AttributeError):  # a text that is none of ours
+        name = str(parse_json(png_text(image).get("safezone", "{}")).get("poison", ""))
         return ascii(name)[1:-1][:60]  # no more of a stranger's text, and nothing that it does
     return ""
 

@@ -1,6 +1,5 @@
 """Collections of concepts: DreamBooth, CustomConcept101, a folder of folders, the mini world."""
 
-import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -14,7 +13,7 @@ from safezone.concepts.folder import OF_SYSTEMS
 from safezone.errors import Notice, UserError
 from safezone.images import to_square
 from safezone.miniworld import NovelConcept, development_concepts, novel_concepts, render
-from safezone.reading import read_text
+from safezone.reading import parse_json, read_text
 
 DREAMBOOTH_TABLE = "prompts_and_classes.txt"
 CUSTOM_CONCEPT_MANIFEST = "dataset.json"
@@ -41,9 +40,9 @@ def _dreambooth_classes(table: Path) -> dict[str, str]:
 def _custom_concept_folders(manifest: Path) -> Iterator[tuple[Path, str]]:
     """Folder and class word of every entry; none leads out of the manifest's folder."""
     try:
-        entries = json.loads(read_text(manifest, "JSON"))
+        entries = parse_json(read_text(manifest, "JSON"))
         pairs = [(str(e["instance_data_dir"]), str(e["class_prompt"])) for e in entries]
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{manifest} is not a list of objects with instance_data_dir and class_prompt; "
             "correct it"

@@ -4,14 +4,13 @@ import difflib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from safezone.errors import UserError
-from safezone.fields import reason
+from safezone.fields import checks_of, located
 from safezone.lab.settings import Cells, Poisoning, Sampling, Scoring, Settings
 from safezone.lab.training import Training, method_named
 from safezone.models.known import KNOWN, known_model, model_path
@@ -185,12 +184,6 @@ def _merged(base: Mapping[str, Any], over: Mapping[Any, Any]) -> dict[str, Any]:
     return result
 
 
-@cache
-def _checks() -> TypeAdapter[Settings]:
-    """Of every value of a file; a command reads its own several times."""
-    return TypeAdapter(Settings)
-
-
 def read_settings(
     path: Path | None, model: str | None, base: Settings | None = None, method: str | None = None
 ) -> Settings:
@@ -215,11 +208,10 @@ def read_settings(
         start = replace(start, model=chosen)
         tree = {**tree, "model": chosen}
     try:
-        return _checks().validate_python(_merged(asdict(start), tree))
+        settings: Settings = checks_of(Settings).validate_python(_merged(asdict(start), tree))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise UserError(f"{path}: the setting {key} {reason(first)}") from error
+        raise UserError(f"{path}: the setting {located(error)}") from error
+    return settings
 
 
 def own_cells(path: Path | None, model: str) -> Cells:

@@ -1,6 +1,5 @@
 """What all loaders share: finding a folder, reading or converting its parts, choosing a device."""
 
-import json
 import pickle
 import re
 import shutil
@@ -16,6 +15,7 @@ from torch import Tensor
 from safezone.errors import UserError
 from safezone.files import require_new, whole_folder, write_safetensors
 from safezone.models.known import hub_name, model_path
+from safezone.reading import parse_json
 
 WEIGHT_FILES: Final[Mapping[str, str]] = {
     "unet": "diffusion_pytorch_model",
@@ -93,8 +93,8 @@ def fetch_folder(name: str, pickled: bool = False) -> Path:
 def read_config(file: Path) -> Mapping[str, Any]:
     """The JSON object in a configuration file; UserError when it is none."""
     try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        value = parse_json(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise UserError(f"{file} is missing or not valid JSON") from error
     if not isinstance(value, dict):
         raise UserError(f"{file} is not a JSON object")

@@ -37,18 +37,6 @@ def claim_grid(lab: Lab) -> Grid:
     )
 
 
-def require_claim(settings: Settings) -> None:
-    """Raises UserError for unknown names, before a model is opened."""
-    from safezone.defenses import defense
-
-    for name in settings.cells.defenses:
-        defense(name)
-    for name in settings.cells.poisons:
-        if name != CLEAN:
-            settings.poisoning.poison(name)
-    settings.training.personalization(), settings.sampling.templates()
-
-
 def claim_lab(folder: Path, model: Model, encoders: Encoders, settings: Settings) -> Lab:
     """The lab of the first ``settings.cells.concepts`` novel concepts, in ``folder``/work.
 

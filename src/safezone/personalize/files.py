@@ -18,6 +18,7 @@ from safezone.models.base import Model
 from safezone.models.deltas import Delta, Full, LowRank
 from safezone.personalize.adapters import HISTORY, Adapter, History
 from safezone.personalize.lora_files import diffusers_lora, finite_tensor, is_lora, read_deltas
+from safezone.reading import parse_json
 
 EMB_PARAMS: Final = "emb_params"
 """The key of kohya's scripts and AUTOMATIC1111."""
@@ -295,8 +296,8 @@ def _own(metadata: Mapping[str, str], path: Path) -> Mapping[str, Any]:
     if _OURS not in metadata:
         return {}
     try:
-        own = json.loads(metadata[_OURS])
+        own = parse_json(metadata[_OURS])
         widths = [int(width) for width in own.get("widths", [])]
         return {**own, "provenance": dict(own.get("provenance", {})), "widths": widths}
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path} has broken safezone metadata; export it again.") from error

@@ -7,7 +7,6 @@ without any it is the rank. rsLoRA (Kalajdzievski 2023) divides by the root of t
 full is ``diff``. 1 x 1 convolutions have two more axes of length 1.
 """
 
-import json
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -20,6 +19,7 @@ from torch import Tensor
 from safezone.errors import UserError
 from safezone.models.deltas import Delta, Full, LowRank
 from safezone.personalize.layer_names import diffusers_key, kohya_key, names_of
+from safezone.reading import parse_json
 
 _MATRIX: Final = re.compile(
     r"(?P<stem>.+?)(?:\.lora_(?P<letter>[AB])(?:\.\w+)?"
@@ -200,8 +200,8 @@ class _Scales:
     @staticmethod
     def _parse(text: str, where: str) -> Mapping[str, Any]:
         try:
-            config = json.loads(text)
-        except (ValueError, RecursionError):
+            config = parse_json(text)
+        except ValueError:
             config = None
         if not isinstance(config, dict):
             raise UserError(f"{where} is no JSON object; export the LoRA again.")

@@ -8,12 +8,12 @@ from typing import Annotated, Any
 
 import torch
 from jaxtyping import UInt8
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from torch import Tensor
 
 from safezone.concepts import Concept, load_concept
 from safezone.errors import UserError
-from safezone.fields import AT_LEAST_ONE, Natural, reason
+from safezone.fields import AT_LEAST_ONE, Natural, checks_of, located
 from safezone.images import read_image
 from safezone.lab.makers import learned_word
 from safezone.lab.run import Run
@@ -109,12 +109,10 @@ def read_run_images(place: Path, most: int | None = None) -> RunImages:
     """
     content = read_json(place / IMAGES_RECORD)
     try:
-        record = TypeAdapter(_Record).validate_python(content)
+        record: _Record = checks_of(_Record).validate_python(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
         raise UserError(
-            f"{place / IMAGES_RECORD}: {key} {reason(first)}, or generate the images again"
+            f"{place / IMAGES_RECORD}: {located(error)}, or generate the images again"
         ) from error
     files = [place / image.file for image in record.images[:most]]
     arrays = [torch.from_numpy(read_image(file)) for file in files]

@@ -1,6 +1,5 @@
 """What an encoder is shown and makes of it."""
 
-import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ from torch.nn import functional
 from safezone.errors import UserError
 from safezone.files import digest
 from safezone.models.fingerprint import fingerprint
+from safezone.reading import parse_json
 from safezone.scores.metrics import frechet_distance, kernel_distance, similarity
 
 
@@ -163,9 +163,9 @@ def read_preprocessing(folder: Path, default: Preprocessing) -> Preprocessing:
     if not path.is_file():
         return default
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = parse_json(path.read_text(encoding="utf-8"))
         return _from_settings(settings, default)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: cannot understand the preprocessing ({error!r}); correct size, crop_size, "
             "resample, image_mean and image_std"

@@ -1,7 +1,6 @@
 """Encoders by name or folder: safetensors only, and the network only for names of the hub."""
 
 import difflib
-import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from safezone.errors import UserError
 from safezone.models.frozen import freeze
 from safezone.models.parts import read_part
 from safezone.models.text import TextEncoder
+from safezone.reading import parse_json
 from safezone.scores.encoders import (
     DINOV2,
     MINI,
@@ -160,8 +160,8 @@ def load_encoder(
     folder = _locate(name)
     path = folder / "config.json"
     try:
-        model_type = json.loads(path.read_text(encoding="utf-8"))["model_type"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        model_type = parse_json(path.read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{path}: does not say a model_type; give the folder of an encoder"
         ) from error

@@ -11,7 +11,7 @@ from typing import Any
 
 from safezone.errors import UserError
 from safezone.files import write_bytes, write_text
-from safezone.reading import read_text
+from safezone.reading import parse_json, read_text
 
 CLEAN = "clean"
 """The poison name of rows measured on unpoisoned training images."""
@@ -117,8 +117,8 @@ def read_rows(path: Path) -> list[Row]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            record = parse_json(line)
+        except ValueError as error:
             raise UserError(f"{path}, line {number}: not JSON ({error}); remove it") from error
         rows.append(_row(record, f"{path}, line {number}"))
     return rows

@@ -20,7 +20,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from safezone.audit.audit import AUDIT, EXPECTED, read_progress
 from safezone.audit.suites import suite as suite_named
 from safezone.errors import UserError
-from safezone.fields import Closed, reason
+from safezone.fields import Closed, located
 from safezone.files import write_json
 from safezone.lab.training import method_named
 from safezone.poisons import poison
@@ -62,9 +62,7 @@ def read_choices(sent: object) -> Choices:
     try:
         return TypeAdapter(Choices).validate_python(sent)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "what was sent"
-        raise UserError(f"{where} {reason(first)}") from error
+        raise UserError(located(error, "what was sent")) from error
 
 
 @dataclass(frozen=True)

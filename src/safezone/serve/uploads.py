@@ -1,6 +1,5 @@
 """What a browser sends: of this page, bounded; files are checked whole, then put in place."""
 
-import json
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from safezone.concepts.folder import CONCEPT_FILE, MOST_IMAGES, is_image
 from safezone.errors import UserError
 from safezone.files import whole_folder, write_json
 from safezone.images import IMAGE_SUFFIXES
+from safezone.reading import parse_json
 
 ORIGINALS: Final = "clean"
 """The folder of the originals, beside that of the protected pictures."""
@@ -91,8 +91,8 @@ async def read_body(request: Request) -> bytes:
 async def read_object(request: Request) -> dict[str, Any]:
     """The JSON object that was sent; UserError for anything else."""
     try:
-        value = json.loads(await read_body(request))
-    except (ValueError, RecursionError) as error:
+        value = parse_json(await read_body(request))
+    except ValueError as error:
         raise UserError("what was sent is no JSON; load the page again") from error
     if not isinstance(value, dict):
         raise UserError("what was sent is no JSON object; load the page again")
