@@ -59,6 +59,8 @@ def test_the_rest_is_brought_to_its_end_while_another_process_is_at_a_poison(
     tmp_path: Path, tiny_model: Model
 ) -> None:
     lab = replace(small_lab(tmp_path / "work", tiny_model), sharers=2)
+    training = replace(lab.settings.training, runs_per_pass=None)
+    lab = replace(lab, settings=replace(lab.settings, training=training))
     all_jobs = [job(lab, run) for run in grid(lab)]
     held = next(j for j in all_jobs if j.run.poison != "clean").of["poison"].place
     others = [j.of["score"] for j in all_jobs if j.of["poison"].place != held]
@@ -79,6 +81,9 @@ def test_the_rest_is_brought_to_its_end_while_another_process_is_at_a_poison(
     assert os.waitpid(process, 0)[1] == 0
     assert all(each.of["score"].done for each in all_jobs)
     assert [note for note in notes if note.startswith("poison")] == ["poison: 2 of 2 made"]
+    # The first pass trains this process's share of all eight, not of the six that could begin.
+    trained = [note.partition(" runs")[0] for note in notes if "trained" in note]
+    assert trained == ["4 of 6", "6 of 6", "2 of 2"]
 
 
 def _measure(workspace: Path, model: Model, runs: Grid) -> None:

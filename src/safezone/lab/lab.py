@@ -46,11 +46,19 @@ class Job:
 class Make(Protocol):
     """Makes what is missing of some jobs; returns why runs failed, of shared work the first run.
 
+    ``among``: all jobs of the grid that rest on different artifacts, of which these can begin.
     ``wait``: for what other processes are at; otherwise it is left to them.
     """
 
     def __call__(
-        self, lab: "Lab", jobs: Sequence[Job], *, wait: bool, progress: bool, note: Note
+        self,
+        lab: "Lab",
+        jobs: Sequence[Job],
+        among: Sequence[Job],
+        *,
+        wait: bool,
+        progress: bool,
+        note: Note,
     ) -> Failures: ...
 
 

@@ -53,6 +53,7 @@ def in_groups(
     make: MakeGroup,
     lab: Lab,
     jobs: Sequence[Job],
+    among: Sequence[Job],
     *,
     wait: bool,
     progress: bool,
@@ -60,8 +61,7 @@ def in_groups(
 ) -> Failures:
     """Makes what is missing, each group by one of the processes that share the workspace.
 
-    ``wait``: for what others make. Where a group fails, each of its jobs alone, so that only the
-    guilty ones fail.
+    See ``Make``. Where a group fails, each of its jobs alone, so that only the guilty ones fail.
     """
     todo = {a.place: job for job in jobs if not (a := job.of[stage]).done}
     places = [[job.of[stage].place for job in group] for group in groups(lab, list(todo.values()))]
@@ -83,9 +83,9 @@ def in_groups(
         for ours in turns:
             attempt([todo[place] for place in ours])
             bar.update(len(ours))
-    done = sum(job.of[stage].done for job in jobs)
-    if todo and (wait or done + len(failed) == len(jobs)):  # else it is told in the end
-        note(f"{stage}: {done} of {len(jobs)} made")
+    done = sum(job.of[stage].done for job in among)
+    if todo and (wait or done + len(failed) == len(among)):  # else it is told in the end
+        note(f"{stage}: {done} of {len(among)} made")
     return failed
 
 
@@ -94,6 +94,7 @@ def one_by_one(
     make: Callable[[Lab, Job], None],
     lab: Lab,
     jobs: Sequence[Job],
+    among: Sequence[Job],
     *,
     wait: bool,
     progress: bool,
@@ -108,7 +109,8 @@ def one_by_one(
         (job,) = group
         make(lab, job)
 
-    return in_groups(stage, groups, alone, lab, jobs, wait=wait, progress=progress, note=note)
+    how: dict[str, Any] = {"wait": wait, "progress": progress, "note": note}
+    return in_groups(stage, groups, alone, lab, jobs, among, **how)
 
 
 def clean(lab: Lab, job: Job) -> None:

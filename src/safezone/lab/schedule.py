@@ -88,7 +88,8 @@ def make(
         left = made
         for stage in of_runs(stages):
             left = [job for job in left if job.run not in failed]
-            failed |= _make_stage(lab, stage, left, wait=wait, progress=progress, note=note)
+            how: dict[str, Any] = {"wait": wait, "progress": progress, "note": note}
+            failed |= _make_stage(lab, stage, left, made, **how)
             if not wait:  # what others are at, with all that rests on it, is made afterwards
                 left = [job for job in left if job.of[stage.name].done]
             if stage.name == last:
@@ -99,15 +100,15 @@ def make(
 
 
 def _make_stage(
-    lab: Lab, stage: Stage, left: Sequence[Job], *, wait: bool, progress: bool, note: Note
+    lab: Lab, stage: Stage, left: Sequence[Job], made: Sequence[Job], *, wait: bool, **how: Any
 ) -> Failures:
     """Makes what is missing of one stage; of what is shared, a failure is that of all."""
     artifacts = own(stage, left)
     _reuse(lab, stage, left)
     failures: Failures = {}
     if stage.make is not None and not all(artifact.done for artifact in artifacts):
-        owners = list(artifacts.values())
-        failures = stage.make(lab, owners, wait=wait, progress=progress, note=note)
+        owners, among = list(artifacts.values()), list(own(stage, made).values())
+        failures = stage.make(lab, owners, among, wait=wait, **how)
     reasons = {job.of[stage.name]: failures[job.run] for job in left if job.run in failures}
     failed: Failures = {}
     for job in left:

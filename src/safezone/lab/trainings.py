@@ -4,6 +4,7 @@ import math
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
@@ -288,9 +289,16 @@ def _prepared(lab: Lab, job: Job) -> PreparedRun:
 
 
 def personalize(
-    lab: Lab, jobs: Sequence[Job], *, wait: bool, progress: bool, note: Note
+    lab: Lab,
+    jobs: Sequence[Job],
+    among: Sequence[Job],
+    *,
+    wait: bool,
+    progress: bool,
+    note: Note,
 ) -> Failures:
-    """Trains what is missing, in passes as large as fit into memory; ``wait``: see ``Make``."""
+    """Trains what is missing, in passes as large as fit into memory, but none larger than the
+    share that each process of the workspace has of all; see ``Make``."""
     failed: Failures = {}
     by_training: dict[Training, dict[Run, TrainingJob]] = {}
     for job in jobs:
@@ -305,8 +313,9 @@ def personalize(
         by_training.setdefault(lab.training(job.run), {})[job.run] = training
     scratch, item = lab.folder / TRAINING_FOLDER, lab.item_bytes(lab.model).trained
     train = partial(train_fitting, wait=wait, progress=progress, note=note)
+    alike = Counter(lab.training(job.run) for job in among)
     for settings, chosen in by_training.items():
-        runs = math.ceil(len(chosen) / lab.sharers)
+        runs = math.ceil(alike[settings] / lab.sharers)
         capacity = runs_a_pass(lab.folder, lab.model, settings, runs, item)
         try:
             train(capacity, list(chosen.values()), settings, scratch)
