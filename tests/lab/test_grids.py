@@ -14,7 +14,7 @@ from safezone.commands.command import parse
 from safezone.commands.grid_run import GridRunCommand
 from safezone.errors import UserError
 from safezone.lab import trainings
-from safezone.lab.grids import file_grid, missing_names, require_method, require_names
+from safezone.lab.grids import missing_names, read_grid, require_method, require_names
 from safezone.lab.lab import Lab
 from safezone.lab.memory import Capacity, OutOfMemory
 from safezone.lab.presets import PRESETS, preset, training_preset
@@ -124,7 +124,7 @@ def test_spaces_make_no_second_method(tmp_path: Path) -> None:
     axes = f"{{poisons: [clean], defenses: [nominal], methods: {methods}, seeds: [0, 1]}}"
     exclude = '[{method: "textual inversion; lr=5e-3 ", seed: 1}]'
     file.write_text(f"name: mine\naxes: {axes}\nexclude: {exclude}\n")
-    runs = file_grid(file, replace(SCOPE, concepts=("CatHeart",)), PRESETS["mini"])
+    runs = read_grid(file, PRESETS["mini"]).at_scope(replace(SCOPE, concepts=("CatHeart",)))
     assert [(r.method, r.seed) for r in runs] == [("textual inversion; lr=5e-3", 0)]
 
 
@@ -188,7 +188,7 @@ def test_settings_that_no_poison_takes_are_told_themselves(tmp_path: Path) -> No
         require_names(PAPER["table17"].build(SCOPE), wrong)
     (tmp_path / "grid.yaml").write_text(GOOD)
     with pytest.raises(UserError, match=r"^The norm is l2"):
-        file_grid(tmp_path / "grid.yaml", SCOPE, wrong)
+        read_grid(tmp_path / "grid.yaml", wrong)
 
 
 @pytest.mark.parametrize("setting", ["steps=inf", "steps=nan", "steps=0", "steps=-1k", "lr=inf"])
@@ -237,7 +237,7 @@ exclude:
 def _grid(text: str, tmp_path: Path) -> Grid:
     path = tmp_path / "mine.yaml"
     path.write_text(text)
-    return file_grid(path, SCOPE, PRESETS["mini"])
+    return read_grid(path, PRESETS["mini"]).at_scope(SCOPE)
 
 
 def test_a_file_says_axes_includes_and_excludes(tmp_path: Path) -> None:
@@ -282,6 +282,15 @@ def test_a_wrong_line_is_named(before: str, after: str, line: int, tmp_path: Pat
     assert before in GOOD
     with pytest.raises(UserError, match=rf"mine.yaml.* line {line}\b"):
         _grid(GOOD.replace(before, after), tmp_path)
+
+
+def test_a_wrong_file_is_told_before_a_model_is_opened(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(GOOD.replace("    - szt", "    - sztt"))
+    assert main(["grid", "run", str(file), "--model", str(tmp_path)]) == 2  # it holds no model
+    assert "mine.yaml, line 6: " in capsys.readouterr().err
 
 
 # Memory

@@ -1,7 +1,7 @@
 """``safezone grid run``."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -85,7 +85,7 @@ class GridRunCommand(Experiment):
         from safezone.results.folder import measure
 
         require_out_folder(self.out)
-        settings = _settings(self)
+        settings, at_scope = _asked(self)
         work = self.out.absolute() / WORK
         data = None if self.data is None else self.data.absolute()
         alone = self.dry_run or self.workers.executor != "here"
@@ -94,7 +94,7 @@ class GridRunCommand(Experiment):
         lab = open_here()
         if self.reuse is not None:
             lab = replace(lab, reuse=artifacts_in(self.reuse))
-        grid = _grid(self, lab)
+        grid = _grid(self, lab, at_scope)
         name = self.name or grid.name
         if name == WORK:
             which = "--name is" if self.name else "the grid's name is"
@@ -179,35 +179,33 @@ def open_lab(
     return with_models(lab, machine, lambda size: readable(size)[0])
 
 
-def _settings(options: GridRunCommand) -> Settings:
-    """The settings on the grid's model; UserError, before one is opened, where a table needs names
-    that this version does not have."""
-    from safezone.lab.grids import names_in, only, require_names, without
+def _asked(options: GridRunCommand) -> "tuple[Settings, Callable[[Scope], Grid]]":
+    """The settings on the grid's model, and the grid at a scope; UserError, before a model is
+    opened, for a wrong file, and where a table needs names that this version does not have."""
+    from safezone.lab.grids import names_in, only, read_grid, require_names, without
     from safezone.paper.named import model_for, paper_grid
 
     cells = own_cells(options.machine.config, options.model)
     if options.grid.endswith(_YAML):
-        return settings_told(options, cells, hub_name(options.model))
+        settings = settings_told(options, cells, hub_name(options.model))
+        return settings, read_grid(Path(options.grid), settings).at_scope
     settings = settings_told(options, cells, model_for(options.grid, options.model))
-    grid = paper_grid(options.grid).build(Scope(settings.model, ("any",), (0,)))
+    at_scope = paper_grid(options.grid).build
+    grid = at_scope(Scope(settings.model, ("any",), (0,)))
     known = tuple(name for name in options.only if names_in(grid, name))
     require_names(only(without(grid, options.without), known), settings)
-    return settings
+    return settings, at_scope
 
 
-def _grid(options: GridRunCommand, lab: "Lab") -> "Grid":
+def _grid(options: GridRunCommand, lab: "Lab", at_scope: "Callable[[Scope], Grid]") -> "Grid":
     """The grid at the options' scope, without what --without names; UserError for what is wrong."""
     from safezone.commands.opening import how_many
-    from safezone.lab.grids import file_grid, only, require_method, require_metric, without
-    from safezone.paper.named import paper_grid
+    from safezone.lab.grids import only, require_method, require_metric, without
 
     names = [*lab.concepts, *lab.unreadable]
     most = how_many(options.concepts, len(names))
     scope = Scope(lab.model.name, tuple(names[:most]), tuple(range(options.seeds)))
-    if options.grid.endswith(_YAML):
-        grid = file_grid(Path(options.grid), scope, lab.settings)
-    else:
-        grid = paper_grid(options.grid).build(scope)
+    grid = at_scope(scope)
     require_metric(grid, lab.encoders)
     grid = only(without(grid, options.without), options.only)
     require_method(grid, lab.settings)

@@ -15,7 +15,7 @@ inversion, the seeds of the command line. Of any grid: parts of it, and whether 
 every poison, defense and method that it names.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -96,23 +96,75 @@ def _lines(node: yaml.Node, place: Location = (), line: int | None = None) -> di
 _KEYS: Final = "name, axes and, if needed, include and exclude"
 
 
-def file_grid(path: Path, scope: Scope, settings: Settings) -> Grid:
-    """The file's grid at the scope; UserError with its line for what is unknown or wrong.
+@dataclass(frozen=True)
+class ReadGrid:
+    """What a file says. ``lines``: where each thing stands in it."""
 
-    An exclude that takes nothing away and a grid without runs are errors as well.
-    """
+    path: Path
+    file: GridFile
+    lines: Mapping[Location, int]
+
+    def wrong(self, location: Location, reason: object) -> UserError:
+        return UserError(f"{_at(self.path, self.lines, location)}: {reason}")
+
+    def check(self, kind: str, check: Callable[[str], object]) -> None:
+        """Raises UserError with the line of the first name of the kind that ``check`` refuses."""
+        for location, name in _names(self.file, kind):
+            try:
+                check(name)
+            except UserError as error:
+                raise self.wrong(location, error) from error
+
+    def at_scope(self, scope: Scope) -> Grid:
+        """The grid at the scope; UserError with the line of a concept that the scope does not have,
+        and of an exclude that takes nothing away, or everything."""
+
+        def known(name: str) -> None:
+            if name not in scope.concepts:
+                raise UserError(
+                    f"There is no concept {name!r}; choose from {', '.join(scope.concepts)}."
+                )
+
+        self.check("concept", known)
+        axes = self.file.axes
+        concepts = scope.concepts if axes.concepts is None else axes.concepts
+        seeds = scope.seeds if axes.seeds is None else axes.seeds
+        sides: list[Sequence[Any]] = [concepts, axes.poisons, axes.defenses, axes.methods, seeds]
+        cells = dict.fromkeys(product(*sides))
+        for include in self.file.include:
+            pairs = zip(astuple(include), sides, strict=True)
+            cells |= dict.fromkeys(product(*([v] if v is not None else side for v, side in pairs)))
+        for index, exclude in enumerate(self.file.exclude):
+            wanted = astuple(exclude)
+            matches = [
+                cell
+                for cell in cells
+                if all(v is None or v == w for v, w in zip(wanted, cell, strict=True))
+            ]
+            if not matches:
+                raise self.wrong(("exclude", index), "this takes nothing away; remove it")
+            for cell in matches:
+                del cells[cell]
+        if not cells:
+            raise self.wrong(("exclude",), "no run is left; exclude less")
+        runs = tuple(Run(c, p, d, m, scope.model, s) for c, p, d, m, s in cells)
+        return Grid(self.file.name, runs, self.file.metric)
+
+
+def _at(path: Path, lines: Mapping[Location, int], location: Location) -> str:
+    """The line of the nearest thing around the location that is in the file."""
+    while location not in lines:
+        location = location[:-1]
+    return f"{path}, line {lines[location]}"
+
+
+def read_grid(path: Path, settings: Settings) -> ReadGrid:
+    """The file; UserError with its line for what is wrong, and for unknown names but concepts'."""
     text = read_text(path, "a YAML file")
     tree, node = parse_yaml(text, path), yaml.compose(text, yaml.SafeLoader)
     lines: dict[Location, int] = {(): 1} if node is None else _lines(node)
-
-    def at(location: Location) -> str:
-        """The line of the nearest thing around the location that is in the file."""
-        while location not in lines:
-            location = location[:-1]
-        return f"{path}, line {lines[location]}"
-
     if not tree:
-        raise UserError(f"{at(())}: give {_KEYS}")
+        raise UserError(f"{_at(path, lines, ())}: give {_KEYS}")
     try:
         file = TypeAdapter(GridFile).validate_python(tree)
     except ValidationError as error:
@@ -122,40 +174,14 @@ def file_grid(path: Path, scope: Scope, settings: Settings) -> Grid:
         misspelt = first["type"] == "unexpected_keyword_argument" and len(location) == 1
         keys = f"; a grid has {_KEYS}" if misspelt else ""
         key = ".".join(map(str, location))
-        raise UserError(f"{at(location)}: {key} {reason(first)}{keys}") from error
-    for location, check, name in _names(file, scope, settings):
-        try:
-            check(name)
-        except UserError as error:
-            raise UserError(f"{at(location)}: {error}") from error
+        raise UserError(f"{_at(path, lines, location)}: {key} {reason(first)}{keys}") from error
+    read = ReadGrid(path, file, lines)
+    for kind, check in _checks(settings).items():
+        read.check(kind, check)
     if file.metric not in METRICS:
         known = ", ".join(METRICS)
-        raise UserError(
-            f"{at(('metric',))}: there is no metric {file.metric!r}; choose from {known}"
-        )
-    axes = file.axes
-    concepts = scope.concepts if axes.concepts is None else axes.concepts
-    seeds = scope.seeds if axes.seeds is None else axes.seeds
-    sides: list[Sequence[Any]] = [concepts, axes.poisons, axes.defenses, axes.methods, seeds]
-    cells = dict.fromkeys(product(*sides))
-    for include in file.include:
-        pairs = zip(astuple(include), sides, strict=True)
-        cells |= dict.fromkeys(product(*([v] if v is not None else side for v, side in pairs)))
-    for index, exclude in enumerate(file.exclude):
-        wanted = astuple(exclude)
-        matches = [
-            cell
-            for cell in cells
-            if all(v is None or v == w for v, w in zip(wanted, cell, strict=True))
-        ]
-        if not matches:
-            raise UserError(f"{at(('exclude', index))}: this takes nothing away; remove it")
-        for cell in matches:
-            del cells[cell]
-    if not cells:
-        raise UserError(f"{at(('exclude',))}: no run is left; exclude less")
-    runs = tuple(Run(c, p, d, m, scope.model, s) for c, p, d, m, s in cells)
-    return Grid(file.name, runs, file.metric)
+        raise read.wrong(("metric",), f"there is no metric {file.metric!r}; choose from {known}")
+    return read
 
 
 def _checks(settings: Settings) -> dict[str, Callable[[str], object]]:
@@ -171,25 +197,14 @@ def _checks(settings: Settings) -> dict[str, Callable[[str], object]]:
     }
 
 
-def _names(
-    file: GridFile, scope: Scope, settings: Settings
-) -> list[tuple[Location, Callable[[str], object], str]]:
-    """Every name in the file: where it stands, what checks it, and itself."""
-
-    def concept(name: str) -> None:
-        if name not in scope.concepts:
-            known = ", ".join(scope.concepts)
-            raise UserError(f"There is no concept {name!r}; choose from {known}.")
-
-    names: list[tuple[Location, Callable[[str], object], str]] = []
-    for kind, check in {**_checks(settings), "concept": concept}.items():
-        for index, name in enumerate(getattr(file.axes, f"{kind}s") or ()):
-            names.append((("axes", f"{kind}s", index), check, name))
-        for part in ("include", "exclude"):
-            for index, cells in enumerate(getattr(file, part)):
-                if (name := getattr(cells, kind)) is not None:
-                    names.append(((part, index, kind), check, name))
-    return names
+def _names(file: GridFile, kind: str) -> Iterator[tuple[Location, str]]:
+    """Every name of the kind in the file, and where it stands."""
+    for index, name in enumerate(getattr(file.axes, f"{kind}s") or ()):
+        yield ("axes", f"{kind}s", index), name
+    for part in ("include", "exclude"):
+        for index, cells in enumerate(getattr(file, part)):
+            if (name := getattr(cells, kind)) is not None:
+                yield (part, index, kind), name
 
 
 def without(grid: Grid, names: Sequence[str]) -> Grid:

@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safezone.errors import UserError
 from safezone.files import cannot_write, whole_folder, write_json
 from safezone.generate import generate, preview_writer
-from safezone.lab.lab import TRAINING_FOLDER, Failures, Job, Lab, Note
+from safezone.lab.lab import TRAINING_FOLDER, Failures, Job, Lab
 from safezone.lab.makers import failure_reason
 from safezone.lab.memory import RUNS, Capacity, OutOfMemory
 from safezone.lab.run import Run, content_key
@@ -288,17 +288,9 @@ def _prepared(lab: Lab, job: Job) -> PreparedRun:
     return prepared
 
 
-def personalize(
-    lab: Lab,
-    jobs: Sequence[Job],
-    among: Sequence[Job],
-    *,
-    wait: bool,
-    progress: bool,
-    note: Note,
-) -> Failures:
+def personalize(lab: Lab, jobs: Sequence[Job], among: Sequence[Job], **how: Any) -> Failures:
     """Trains what is missing, in passes as large as fit into memory, but none larger than the
-    share that each process of the workspace has of all; see ``Make``."""
+    share that each process of the workspace has of all; ``how``: see ``Make``."""
     failed: Failures = {}
     by_training: dict[Training, dict[Run, TrainingJob]] = {}
     for job in jobs:
@@ -312,17 +304,16 @@ def personalize(
         training = TrainingJob(opened, artifact, about(lab, job))
         by_training.setdefault(lab.training(job.run), {})[job.run] = training
     scratch, item = lab.folder / TRAINING_FOLDER, lab.item_bytes(lab.model).trained
-    train = partial(train_fitting, wait=wait, progress=progress, note=note)
     alike = Counter(lab.training(job.run) for job in among)
     for settings, chosen in by_training.items():
         runs = math.ceil(alike[settings] / lab.sharers)
         capacity = runs_a_pass(lab.folder, lab.model, settings, runs, item)
         try:
-            train(capacity, list(chosen.values()), settings, scratch)
+            train_fitting(capacity, list(chosen.values()), settings, scratch, **how)
         except OutOfMemory:  # now one by one, so that those that fit are trained
             for run, each in chosen.items():
                 try:
-                    train(capacity, [each], settings, scratch)
+                    train_fitting(capacity, [each], settings, scratch, **how)
                 except OutOfMemory as error:
                     failed[run] = str(error)
     return failed
