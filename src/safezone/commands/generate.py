@@ -18,6 +18,7 @@ from safezone.commands.command import (
     Machine,
     OnModel,
     note,
+    plural,
     progress,
 )
 from safezone.errors import UserError
@@ -93,7 +94,8 @@ class GenerateCommand(OnModel):
         failed = {str(place): reason for place, reason in reasons.items()}
         places = [place for job in jobs if (place := str(job.artifact.place)) not in failed]
         count = len(prompts) * self.sampling.images_per_prompt
-        lines = [f"generated: {count} images for each of {len(places)} embeddings"]
+        of_each = f"{plural(count, 'image')} for each of {plural(len(places), 'embedding')}"
+        lines = [f"generated: {of_each}"]
         lines += [f"  {place}" for place in places]
         lines += [f"  failed: {place}: {reason}" for place, reason in failed.items()]
         if places:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import numpy as np
 import tyro
 
-from safezone.commands.command import Answer, Command, Folder
+from safezone.commands.command import Answer, Command, Folder, plural
 from safezone.errors import UserError
 
 if TYPE_CHECKING:
@@ -265,7 +265,7 @@ def _compare(options: MaskCommand) -> Answer:
     mean = sum(means.values()) / len(means)
     count = sum(map(len, values.values()))
     name = MAKERS[options.source or "grabcut"]
-    lines = [f"{name} beside the given masks: mean IoU {mean:.3f} ({count} images)"]
+    lines = [f"{name} beside the given masks: mean IoU {mean:.3f} ({plural(count, 'image')})"]
     lines += [
         f"  {name}: {mean:.3f} ({min(values[name]):.3f} to {max(values[name]):.3f})"
         for name, mean in means.items()

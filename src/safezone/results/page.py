@@ -26,6 +26,7 @@ from safezone.results.tables import (
     WRITERS,
     CellKey,
     ScoreTable,
+    count,
     label,
     method_label,
     number,
@@ -182,7 +183,7 @@ def _behind(view: _View) -> dict[str, dict[str, Any]]:
     result = {}
     for (poison, defense), concepts in summarise(section.rows, metric).items():
         cell = view.table.cells[poison, defense]
-        facts = {"rests on": f"{cell.n_concepts} concepts, {cell.n_runs} runs"}
+        facts = {"rests on": f"{count(cell.n_concepts, 'concept')}, {count(cell.n_runs, 'run')}"}
         if (line := compared.get((poison, defense))) is not None:
             difference = Interval(line.difference, line.low, line.high)
             verdict = "tied with Nominal" if line.tied else "differs from Nominal"
