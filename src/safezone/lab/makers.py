@@ -95,12 +95,9 @@ def one_by_one(
     lab: Lab,
     jobs: Sequence[Job],
     among: Sequence[Job],
-    *,
-    wait: bool,
-    progress: bool,
-    note: Note,
+    **how: Any,
 ) -> Failures:
-    """Makes what is missing, each artifact by one of the processes that share the workspace."""
+    """``in_groups`` of one job each."""
 
     def groups(lab: Lab, jobs: Sequence[Job]) -> Iterable[Sequence[Job]]:
         return ([job] for job in jobs)
@@ -109,7 +106,6 @@ def one_by_one(
         (job,) = group
         make(lab, job)
 
-    how: dict[str, Any] = {"wait": wait, "progress": progress, "note": note}
     return in_groups(stage, groups, alone, lab, jobs, among, **how)
 
 
