@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from safezone.results.tables import (
+    WIDEST,
     WRITERS,
     label,
     number,
@@ -77,6 +78,24 @@ def test_markdown_and_latex_hold_the_same_cells(rows: list[Row]) -> None:
     assert "5 reference images a run" in markdown
     assert latex.count(r"\\") == 3 and r"95\% interval" in latex
     assert latex.count("{") == latex.count("}")
+
+
+def test_of_many_settings_each_has_a_line(rows: list[Row]) -> None:
+    (row, *_), steps = rows, range(1, WIDEST + 2)
+    many = [
+        replace(row, poison=poison, defense=f"steps={n}k")
+        for n in steps
+        for poison in ("clean", "adm+")
+    ]
+    table = score_table(many, row.metric, {("adm+", "steps=1k"): 0.4})
+    markdown, latex = to_markdown(table).splitlines(), to_latex(table)
+    assert markdown[0] == "| Setting | Clean | ADM+ |"
+    assert [line.split(" | ")[0] for line in markdown[2:-2]] == [f"| steps={n}k" for n in steps]
+    assert markdown[2].endswith(" = (0.40) |") and "best of a column" in markdown[-1]
+    assert r"\begin{tabular}{lcc}" in latex and r"Setting & Clean & ADM+ \\" in latex
+    few = score_table(many[:-2], row.metric)
+    assert to_markdown(few).startswith("| Poison | steps=1k |")
+    assert to_markdown(replace(few, paper={("adm+", "szt"): 0.4})).startswith("| Setting |")
 
 
 def test_a_sole_best_is_bold(rows: list[Row]) -> None:

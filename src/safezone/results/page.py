@@ -16,13 +16,14 @@ from markupsafe import Markup
 
 from safezone.results.artifacts import GAIN, Evidence
 from safezone.results.comparisons import compare, percent, with_average, worst_cases
-from safezone.results.drawings.charts import WIDEST, Charts, charts
+from safezone.results.drawings.charts import Charts, charts
 from safezone.results.drawings.style import inline_svg, legend_svg
 from safezone.results.meaning import duration_text, meaning_sentences
 from safezone.results.published import AVERAGE, Published
 from safezone.results.statistics import Interval, mean_over_concepts
 from safezone.results.tables import (
     SIMILARITY,
+    WIDEST,
     WRITERS,
     CellKey,
     ScoreTable,
@@ -118,11 +119,6 @@ class _View:
         return list(dict.fromkeys([*ours, *(key[axis] for key in self.table.paper)]))
 
     @property
-    def wide(self) -> bool:
-        """Whether defenses are its lines, not its columns."""
-        return len(self.names(1)) > WIDEST
-
-    @property
     def heading(self) -> str:
         """The metric, and the paper's beside it."""
         paper, text = self.section.papers.get(self.table.metric), metric_of(self.table.metric).label
@@ -133,7 +129,7 @@ class _View:
     @property
     def lines(self) -> list[tuple[str, list[CellKey]]]:
         """Each line's name and its cells."""
-        if self.wide:
+        if self.table.wide:
             return [(name, [(p, name) for p in self.names(0)]) for name in self.names(1)]
         return [(poison, [(poison, d) for d in self.names(1)]) for poison in self.names(0)]
 

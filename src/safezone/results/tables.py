@@ -18,6 +18,8 @@ SIMILARITY: Final = "instance_similarity"
 
 CellKey = tuple[str, str]
 """(poison, defense): where a cell stands in a table."""
+WIDEST: Final = 12
+"""Of a table with more defenses, all of them settings, these are the lines, and curves are drawn."""
 
 _NAMES: Final[Mapping[str, str]] = {
     CLEAN: "Clean",
@@ -121,8 +123,14 @@ class ScoreTable:
             f"{count(_span(cell.n_runs for cell in cells), 'run')} a cell, {images} images a run"
         )
 
+    @property
+    def wide(self) -> bool:
+        """Whether defenses are shown as its lines, and poisons as its columns."""
+        return len({*self.defenses, *(defense for _, defense in self.paper)}) > WIDEST
+
     def texts(self, bold: Callable[[str], str]) -> pd.DataFrame:
-        """Poisons by defenses: a sole best bold, ties with =, the paper's number in parentheses."""
+        """Poisons by defenses, or the other way round where it is wide: a sole best bold, ties with
+        =, the paper's number in parentheses."""
 
         decimals = metric_of(self.metric).decimals
 
@@ -134,23 +142,25 @@ class ScoreTable:
             return words if paper is None else f"{words} ({paper_number(paper)})".strip()
 
         values = [[text((poison, name)) for name in self.defenses] for poison in self.poisons]
-        return pd.DataFrame(
+        frame = pd.DataFrame(
             values,
             index=pd.Index([label(poison) for poison in self.poisons], name="Poison"),
-            columns=[label(name) for name in self.defenses],
+            columns=pd.Index([label(name) for name in self.defenses], name="Setting"),
         )
+        return frame.T if self.wide else frame
 
     def caption(self) -> str:
         """What the table shows and how it is marked, without a full stop."""
         metric = metric_of(self.metric)
         better = {True: ", higher is better", False: ", lower is better", None: ""}
         marks = {cell.tied for cell in self.cells.values() if cell.best}
+        line = "column" if self.wide else "row"
         return (
             f"{metric.label} of {method_label(self.method)} on {self.model}"
             f"{better[metric.higher_is_better]}: mean over concepts [95% interval], "
             f"{self.counts()}"
-            + ("; bold is the best of a row, beyond noise" if False in marks else "")
-            + ("; = is the best of a row or not shown to be worse" if True in marks else "")
+            + (f"; bold is the best of a {line}, beyond noise" if False in marks else "")
+            + (f"; = is the best of a {line} or not shown to be worse" if True in marks else "")
             + ("; the paper's number stands in parentheses" if self.paper else "")
         )
 
@@ -264,11 +274,11 @@ def to_latex(table: ScoreTable) -> str:
     frame = table.texts("\x01{}\x02".format)
     head, *body = [
         " & ".join(str(text).translate(_LATEX) for text in line) + r" \\"
-        for line in [["Poison", *frame.columns], *frame.itertuples(name=None)]
+        for line in [[frame.index.name, *frame.columns], *frame.itertuples(name=None)]
     ]
     lines = [
         *(r"\begin{table}", r"\centering"),
-        rf"\begin{{tabular}}{{l{'c' * len(table.defenses)}}}",
+        rf"\begin{{tabular}}{{l{'c' * len(frame.columns)}}}",
         *(r"\toprule", head, r"\midrule", *body, r"\bottomrule", r"\end{tabular}"),
         *(rf"\caption{{{table.caption().translate(_LATEX)}.}}", r"\end{table}"),
     ]

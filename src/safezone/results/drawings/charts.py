@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from safezone.results.drawings.panels import draw_plane
 from safezone.results.drawings.style import ACCENT, BAR, DOT, WARN, label_axes, panels, stroke
 from safezone.results.published import AVERAGE
-from safezone.results.tables import SIMILARITY, CellKey, ScoreTable, label
+from safezone.results.tables import SIMILARITY, WIDEST, CellKey, ScoreTable, label
 from safezone.scores import metric_of
 from safezone.scores.rows import CLEAN, NOMINAL
 
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDEST: Final = 12
-"""Of a table with more columns, all of them settings, curves over these are drawn."""
 ON_ONE_SCALE: Final = (SIMILARITY, "clip_score")
 """Metrics whose values may stand beside the paper's; distances are of other features than its."""
 _FAMILIES: Final[Mapping[str, str]] = {
