@@ -19,7 +19,7 @@ SIMILARITY: Final = "instance_similarity"
 CellKey = tuple[str, str]
 """(poison, defense): where a cell stands in a table."""
 WIDEST: Final = 12
-"""Of a table with more defenses, all of them settings, these are the lines, and curves are drawn."""
+"""Of a table with more defenses, all of them settings, these are the lines; curves are drawn."""
 
 _NAMES: Final[Mapping[str, str]] = {
     CLEAN: "Clean",
