@@ -169,3 +169,5 @@ def test_a_defense_returns_nothing_of_what_was_not_taken_or_not_measured() -> No
     assert lines[2].endswith("| – | – |")
     assert lines[3].count("–") == 1 and "50%" in lines[3]
     assert all(math.isnan(line.recovery) for line in lines_of(compare(rows[:15], METRIC)))
+    many = [replace(row, defense=f"steps={n}k") for n in range(13) for row in rows[-5:]]
+    assert ratios_markdown([*rows, *many]).startswith("| Share | RAISES | TAKES |")

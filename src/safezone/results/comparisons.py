@@ -19,6 +19,7 @@ from safezone.results.statistics import (
 )
 from safezone.results.tables import (
     SIMILARITY,
+    WIDEST,
     by_setting,
     label,
     markdown_of,
@@ -193,9 +194,11 @@ def ratios_markdown(rows: Sequence[Row]) -> str:
     frame = pd.DataFrame(
         [[percent(e.taken), *(percent(e.returned.get(name)) for name in names)] for e in ratios],
         index=pd.Index([label(effect.poison) for effect in ratios], name="Poison"),
-        columns=["taken under Nominal", *(f"returned by {label(name)}" for name in names)],
+        columns=pd.Index(
+            ["taken under Nominal", *(f"returned by {label(name)}" for name in names)], name="Share"
+        ),
     )
-    return f"{markdown_of(frame)}\n\n{_CAPTION}\n"
+    return f"{markdown_of(frame.T if len(names) > WIDEST else frame)}\n\n{_CAPTION}\n"
 
 
 def summary_markdown(rows: Sequence[Row]) -> str:
