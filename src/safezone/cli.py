@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from safezone import __version__
 from safezone.errors import Notice, UserError
+from safezone.reading import own_fault
 
 COMMANDS: Final[Mapping[str, str]] = {
     "demo": "six concepts, clean and poisoned, with and without defense: one page in minutes",
@@ -210,6 +211,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             "the place exists, is writable and has free space",
             file=sys.stderr,
         )
+        return 2
+    except Exception as error:
+        if (reason := own_fault(error)) is None:
+            raise
+        print(f"safezone: {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(

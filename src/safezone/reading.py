@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import sys
+import traceback
 from collections.abc import Container, Iterable, Mapping
 from functools import cache
 from pathlib import Path
@@ -141,6 +142,16 @@ def _module(file: Path, content: bytes) -> ModuleType:
         del sys.modules[name]
         raise UserError(f"{file} fails with {type(error).__name__}: {error}; correct it") from error
     return module
+
+
+def own_fault(error: Exception) -> str | None:
+    """Which line of a user's own file raised the error, or called what did; None for any other."""
+    lines = [
+        f"{frame.f_code.co_filename}, line {line}"
+        for frame, line in traceback.walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).startswith(OWN_MODULE)
+    ]
+    return f"{lines[-1]}: {type(error).__name__}: {error}; correct it" if lines else None
 
 
 class _Named(Protocol):

@@ -30,6 +30,7 @@ from safezone.poisons import (
     poison_images,
 )
 from safezone.reading import load_own
+from safezone.scores import read_rows
 from tiny import write_tiny_folder
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "adding-a-poison.md"
@@ -49,12 +50,13 @@ def example(tmp_path: Path) -> Path:
     return write_example(tmp_path / "flatten.py", 0)
 
 
+def _save_mug(folder: Path) -> None:
+    images = torch.randint(0, 256, (1, 3, 64, 64), generator=stream("flatten")).to(torch.uint8)
+    save_concept(Concept(name="mug", class_word="mug", images=images, image_names=("0",)), folder)
+
+
 def test_the_example_poisons_a_folder_by_its_name(tmp_path: Path, example: Path) -> None:
-    images = torch.randint(0, 256, (1, 3, 64, 64), generator=stream("flatten"))
-    save_concept(
-        Concept(name="mug", class_word="mug", images=images.to(torch.uint8), image_names=("0",)),
-        tmp_path / "mug",
-    )
+    _save_mug(tmp_path / "mug")
     folder = write_tiny_folder(tmp_path / "model")
     told = ["--model", str(folder), "--poison", NAME, "--poison-file", str(example)]
     assert main(["poison", str(tmp_path / "mug"), *told, "--out", str(tmp_path / "flat")]) == 0
@@ -93,15 +95,44 @@ def test_an_example_with_a_network_moves_its_features_and_the_network_is_in_its_
     assert poison_fingerprints(row, model) != keys
 
 
-@pytest.mark.slow
-def test_the_example_gets_its_row(tmp_path: Path, example: Path) -> None:
-    told = ["--poison", NAME, "--poisoning.poison-file", str(example), "--seeds", "1"]
-    told += ["--model", str(write_tiny_folder(tmp_path / "model")), "--concepts", "1"]
+def _claim(folder: Path, file: Path, *poisons: str) -> list[str]:
+    """Arguments of a claim with a poison of this file, as small as it can be."""
+    told = ["claim", "--poisoning.poison-file", str(file), "--seeds", "1"]
+    told += [word for poison in poisons for word in ("--poison", poison)]
+    told += ["--model", str(write_tiny_folder(folder / "model")), "--concepts", "1"]
     told += ["--steps", "1", "--poisoning.steps", "2", "--sampling.steps", "1"]
     told += ["--instance-encoder", "mini-instance"]
     told += ["--text-image-encoder", "none", "--defense", "nominal"]
-    assert main(["claim", *told, "--sampling.prompts", "a {}", "--out", str(tmp_path / "o")]) == 0
+    return [*told, "--sampling.prompts", "a {}", "--out", str(folder / "o")]
+
+
+@pytest.mark.slow
+def test_the_example_gets_its_row(tmp_path: Path, example: Path) -> None:
+    assert main(_claim(tmp_path, example, NAME)) == 0
     assert NAME.upper() in (tmp_path / "o" / "table.md").read_text().upper()
+
+
+def test_a_poison_that_breaks_down_is_told_with_its_line_and_ends_its_own_runs_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from safezone.poisons import Poison\n"
+        "def loss(model, images, generators, guide):\n"
+        "    return {}['none']\n"
+        "P = Poison('mine', loss, 1)\n"
+    )
+    fault = f"{file}, line 3: KeyError: 'none'; correct it"
+    assert main(_claim(tmp_path, file, "mine", "ea")) == 1
+    said = capsys.readouterr()
+    assert fault in said.out + said.err
+    rows = read_rows(tmp_path / "o" / "rows.csv")
+    assert {row.poison: row.reason for row in rows} == {"clean": "", "ea": "", "mine": fault}
+    _save_mug(tmp_path / "mug")
+    told = ["--model", str(tmp_path / "model"), "--poison", "mine", "--poison-file", str(file)]
+    assert main(["poison", str(tmp_path / "mug"), *told, "--out", str(tmp_path / "new")]) == 2
+    assert capsys.readouterr().err.endswith(f"safezone: {fault}\n")
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(

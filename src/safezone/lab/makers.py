@@ -29,7 +29,7 @@ from safezone.lab.settings import Sampling
 from safezone.lab.store import IMAGES_RECORD, ROWS_FILE, Artifact, in_turn, together
 from safezone.models.base import Model
 from safezone.personalize import Adapter, read_adapter
-from safezone.reading import read_json
+from safezone.reading import own_fault, read_json
 from safezone.scores import CLEAN, Encoders, Pictures, Row, score_images, write_rows
 
 OF_ONE_RUN: Final = (UserError, FloatingPointError, OutOfMemory)
@@ -37,10 +37,13 @@ OF_ONE_RUN: Final = (UserError, FloatingPointError, OutOfMemory)
 
 
 def failure_reason(error: Exception) -> str:
-    """Why one run failed; raises what concerns all of them, such as a full disk."""
-    if isinstance(error, WorkspaceError):
+    """Why one run failed, also by a fault in a user's own file; raises what concerns all of them,
+    such as a full disk."""
+    if isinstance(error, OF_ONE_RUN) and not isinstance(error, WorkspaceError):
+        return str(error)
+    if (reason := own_fault(error)) is None:
         raise error
-    return str(error)
+    return reason
 
 
 MakeGroup = Callable[[Lab, Sequence[Job]], None]
@@ -71,9 +74,10 @@ def in_groups(
         try:
             if left := [job for job in group if not job.of[stage].done]:
                 make(lab, left)
-        except OF_ONE_RUN as error:
+        except Exception as error:
+            reason = failure_reason(error)
             if len(group) == 1:
-                failed[group[0].run] = failure_reason(error)
+                failed[group[0].run] = reason
             else:
                 for job in group:
                     attempt([job])

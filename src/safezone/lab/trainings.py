@@ -298,7 +298,7 @@ def personalize(lab: Lab, jobs: Sequence[Job], among: Sequence[Job], **how: Any)
         try:
             if not artifact.done:
                 opened()
-        except UserError as error:
+        except Exception as error:
             failed[job.run] = failure_reason(error)
             continue
         training = TrainingJob(opened, artifact, about(lab, job))
