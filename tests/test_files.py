@@ -7,9 +7,9 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import psutil
@@ -200,6 +200,13 @@ def _kill(process: int) -> None:
     os.waitpid(process, 0)
 
 
+@contextmanager
+def _whole_within(place: Path) -> Iterator[Path]:
+    """As when a stage's folder is written by what writes whole folders itself."""
+    with whole_folder(place) as outer, whole_folder(outer) as inner:
+        yield inner
+
+
 @pytest.mark.parametrize("whole", [whole_file, whole_folder])
 def test_what_a_killed_process_left_is_removed(
     tmp_path: Path, whole: Callable[[Path], AbstractContextManager[Path]]
@@ -216,6 +223,15 @@ def test_what_a_killed_process_left_is_removed(
         pass
     assert len(list(tmp_path.iterdir())) == 3
     _kill(alive)
+
+
+def test_what_a_process_killed_in_a_folder_within_a_folder_left_is_removed(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    _kill(_inside(lambda: _whole_within(place), tmp_path / "ready"))
+    assert len(list(tmp_path.iterdir())) == 2
+    with _whole_within(place) as temporary:
+        (temporary / "file").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["place", "file"]
 
 
 @pytest.mark.parametrize("whole", [whole_file, whole_folder])

@@ -47,7 +47,12 @@ def require_new(place: Path) -> None:
 
 
 def _partial(place: Path) -> Path:
-    """Short, whatever the length of the name (file systems allow 255 bytes); a thread's own."""
+    """Short, whatever the length of the name (file systems allow 255 bytes); a thread's own.
+
+    Of a folder that is itself being written, ``_remove_left`` of that folder finds it.
+    """
+    if place.name.startswith(PARTIAL):
+        return place.with_name(f"{place.name}-in")
     writer = f"{_MACHINE}-{os.getpid()}-{threading.get_ident()}"
     return place.with_name(f"{PARTIAL}{writer}-{digest(place.name)[:16]}")
 
