@@ -2,13 +2,14 @@
 
     python scripts/gather.py PART ... --out FOLDER --title TITLE
     python scripts/gather.py PART ... --out FOLDER --title TITLE --grid table17 --concepts 10
+    python scripts/gather.py PART ... --out FOLDER --title TITLE --grid grids/methods.yaml
 
 Every PART is a folder of results, such as a claim or a grid wrote, or its copy without pictures.
 Model, training, sampling and encoders must be the same, and rows that parts have in common equal to
 the bit; what is not is said, and nothing is written. Poisons may have settings of their own: every
 part's settings are kept beside the result. Tables, comparisons, summary and the page (without
-pictures) are those of all rows together; with --grid of those that a table of the paper asks for,
-with its numbers beside them, and how many of its runs no part has is said.
+pictures) are those of all rows together; with --grid of those that a table of the paper, with its
+numbers beside them, or a grid of one's own asks for, and how many of its runs no part has is said.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from typing import Any
 
 from safezone.errors import UserError
 from safezone.files import write_text
-from safezone.lab.grids import run_of
+from safezone.lab.grids import read_grid, run_of
 from safezone.lab.presets import read_settings, settings_yaml
 from safezone.lab.run import Grid, Run, Scope
 from safezone.lab.settings import Cells, Poisoning, Settings
@@ -57,10 +58,14 @@ def gather(parts: Sequence[Path]) -> tuple[list[Settings], list[Row]]:
     return told, list(rows.values())
 
 
-def grid_of(name: str, concepts: int, rows: Sequence[Row]) -> Grid:
-    """The paper's table on the model and the first concepts and seed of the rows."""
+def grid_of(name: str, concepts: int, settings: Settings, rows: Sequence[Row]) -> Grid:
+    """The paper's table, or a YAML file's grid, on the model and the first concepts and seed of the
+    rows."""
     named = tuple(dict.fromkeys(row.concept for row in rows))[:concepts]
-    return paper_grid(name).build(Scope(rows[0].model, named, (rows[0].seed,)))
+    scope = Scope(rows[0].model, named, (rows[0].seed,))
+    if name.endswith((".yaml", ".yml")):
+        return read_grid(Path(name), settings).at_scope(scope)
+    return paper_grid(name).build(scope)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("parts", nargs="+", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--title", required=True)
-    parser.add_argument("--grid", help="a table of the paper, such as table17")
+    parser.add_argument("--grid", help="a table of the paper, or a YAML file")
     parser.add_argument("--concepts", type=int, default=10, help="the first ones, of --grid")
     options = parser.parse_args(arguments)
     index: dict[str, Any] = {"title": options.title, "settings": {}}
@@ -78,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise UserError(f"--out {options.out} is a part and would be lost; give another folder")
         told, rows = gather(options.parts)
         if options.grid is not None:
-            grid = grid_of(options.grid, options.concepts, rows)
+            grid = grid_of(options.grid, options.concepts, told[0], rows)
             place = {run: index for index, run in enumerate(grid)}
             rows = [row for row in rows if run_of(row) in place]
             rows.sort(key=lambda row: place[run_of(row)])  # columns stand as the paper has them

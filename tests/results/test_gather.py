@@ -68,6 +68,23 @@ def test_a_table_of_the_paper_has_its_rows_and_numbers(
     assert "there is no grid 'table77'" in capsys.readouterr().err
 
 
+def test_a_grid_of_one_s_own_has_its_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "own.yaml"
+    axes = "{poisons: [adm+, clean], defenses: [nominal], methods: [lora], concepts: [Bell]}"
+    own.write_text(f"name: own\naxes: {axes}\n")
+    rows = [replace(row("clean", 0.7, "Bell"), method="lora"), row("clean", 0.6, "Bell")]
+    first = part(tmp_path / "one", [*rows, replace(rows[0], concept="Mug")])
+    gather(first, "--out", str(tmp_path / "all"), "--grid", str(own))
+    assert "1 of 2 runs of own are there" in capsys.readouterr().out
+    assert [each.value for each in read_rows(tmp_path / "all" / "rows.csv")] == [0.7]
+    own.write_text("name: own\naxes: {poisons: [nothing], defenses: [nominal]}\n")
+    with pytest.raises(SystemExit, match="2"):
+        gather(first, "--out", str(tmp_path / "no"), "--grid", str(own))
+    assert f"{own}, line 2" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("value", "rate", "sentence"),
     [
