@@ -89,6 +89,10 @@ evaluate adm+ --claimed-source my~paper | --claimed-plain
 evaluate adm+ --threads 0 | --threads
 evaluate adm+ --out {images} | .json
 evaluate adm+ --work {root}/e.safetensors | --work
+evaluate adm+ --work= | --work is empty; give a file or folder
+personalize --config= | --config is empty; give a file or folder
+personalize --out= | --out is empty; give a file or folder
+verify --code= | --code is empty; give a file or folder
 verify {images} | a folder
 verify --threads x | whole number
 verify --concepts 0 | --concepts

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from safezone.commands.command import parse
+from safezone.commands.arguments import parse
 from safezone.commands.report import ReportCommand, ScoreCommand
 from safezone.errors import UserError
 from safezone.lab.store import IMAGES_RECORD

@@ -163,7 +163,7 @@ def _out_of_memory(error: Exception, options: Any) -> str | None:
 
 def _run(arguments: Sequence[str]) -> int:
     command, words, rest = _find(arguments)
-    from safezone.commands.command import parse
+    from safezone.commands.arguments import parse
 
     options = parse(command, rest, words)
     try:

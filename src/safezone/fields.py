@@ -88,6 +88,11 @@ def located(error: ValidationError, whole: str = "") -> str:
     return f"{'.'.join(map(str, first['loc'])) or whole} {reason(first)}"
 
 
+def plural(number: int | str, noun: str) -> str:
+    """``1 image``, ``3 images``."""
+    return f"{number} {noun}{'' if str(number) == '1' else 's'}"
+
+
 @cache
 def checks_of(kind: Any) -> TypeAdapter[Any]:
     """Pydantic's checks of a type, which take longer to build than to use."""

@@ -21,7 +21,7 @@ from safezone.audit.outcome import Learned, Outcome, verdict
 from safezone.audit.protection import change_of
 from safezone.audit.suites import POSTINGS, SUITES, suite
 from safezone.commands import audit as command
-from safezone.commands.command import parse
+from safezone.commands.arguments import parse
 from safezone.concepts import save_concept
 from safezone.defenses import defense
 from safezone.errors import UserError

@@ -19,7 +19,7 @@ from safezone.audit.page import as_json, lead, visibility
 from safezone.audit.protection import change_of, model_names
 from safezone.audit.suites import SUITES
 from safezone.commands import audit as command
-from safezone.commands.command import parse
+from safezone.commands.arguments import parse
 from safezone.concepts import Concept, load_concept, save_concept
 from safezone.concepts.datasets import export_concept
 from safezone.files import write_json

@@ -14,7 +14,7 @@ from safezone.audit.evaluate import Found, Subject, Trial
 from safezone.audit.leaderboard import boards, read_entries
 from safezone.cli import main
 from safezone.commands import entries
-from safezone.commands.command import parse
+from safezone.commands.arguments import parse
 from safezone.files import digest
 from safezone.lab.stage import job
 

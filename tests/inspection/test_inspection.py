@@ -15,7 +15,7 @@ from torch import Tensor
 
 from safezone.cli import main
 from safezone.commands import personalize
-from safezone.commands.command import parse
+from safezone.commands.arguments import parse
 from safezone.concepts import save_concept
 from safezone.defenses import defense
 from safezone.errors import UserError

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from safezone.cli import main
-from safezone.commands.command import parse
+from safezone.commands.arguments import parse
 from safezone.commands.grid_run import GridRunCommand
 from safezone.errors import UserError
 from safezone.lab import trainings

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from safezone.commands.command import Machine, parse
+from safezone.commands.arguments import parse
+from safezone.commands.command import Machine
 from safezone.commands.grid_run import GridRunCommand, open_lab
 from safezone.commands.opening import with_models
 from safezone.concepts import Concept

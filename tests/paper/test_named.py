@@ -89,7 +89,7 @@ def test_headlines_name_method_model_and_data() -> None:
 def test_the_command_that_is_shown_is_one_that_starts(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from safezone.commands.command import parse
+    from safezone.commands.arguments import parse
     from safezone.commands.grid_run import GridRunCommand
     from safezone.paper.named import model_for
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from safezone.cli import main
-from safezone.commands.command import parse
+from safezone.commands.arguments import parse
 from safezone.commands.grid_run import GridRunCommand
 from safezone.commands.paper import DemoCommand, FigureCommand
 from safezone.lab.presets import DEMO, own_cells, preset, settings_yaml, training_preset

@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from safezone.audit.audit import EXPECTED, read_progress
 from safezone.cli import _find
-from safezone.commands.command import parse
+from safezone.commands.arguments import parse
 from safezone.errors import UserError
 from safezone.images import write_png
 from safezone.personalize.checkpoints import append_log, log_path

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import tyro
 
-from safezone.commands.command import Answer, Command, Folder, plural
+from safezone.commands.command import Answer, Command, Folder
 from safezone.errors import UserError
-from safezone.fields import Count, Quality
+from safezone.fields import Count, Quality, plural
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import tyro
 from pydantic import Field
 
+from safezone.commands.arguments import early
 from safezone.commands.command import (
     Answer,
     Command,
@@ -17,7 +18,6 @@ from safezone.commands.command import (
     Machine,
     OnModel,
     command_line,
-    early,
     note,
     progress,
 )

@@ -18,11 +18,10 @@ from safezone.commands.command import (
     Machine,
     OnModel,
     note,
-    plural,
     progress,
 )
 from safezone.errors import UserError
-from safezone.fields import Count, Natural
+from safezone.fields import Count, Natural, plural
 from safezone.lab.run import TEXTUAL_INVERSION
 from safezone.lab.settings import Sampling, Settings
 

@@ -9,21 +9,19 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import tyro
 
+from safezone.commands.arguments import early, positionals
 from safezone.commands.command import (
     Answer,
     Experiment,
     Flat,
     Machine,
     command_line,
-    early,
     note,
-    plural,
-    positionals,
     progress,
 )
 from safezone.commands.workers import Workers, executor_of
 from safezone.errors import UserError
-from safezone.fields import Count, FileName
+from safezone.fields import Count, FileName, plural
 from safezone.lab.presets import own_cells, read_settings
 from safezone.lab.run import Scope
 from safezone.lab.settings import Names, Settings, settings_told

@@ -10,8 +10,9 @@ from typing import Final, Literal, get_args
 
 import tyro
 
-from safezone.commands.command import Answer, Command, plural
+from safezone.commands.command import Answer, Command
 from safezone.errors import UserError
+from safezone.fields import plural
 
 Kind = Literal[
     "poisons",

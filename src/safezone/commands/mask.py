@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 import numpy as np
 import tyro
 
-from safezone.commands.command import Answer, Command, Folder, plural
+from safezone.commands.command import Answer, Command, Folder
 from safezone.errors import UserError
+from safezone.fields import plural
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

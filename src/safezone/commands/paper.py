@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from safezone.commands.arguments import early, positionals
 from safezone.commands.command import (
     Answer,
     Experiment,
     Flat,
     Machine,
-    early,
     note,
-    positionals,
     progress,
 )
 from safezone.errors import UserError

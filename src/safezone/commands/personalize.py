@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import tyro
 
-from safezone.commands.command import Answer, Flat, Folders, OnModel, note, plural, progress
+from safezone.commands.command import Answer, Flat, Folders, OnModel, note, progress
 from safezone.errors import UserError
-from safezone.fields import Count, Natural
+from safezone.fields import Count, Natural, plural
 from safezone.lab.settings import Names
 from safezone.lab.training import Training
 

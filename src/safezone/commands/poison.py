@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from safezone.commands.command import Answer, Flat, Folder, OnModel, note, plural, progress
+from safezone.commands.command import Answer, Flat, Folder, OnModel, note, progress
 from safezone.errors import UserError
-from safezone.fields import Natural
+from safezone.fields import Natural, plural
 from safezone.lab.presets import refuse_models
 from safezone.lab.settings import Poisoning, Settings
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from safezone.commands.command import Answer, Flat, Folder, OnModel, note, positionals
+from safezone.commands.arguments import positionals
+from safezone.commands.command import Answer, Flat, Folder, OnModel, note
 from safezone.errors import UserError
 from safezone.fields import Natural
 from safezone.lab.presets import preset

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from safezone.errors import UserError
+from safezone.fields import plural
 from safezone.lab.presets import preset
 from safezone.lab.run import TEXTUAL_INVERSION, Grid, Scope
 from safezone.lab.settings import CANDIDATES, Settings
@@ -12,7 +13,7 @@ from safezone.lab.variants import METHOD_NAMES, PAPER_STEPS, split_method, train
 from safezone.models.known import KNOWN, hub_name
 from safezone.paper.rows import PAPER, ROWS, PaperRow
 from safezone.results.published import AVERAGE, Published
-from safezone.results.tables import count, label, method_label
+from safezone.results.tables import label, method_label
 from safezone.scores.rows import CLEAN, NOMINAL
 
 _MINI: Final[Mapping[str, str]] = {
@@ -96,11 +97,11 @@ def cost(row: PaperRow) -> str:
             earlier = earlier or other.name
     share = 1 if row.part else len({run.concept for run in grid})
     poisoned = {(run.concept, run.poison) for run in grid if run.poison != CLEAN}
-    trainings = count(len(grid) // share, "training")
+    trainings = plural(len(grid) // share, "training")
     if len(row.methods) == 1:
         steps = split_method(row.methods[0])[1]["steps"]
         trainings += f" of {steps.replace('k', '000')} of {PAPER_STEPS} steps"
-    text = f"{trainings} and {count(len(poisoned) // share, 'poisoning')}"
+    text = f"{trainings} and {plural(len(poisoned) // share, 'poisoning')}"
     text += " a seed" if row.part else " for each concept and seed"
     text += f", none after {earlier}" if earlier else ""
     return text + (f"; {CANDIDATES} images a training" if row.prompt else "")

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from safezone.concepts import load_concept
 from safezone.errors import UserError
+from safezone.fields import plural
 from safezone.lab.run import Run
 from safezone.lab.store import RUN_RECORD
 from safezone.lab.variants import column_of
 from safezone.personalize import read_adapter
 from safezone.reading import read_json
 from safezone.results.run_images import RunImages, read_run_images
-from safezone.results.tables import CellKey, count
+from safezone.results.tables import CellKey
 from safezone.scores import CLEAN
 
 INDEX: Final = "index.json"
@@ -137,7 +138,7 @@ def _learned(place: Path) -> str:
     parts = []
     if len(adapter.vectors):
         norms = ", ".join(f"{norm:.2f}" for norm in adapter.vectors.norm(dim=1).tolist())
-        vectors = f"{count(len(adapter.vectors), 'vector')} of {adapter.vectors.shape[1]}"
+        vectors = f"{plural(len(adapter.vectors), 'vector')} of {adapter.vectors.shape[1]}"
         parts.append(f"{vectors} for {adapter.placeholder}, norms {norms}")
     if adapter.deltas:
         parts.append(f"changes of {len(adapter.deltas)} layers")

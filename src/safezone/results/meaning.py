@@ -7,6 +7,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import numpy as np
 
 from safezone import __version__
+from safezone.fields import plural
 from safezone.lab.presets import kind_of
 from safezone.results.comparisons import recovery_of
 from safezone.results.published import Published
@@ -23,7 +24,6 @@ from safezone.results.tables import (
     SIMILARITY,
     CellKey,
     by_setting,
-    count,
     label,
     method_label,
     number,
@@ -210,7 +210,7 @@ def meaning_sentences(rows: Sequence[Row]) -> list[str]:
     return [
         *sentences,
         f"So here {_verdict(values, effects, gains, name)}; this rests on "
-        f"{count(concepts, 'concept')} and {count(seeds, 'seed')} of {method_label(method)} on "
+        f"{plural(concepts, 'concept')} and {plural(seeds, 'seed')} of {method_label(method)} on "
         f"{model} and says nothing about other models, methods or objects.",
     ]
 
@@ -233,7 +233,7 @@ def caveats(rows: Sequence[Row], photographs: bool, *, made_here: bool = True) -
     concepts, seeds = len({row.concept for row in rows}), len({row.seed for row in rows})
     if rows and (concepts < 6 or seeds < 2):
         result.append(
-            f"{count(concepts, 'concept')} and {count(seeds, 'seed')}: "
+            f"{plural(concepts, 'concept')} and {plural(seeds, 'seed')}: "
             "too few to tell small differences from noise."
         )
     return result

@@ -14,6 +14,7 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
+from safezone.fields import plural
 from safezone.results.artifacts import GAIN, Evidence
 from safezone.results.comparisons import compare, percent, with_average, worst_cases
 from safezone.results.drawings.charts import Charts, charts
@@ -27,7 +28,6 @@ from safezone.results.tables import (
     WRITERS,
     CellKey,
     ScoreTable,
-    count,
     label,
     method_label,
     number,
@@ -179,7 +179,7 @@ def _behind(view: _View) -> dict[str, dict[str, Any]]:
     result = {}
     for (poison, defense), concepts in summarise(section.rows, metric).items():
         cell = view.table.cells[poison, defense]
-        facts = {"rests on": f"{count(cell.n_concepts, 'concept')}, {count(cell.n_runs, 'run')}"}
+        facts = {"rests on": f"{plural(cell.n_concepts, 'concept')}, {plural(cell.n_runs, 'run')}"}
         if (line := compared.get((poison, defense))) is not None:
             difference = Interval(line.difference, line.low, line.high)
             verdict = "tied with Nominal" if line.tied else "differs from Nominal"

@@ -8,6 +8,7 @@ from typing import Final
 
 import pandas as pd
 
+from safezone.fields import plural
 from safezone.results.published import AVERAGE
 from safezone.results.statistics import Interval, mean_interval, tied_best
 from safezone.scores import metric_of
@@ -70,11 +71,6 @@ def paper_number(value: float) -> str:
     return number(value, 0 if value > 2 else 2)
 
 
-def count(number: int | str, noun: str) -> str:
-    """``1 seed``, ``3 seeds``."""
-    return f"{number} {noun}{'' if str(number) == '1' else 's'}"
-
-
 @dataclass(frozen=True)
 class TableCell:
     """One poison under one defense.
@@ -119,8 +115,8 @@ class ScoreTable:
         if reference != "0":
             images += f", {reference} reference"
         return (
-            f"{count(_span(cell.n_concepts for cell in cells), 'concept')} and "
-            f"{count(_span(cell.n_runs for cell in cells), 'run')} a cell, {images} images a run"
+            f"{plural(_span(cell.n_concepts for cell in cells), 'concept')} and "
+            f"{plural(_span(cell.n_runs for cell in cells), 'run')} a cell, {images} images a run"
         )
 
     @property
