@@ -12,6 +12,7 @@ from threading import Thread
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from tqdm import tqdm
 
@@ -156,6 +157,31 @@ def test_a_lost_process_is_replaced(
     folder = tmp_path / "pool"
     pool = Processes(partial(open_dying_lab, folder, tiny_model_folder), workers=1)
     assert _rows(pool, folder, tiny_model) == expected
+
+
+def _idle(folder: Path, open_lab: object, **_: object) -> Failures:
+    (folder / str(os.getpid())).touch()
+    time.sleep(600)
+    return {}
+
+
+def _manage(folder: Path) -> None:
+    pool = Processes(partial(open_small_lab, folder, folder), workers=2)
+    list(pool.run(partial(_idle, folder), print))
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
+    process = executors.fresh().Process(target=_manage, args=(tmp_path,))
+    process.start()
+    end = time.monotonic() + 120
+    while len(workers := [int(path.name) for path in tmp_path.iterdir()]) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.kill()
+    process.join()
+    while any(map(psutil.pid_exists, workers)):
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def _titles() -> Iterator[tuple[int, str]]:

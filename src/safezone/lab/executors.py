@@ -96,8 +96,16 @@ def begin_server() -> None:
 
 
 def _begin() -> None:
-    """What every process does first."""
+    """What every process does first, to end with the one that started it, however that ends."""
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which is left over at the end
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 @contextmanager
@@ -114,18 +122,10 @@ def _pool(count: int, begin: Callable[[], None] = _begin) -> Iterator[ProcessPoo
 
 
 def _help() -> None:
-    """What a helping process does first: it says nothing, and ends with the one that it helps."""
+    """What a helping process does first: it says nothing."""
     _begin()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other one is told, and ends this one
     warnings.simplefilter("ignore")
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def end() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end, daemon=True).start()
 
 
 def no_note(text: str) -> None:
