@@ -543,6 +543,7 @@ CONFIGS: Final[tuple[tuple[str, str], ...]] = (
     ("sampling:\n  steps: 0\n", "sampling.steps"),
     ("sampling:\n  prompts: a {}\n", "sampling.prompts"),
     ("cells:\n  seeds: 0\n", "cells.seeds"),
+    ("cells:\n  defenses: [nominal]\n", "cells.defenses is for"),
     ("3: 4\n", "list of settings"),
     ("- a\n- b\n", "model: mini"),
     ("just words\n", "model: mini"),

@@ -49,7 +49,7 @@ class AuditCommand(OnModel):
         safezone audit mug-poisoned --clean mug --budgets 4 --budgets 16
 
     Next:
-        open runs/audit/report.html
+        xdg-open runs/audit/report.html
     """
 
     protected: Folder

@@ -173,7 +173,7 @@ class LeaderboardCommand(Command):
         safezone leaderboard leaderboard --out leaderboard.html
 
     Next:
-        open leaderboard.html
+        xdg-open leaderboard.html
     """
 
     folder: tyro.conf.Positional[Annotated[Path, tyro.conf.arg(metavar="FOLDER")]] = Path(

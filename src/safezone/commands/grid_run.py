@@ -50,7 +50,7 @@ class GridRunCommand(Experiment):
         safezone grid run table1 --model sd15 --data CustomConcept101 --executor ray --address auto
 
     Next:
-        open runs/grids/table17/report.html
+        xdg-open runs/grids/table17/report.html
     """
 
     grid: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="GRID")]]

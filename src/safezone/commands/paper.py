@@ -45,7 +45,7 @@ class ClaimCommand(Experiment):
         safezone claim --concepts 10 --seeds 3 --out runs/claim --dry-run
 
     Next:
-        open runs/claim/report.html
+        xdg-open runs/claim/report.html
     """
 
     out: Path
@@ -70,7 +70,7 @@ class DemoCommand(Experiment):
         safezone demo --out demo-output
 
     Next:
-        open demo-output/report.html
+        xdg-open demo-output/report.html
         safezone claim --concepts 10 --seeds 3 --out runs/claim
     """
 

@@ -13,6 +13,7 @@ import tyro
 from safezone.commands.command import Answer, Flat, Folders, OnModel, note, progress
 from safezone.errors import UserError
 from safezone.fields import Count, Natural, plural
+from safezone.lab.presets import own_cells
 from safezone.lab.settings import Names
 from safezone.lab.training import Training
 
@@ -76,6 +77,7 @@ class PersonalizeCommand(OnModel):
         from safezone.personalize import PreparedRun, check_placeholder, ready
         from safezone.personalize.checkpoints import require_tracker
 
+        own_cells(self.machine.config, self.model)
         rows = [defense(name) for name in self.defense]
         method = self.training.personalization()
         if self.placeholder is not None and not method.vectors:

@@ -58,7 +58,7 @@ class ReportCommand(OnImages):
         safezone report runs/my-toy
 
     Next:
-        open runs/my-toy/report.html
+        xdg-open runs/my-toy/report.html
     """
 
     folder: Folder
