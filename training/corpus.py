@@ -28,6 +28,8 @@ HELD_OUT_SEED = 77001
 """Scenes of this seed are never trained on; every quality figure is measured on them."""
 
 
+SHRUNKEN = "shrunken.npy"
+"""The pictures as the scoring encoders see them, beside the others."""
 ABSENT = "none"
 """The kind of a part that an object does not have."""
 CAPTIONS = 6
@@ -42,7 +44,10 @@ class Corpus:
 
     @cached_property
     def images(self) -> NDArray[np.uint8]:
-        return np.load(self.folder / "images.npy", mmap_mode="r")
+        path = self.folder / "images.npy"
+        if not path.exists():
+            raise UserError(f"{path} is missing; run `--stage corpus` of the same recipe first")
+        return np.load(path, mmap_mode="r")
 
     @cached_property
     def examples(self) -> list[dict[str, Any]]:
@@ -134,7 +139,7 @@ def _rendered(
     if (folder / "examples.jsonl").exists() and len(corpus) == count:
         return corpus
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("examples.jsonl", "tokens.npy"):  # of another number of pictures
+    for name in ("examples.jsonl", "tokens.npy", SHRUNKEN):  # of other pictures
         (folder / name).unlink(missing_ok=True)
     chunk = 250
     ranges = [(seed, i, min(i + chunk, count)) for i in range(0, count, chunk)]
@@ -155,6 +160,8 @@ def _rendered(
     return Corpus(folder)
 
 
+SMALLEST = 128
+"""Pixels on a photograph's shorter side, which crops have to fit into."""
 SKIMAGE_PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket")
 
 
@@ -162,7 +169,7 @@ def photographs(folder: Path | None = None) -> list[NDArray[np.uint8]]:
     """scikit-image's bundled colour photographs and those of ``folder``, uint8 [H, W, 3] each.
 
     They are halved until the longer side is at most 640 pixels, so that a crop shows a thing
-    and not one smooth surface.
+    and not one smooth surface, but not below 128. Raises UserError for smaller ones.
     """
     import skimage.data
 
@@ -171,12 +178,16 @@ def photographs(folder: Path | None = None) -> list[NDArray[np.uint8]]:
         paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in {".jpg", ".png"})
         if not paths:
             raise UserError(f"no photographs (*.jpg, *.png) below {folder}; name another folder")
-        found += [read_image(path) for path in paths]
+        read = [read_image(path) for path in paths]
+        for path, photo in zip(paths, read, strict=True):
+            if min(photo.shape[:2]) < SMALLEST:
+                raise UserError(f"{path} has fewer than {SMALLEST} pixels on a side; take it away")
+        found += read
     return [_halved(photo) for photo in found]
 
 
 def _halved(photo: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    while max(photo.shape[:2]) > 640:
+    while max(photo.shape[:2]) > 640 and min(photo.shape[:2]) >= 2 * SMALLEST:
         height, width = photo.shape[0] // 2 * 2, photo.shape[1] // 2 * 2
         blocks = photo[:height, :width].reshape(height // 2, 2, width // 2, 2, 3)
         photo = blocks.mean((1, 3)).round().astype(np.uint8)

@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from safezone import miniworld
-from training.corpus import ABSENT, CAPTIONS, Corpus
+from safezone.files import whole_file
+from training.corpus import ABSENT, CAPTIONS, SHRUNKEN, Corpus
 from training.loop import Budget, train
 from training.text import LENGTH, WIDTH
 
@@ -39,19 +40,20 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 
 def shrink(images: NDArray[np.uint8] | Tensor) -> Tensor:
     """uint8 [n, 3, h, w] to float [n, 3, 64, 64] in [-1, 1] by area, as scoring does."""
-    pixels = torch.as_tensor(np.ascontiguousarray(images)).float()
+    pixels = torch.as_tensor(np.array(images)).float()
     return functional.interpolate(pixels, size=(SIDE, SIDE), mode="area") / 127.5 - 1
 
 
 def shrunken(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The corpus at 64 x 64, uint8, kept on disk."""
-    path = folder / "shrunken.npy"
+    path = folder / SHRUNKEN
     if not path.exists():
         small = [
             ((shrink(images[i : i + 500]) + 1) * 127.5).round().to(torch.uint8).numpy()
             for i in tqdm(range(0, len(images), 500), desc="shrink", mininterval=5)
         ]
-        np.save(path, np.concatenate(small))
+        with whole_file(path) as temporary, temporary.open("wb") as file:
+            np.save(file, np.concatenate(small))
     found: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return found
 
@@ -161,7 +163,7 @@ def _half(tensor: Tensor) -> Tensor:
 
 
 def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
-    """A stock CLIPModel: a ViT with 8 x 8 patches on 64 x 64 and a three-layer text model."""
+    """A stock CLIPModel: a ViT with 8 x 8 patches on 64 x 64 and a text model of two layers."""
     torch.manual_seed(7)
     text = CLIPTextConfig(
         vocab_size=len(tokenizer),

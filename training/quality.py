@@ -53,7 +53,7 @@ def _reconstruction(model: Model, images: Images) -> dict[str, float]:
 
 
 def autoencoder_quality(model: Model, scenes: Tensor, photos: Path | None) -> dict[str, Any]:
-    """PSNR in dB of whole scenes, of object pixels aside, and of whole photographs."""
+    """PSNR in dB of scenes and of photographs."""
     result: dict[str, Any] = {"scenes": _reconstruction(model, scenes.float() / 255)}
     if photos is not None:
         paths = sorted(p for p in photos.rglob("*") if p.suffix.lower() in {".jpg", ".png"})

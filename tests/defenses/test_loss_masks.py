@@ -203,6 +203,8 @@ def test_a_mask_of_the_whole_image_is_told() -> None:
         weights = act(LossMask(), masks, "Teapot").weights
     assert weights is not None
     assert weights[0].min() == 1
+    with pytest.warns(UserWarning, match="1 of 2 masks of Teapot cover the whole image"):
+        act(LossMask(), torch.cat([square(64, 1, 62), square(64, 16, 40)]), "Teapot")
     with pytest.warns(UserWarning, match="2 of 2 masks of Teapot cover the whole image"):
         act(LossMask(dilation_px_at_512=400), masks, "Teapot")
 

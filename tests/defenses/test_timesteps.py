@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from scipy.stats import chisquare
+from torch import Tensor
 
 from safezone.arrays import stream
 from safezone.defenses.timesteps import AtLeast, Below, Power, Tanh, TimestepDistribution, Uniform
@@ -126,3 +127,21 @@ def test_a_larger_rho_favours_higher_timesteps() -> None:
 def test_curves_out_of_range_are_refused(make: type[Power] | type[Tanh], rho: float) -> None:
     with pytest.raises(UserError, match="rho"):
         make(rho)
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        (torch.zeros(25), "negative, not finite or all zero"),
+        (torch.tensor([-1.0, *[1.0] * 24]), "negative, not finite or all zero"),
+        (torch.full((25,), math.nan), "negative, not finite or all zero"),
+        (torch.ones(50), r"Own gives \(50,\) probabilities for 25 timesteps"),
+    ],
+)
+def test_a_distribution_of_one_s_own_that_is_none_is_told(values: Tensor, sentence: str) -> None:
+    class Own(TimestepDistribution):
+        def probabilities(self, steps: int) -> Tensor:
+            return values
+
+    with pytest.raises(UserError, match=sentence):
+        Own().sample(torch.zeros(2), 25)

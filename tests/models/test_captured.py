@@ -72,7 +72,7 @@ def test_numbers_drawn_ahead_are_those_that_would_be_drawn() -> None:
     assert torch.equal(rand(ours), rand(theirs))  # the streams have come equally far
 
 
-@pytest.mark.parametrize("name", ["adm+", "adm+@szt", "sds-", "ea", "da"])
+@pytest.mark.parametrize("name", ["adm+", "adm+@lm", "adm+@szt", "sds-", "ea", "da"])
 def test_a_captured_poison_equals_the_eager_one(name: str, model: Model) -> None:
     images = (rand([stream("captured", i) for i in range(2)], (3, 64, 64)) * 255).to(torch.uint8)
     masks = torch.zeros(2, 64, 64, dtype=torch.bool)

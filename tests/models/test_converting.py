@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from diffusers.utils import WEIGHTS_NAME as DIFFUSERS
 from safetensors.torch import load_file
 from transformers.utils import WEIGHTS_NAME as CLIP
@@ -54,6 +55,26 @@ def test_the_converted_folder_is_the_same_model(pickled: Path, tmp_path: Path) -
     same = load_model(write_tiny_folder(tmp_path / "same"))
     assert load_model(tmp_path / "out").fingerprint() == same.fingerprint()
     assert not list((tmp_path / "out").rglob("*.bin*"))
+
+
+def test_a_safety_checker_is_left_out_and_stock_diffusers_opens_the_rest(
+    pickled: Path, tmp_path: Path
+) -> None:
+    checker = pickled / "safety_checker"
+    checker.mkdir()
+    (checker / "config.json").write_text("{}")
+    (checker / "pytorch_model.bin").write_bytes(b"never read")
+    index = json.loads((pickled / "model_index.json").read_text())
+    index |= {
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],  # which was not fetched
+        "requires_safety_checker": True,
+    }
+    (pickled / "model_index.json").write_text(json.dumps(index))
+    out = convert(pickled, tmp_path / "out")
+    pipeline = StableDiffusionPipeline.from_pretrained(out)
+    assert pipeline.safety_checker is None and pipeline.feature_extractor is None
+    assert not (out / "safety_checker").exists()
 
 
 def test_a_variant_is_not_taken_for_the_weights(pickled: Path, tmp_path: Path) -> None:

@@ -36,11 +36,20 @@ def command(toy: Path, model: Path, out: Path, *more: str) -> list[str]:
 def test_it_tells_what_was_done_in_the_manifest_and_in_every_png(
     toy: Path, tiny_model_folder: Path, tmp_path: Path
 ) -> None:
-    options = ("--poison", "ADM+@szt", "--steps", "3", "--repetitions", "2", "--transform", "flip")
+    options = (
+        "--poison",
+        "ADM+@lm@t500",
+        "--steps",
+        "3",
+        "--repetitions",
+        "2",
+        "--transform",
+        "flip",
+    )
     assert main(command(toy, tiny_model_folder, tmp_path / "out", *options)) == 0
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     expected = {
-        "poison": "adm+@szt",
+        "poison": "adm+@lm@t500",
         "objective": "denoising_loss",
         "direction": 1,
         "eta": 1 / 255,

@@ -28,11 +28,13 @@ from safezone.poisons import (
     poison_concept,
     poison_images,
     poison_many,
+    transform,
 )
 from safezone.poisons.guide import bound, high_contrast_target, read_target
 from safezone.poisons.objectives import SampledDistance
+from safezone.poisons.passes import Pass, Piece, streams
 from safezone.poisons.rounds import GreedyTimesteps, Surrogate
-from safezone.poisons.table import UNREAD
+from safezone.poisons.table import reads
 from tiny import tiny_pipeline
 
 STEPS = 6
@@ -301,13 +303,44 @@ def test_what_an_objective_does_not_read_changes_nothing_and_is_refused(
                 value = bound(objective, keen_model).value
                 values.append(value(keen_model, images, generators, guide))
         change = {part: other}
-        unread = objective in UNREAD[part]
+        unread = not reads(objective, part)
         assert torch.equal(*values) is unread, row.name
         if not unread:
             assert getattr(Poisoning(**change).one_poison(row.name), part) == other
             continue
         with pytest.raises(UserError, match=f"{re.escape(row.name)} reads no {part}"):
             Poisoning(**change).one_poison(row.name)
+
+
+@pytest.mark.parametrize("moved", ["crop", "flip", "blur", "resize", "jpeg"])
+def test_what_a_transform_does_it_does_to_the_clean_image_too(
+    moved: str, keen_model: Model, clean: Tensor
+) -> None:
+    """PID compares the latents of both, so that it is zero where nothing was poisoned."""
+    row = dataclasses.replace(quick("pid"), transform=transform(moved))
+    pieces = [Piece(NAMES, clean, None, streams(row, 0, NAMES), None)]
+    one = Pass([keen_model], [bound(row.objective, keen_model).value], row, 0, pieces)
+    draws = [stream("fresh", name) for name in NAMES]
+    assert not one.evaluate(one.clean, draws, one.guides()).any()
+    later = [rand([each]).item() for each in draws]
+    again = [stream("fresh", name) for name in NAMES]
+    assert later != [rand([each]).item() for each in again]  # the draws went on, once
+    noisy = (one.clean + 0.02 * rand(again, clean.shape[1:])).clamp(0, 1)
+    assert (one.evaluate(noisy, draws, one.guides()) > 0).all()
+
+
+def test_a_second_transform_is_refused() -> None:
+    with pytest.raises(UserError, match="adm\\+@jpeg has a transform already"):
+        Poisoning(transform="flip").poison("adm+@jpeg")
+    assert Poisoning(transform="flip").poison("adm+").transform == transform("flip")
+
+
+def test_a_model_that_sees_nothing_at_its_last_timestep_is_refused(
+    clean: Tensor, tmp_path: Path
+) -> None:
+    model = keen(tmp_path / "model", "flow_prediction")
+    with pytest.raises(UserError, match="sees nothing of an image"):
+        poison_images(model, to_float(clean), quick("diffusionguard"), 0, NAMES, progress=False)
 
 
 @pytest.mark.parametrize("kind", ["file", "zero", "grey"])

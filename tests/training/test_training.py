@@ -16,14 +16,23 @@ from torch import Tensor, nn
 
 from safezone import miniworld
 from safezone.errors import UserError
+from safezone.images import write_png
 from safezone.models import Epsilon, RectifiedFlow, Velocity, load_model
 from safezone.models.pixel import MINI_PIXEL, load_pixel_model
 from tiny import write_tiny_folder
 from training.__main__ import main
 from training.autoencoder import new_autoencoder
-from training.corpus import ABSENT, CAPTIONS, HELD_OUT_SEED, render_corpus, render_objects
+from training.corpus import (
+    ABSENT,
+    CAPTIONS,
+    HELD_OUT_SEED,
+    Corpus,
+    photographs,
+    render_corpus,
+    render_objects,
+)
 from training.denoiser import Batches, new_unet
-from training.encoders import ATTRIBUTES
+from training.encoders import ATTRIBUTES, shrunken
 from training.loop import Budget, train, trapezoid
 from training.pixels import export_pixels, train_pixels
 from training.text import LENGTH, WIDTH, WORDS, build_tokenizer, learn_merges, new_text_encoder
@@ -174,12 +183,27 @@ def test_a_corpus_that_was_cut_short_is_rendered_again(
 ) -> None:
     monkeypatch.setattr("training.corpus.ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
     tokenizer = build_tokenizer(tmp_path / "tokenizer")
-    render_corpus(tmp_path / "c", HELD_OUT_SEED, 2, workers=1).tokens(tokenizer)
+    first = render_corpus(tmp_path / "c", HELD_OUT_SEED, 2, workers=1)
+    assert len(first.tokens(tokenizer)) == len(shrunken(tmp_path / "c", first.images)) == 2
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("training.corpus.write_text", Mock(side_effect=KeyboardInterrupt))
         render_corpus(tmp_path / "c", HELD_OUT_SEED, 3, workers=1)
     corpus = render_corpus(tmp_path / "c", HELD_OUT_SEED, 3, workers=1)
     assert len(corpus.examples) == len(corpus.tokens(tokenizer)) == 3
+    assert len(shrunken(tmp_path / "c", corpus.images)) == 3
+
+
+def test_photographs_that_no_crop_fits_into_are_refused(tmp_path: Path) -> None:
+    write_png(tmp_path / "wide.png", torch.zeros(3, 200, 2000, dtype=torch.uint8))
+    assert photographs(tmp_path)[-1].shape == (200, 2000, 3)
+    write_png(tmp_path / "low.png", torch.zeros(3, 100, 400, dtype=torch.uint8))
+    with pytest.raises(UserError, match=r"low\.png has fewer than 128 pixels on a side"):
+        photographs(tmp_path)
+
+
+def test_a_missing_corpus_is_told(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"images\.npy is missing; run `--stage corpus`"):
+        len(Corpus(tmp_path))
 
 
 def test_a_missing_stage_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

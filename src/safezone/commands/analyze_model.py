@@ -51,6 +51,7 @@ class AnalyzeTimestepsCommand(OnModel):
 
     def run(self) -> Answer:
         from safezone.analysis.closed_form import closed_forms
+        from safezone.analysis.sensitivity import word_slots
         from safezone.analysis.timesteps import timestep_grid
         from safezone.commands.opening import open_model, require_out_folder
         from safezone.files import digest
@@ -63,14 +64,14 @@ class AnalyzeTimestepsCommand(OnModel):
 
         require_out_folder(self.out)
         adapter = _adapter(self.embedding)
-        if adapter is not None and adapter.placeholder not in self.prompt:
-            raise UserError(
-                f"the prompt {self.prompt!r} does not hold {adapter.placeholder}, the placeholder "
-                f"of {self.embedding}; write it into --prompt"
-            )
         model = open_model(self.model, self.machine, self)
         if adapter is not None:
             check_fits(adapter, model, self.embedding)
+            if not word_slots(model, self.prompt, adapter.placeholder, adapter.vectors).present:
+                raise UserError(
+                    f"the prompt {self.prompt!r} does not hold {adapter.placeholder}, the "
+                    f"placeholder of {self.embedding}; write it into --prompt"
+                )
         timesteps = timestep_grid(model.process.steps, self.timesteps)
         measures = Measures(self.out / "work", model)
         vectors = None if adapter is None else digest(adapter.vectors)

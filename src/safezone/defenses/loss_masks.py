@@ -10,7 +10,7 @@ from torch import Tensor
 from safezone.arrays import Latents, Masks, PerExample, Pixels
 from safezone.concepts.masks import LatentMaskMode, dilate, latent_mask, scaled_radius
 from safezone.errors import Notice, UserError
-from safezone.fields import Checked, Weight
+from safezone.fields import Checked, Share, Weight
 
 Weights = Float[Tensor, "batch 1 latent_height latent_width"]
 
@@ -65,13 +65,14 @@ class LossMask(Checked, NoMask):
     paper's 16 are 2 latent cells at 512 px and f = 8, 4 px at 128 px); or instead
     ``dilation_cells`` in latent cells, whatever the image's side. ``mode`` is how a mask comes to
     latent size (``concepts.masks.latent_mask``), ``threshold`` what share of a cell makes it
-    count. ``normalise``: see ``masked_loss``. Warns of a mask that, dilated, covers all.
+    count. ``normalise``: see ``masked_loss``. Warns of a mask that, dilated and at the size where
+    it counts, covers all.
     """
 
     dilation_px_at_512: Weight = 0.0
     dilation_cells: Weight | None = None
     mode: LatentMaskMode = "area"
-    threshold: float = 0.5
+    threshold: Share = 0.5
     normalise: bool = False
 
     in_loss: ClassVar[bool] = True
@@ -101,24 +102,25 @@ class LossMask(Checked, NoMask):
                 "`safezone mask`, put your own into its folder masks/ or choose a defense "
                 "without lm, im, lim, zm or mpp."
             )
-        grown = dilate(masks, self.radius(masks.shape[-1], factor))
-        whole = int(grown.flatten(1).all(dim=1).sum())
-        if whole:
-            warnings.warn(
-                f"{whole} of {len(masks)} masks of {concept} cover the whole image, dilated as "
-                "they are, and mask nothing; look at them with `safezone mask --preview`.",
-                Notice,
-                stacklevel=4,
-            )
-        return grown
+        return dilate(masks, self.radius(masks.shape[-1], factor))
 
     def cells(self, masks: Masks | None, factor: int, concept: str) -> Weights:
         """Float [batch, 1, side / factor, side / factor] in [0, 1]."""
         grown = self.grown(masks, factor, concept)
         try:
-            return latent_mask(grown, factor, mode=self.mode, threshold=self.threshold)
+            cells = latent_mask(grown, factor, mode=self.mode, threshold=self.threshold)
         except UserError as error:
             raise UserError(f"{concept}: {error}") from error
+        used = grown if self.in_input and not self.in_loss else cells
+        if whole := int((used.flatten(1).amin(1) == 1).sum()):
+            warnings.warn(
+                f"{whole} of {len(grown)} masks of {concept} cover the whole image, dilated and at "
+                "latent size as they are, and mask nothing; look at them with `safezone mask "
+                "--preview`.",
+                Notice,
+                stacklevel=4,
+            )
+        return cells
 
     def __call__(
         self, images: Pixels, masks: Masks | None, factor: int, *, concept: str = "the concept"

@@ -35,14 +35,26 @@ class TimestepDistribution(Checked, ABC):
         Raises UserError where no timestep is left.
         """
 
+    def checked(self, steps: int) -> Float[Tensor, " steps"]:
+        """``probabilities``; raises UserError also where they are none, as a user's own may be."""
+        found = self.probabilities(steps)
+        wrong = None
+        if tuple(found.shape) != (steps,):
+            wrong = f"{tuple(found.shape)} probabilities for {steps} timesteps; give one for each"
+        elif not bool((found >= 0).all() & found.isfinite().all() & (found > 0).any()):
+            wrong = "probabilities that are negative, not finite or all zero; give others"
+        if wrong is not None:
+            raise UserError(f"the timestep distribution {type(self).__name__} gives {wrong}")
+        return found
+
     def sample(self, uniforms: Float[Tensor, " batch"], steps: int) -> Timesteps:
         """int64 [batch]: the t with F(t - 1) <= u < F(t), for each u of ``uniforms`` in [0, 1).
 
         F is the distribution function of ``probabilities(steps)``. The caller owns the random
         stream; a timestep of probability zero is never returned. On the device of ``uniforms``.
-        Raises UserError as ``probabilities``.
+        Raises UserError as ``checked``.
         """
-        cumulative = self.probabilities(steps).cumsum(0)
+        cumulative = self.checked(steps).cumsum(0)
         cumulative = cumulative / cumulative[-1]
         levels = uniforms.to(device="cpu", dtype=torch.float64)
         return torch.searchsorted(cumulative, levels, right=True).to(uniforms.device)

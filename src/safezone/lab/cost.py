@@ -17,7 +17,7 @@ from safezone.lab.lab import Lab
 from safezone.lab.run import Run
 from safezone.models.base import Conditioning, Model
 from safezone.models.frozen import stock_kernels
-from safezone.poisons.table import UNREAD
+from safezone.poisons.table import reads
 
 BATCH: Final = 4
 """Samples of the pass that is timed."""
@@ -87,7 +87,7 @@ def poison_operations(lab: Lab, run: Run, passes: Passes) -> float:
         return 0.0
     row, images = lab.poison_settings(run), len(lab.concepts[run.concept].images)
     encoders, denoisers = passes.poison
-    through = encoders if row.objective in UNREAD["prompt"] else encoders + denoisers
+    through = encoders + denoisers if reads(row.objective, "prompt") else encoders
     return BACKWARD * through * images * row.steps * row.repetitions
 
 

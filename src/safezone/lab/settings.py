@@ -105,6 +105,8 @@ class Poisoning(Checked):
             if part in chosen:
                 chosen[part] = read(chosen[part])
         row = poison(name, own_poisons(Path(file) for file in self.files))
+        if "transform" in chosen and row.transform not in (None, chosen["transform"]):
+            raise UserError(f"{row.name} has a transform already; leave the one that is given out")
         norm, kappa = self.norm or row.budget.norm, self.kappa
         if norm != row.budget.norm and None in (kappa, self.eta):
             raise UserError(
@@ -116,11 +118,11 @@ class Poisoning(Checked):
 
     def one_poison(self, name: str) -> "Poison":
         """``poison``, where it is the only one; UserError also for what it does not read."""
-        from safezone.poisons.table import UNREAD
+        from safezone.poisons.table import reads
 
         row = self.poison(name)
         for part in ("prompt", "target"):
-            if getattr(self, part) is not None and row.objective in UNREAD[part]:
+            if getattr(self, part) is not None and not reads(row.objective, part):
                 raise UserError(
                     f"{row.name} reads no {part}, so that the {part} that is given would change "
                     "nothing; leave it out"

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from safezone.errors import UserError
-from safezone.files import require_new, whole_folder, write_safetensors
+from safezone.files import require_new, whole_folder, write_json, write_safetensors
 from safezone.models.known import hub_name, model_path
 from safezone.reading import parse_json
 
@@ -177,8 +177,8 @@ def convert(name_or_folder: str | Path, out: Path) -> Path:
     ``name_or_folder``: a diffusers folder whose weights are ``.bin`` files, else a short name or a
     hub name, of which these are fetched. They are read by ``torch.load(weights_only=True)``, which
     makes tensors and refuses everything else. Configurations and tokenizers are copied; parts that
-    already are safetensors, too. Raises UserError for a folder without weights, a file that is more
-    or less than weights, and an ``out`` that is not empty.
+    already are safetensors, too; a safety checker is left out. Raises UserError for a folder
+    without weights, a file that is more or less than weights, and an ``out`` that is not empty.
     """
     require_new(out)
     source = model_path(name_or_folder)
@@ -201,7 +201,24 @@ def convert(name_or_folder: str | Path, out: Path) -> Path:
             if not ready:
                 weights = _weights(source / part, _pickled(stem))
                 write_safetensors(target / part / f"{stem}.safetensors", weights, {"format": "pt"})
+        _leave_out(source, target, {*parts})
     return out
+
+
+def _leave_out(source: Path, target: Path, parts: set[str]) -> None:
+    """Takes what was not converted, such as a safety checker, out of a pipeline's list of parts,
+    and its folder away: diffusers opens no pipeline of which a listed part is missing."""
+    index = dict(read_config(target / "model_index.json"))
+    for name, listed in index.items():
+        if not isinstance(listed, list) or name in parts:
+            continue
+        folder = source / name
+        if not folder.is_dir() or any(folder.glob("*.bin")) or any(folder.glob("*.safetensors")):
+            index[name] = [None, None]
+            shutil.rmtree(target / name, ignore_errors=True)
+    if index.get("safety_checker") == [None, None]:
+        index["requires_safety_checker"] = False
+    write_json(target / "model_index.json", index)
 
 
 def _weights(folder: Path, stem: str) -> dict[str, Tensor]:

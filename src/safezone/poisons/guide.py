@@ -6,6 +6,7 @@ Targeted objectives aim at a pattern of our own, zero latents, grey, or any imag
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -27,7 +28,8 @@ class Guide:
 
     ``conditioning``: of the poison's prompt, one row for all images or one for each.
     ``target``, ``target_posterior``: what targeted poisons aim at, float [1, 3, height, width] in
-    [0, 1], and its latents. ``clean``, ``clean_posterior``: of the unpoisoned images, [batch].
+    [0, 1], and its latents. ``clean``: the unpoisoned images, [batch], moved as a transform has
+    moved the others; ``encode``: the model's, for their latents, which few objectives read.
     ``timesteps``: the probability of every timestep, float64 [1 or batch, steps]. ``masks``: where
     the loss counts, float [batch, 1, height, width] of 0 and 1, or None for everywhere.
     """
@@ -36,9 +38,15 @@ class Guide:
     target: Float[Tensor, "1 3 height width"]
     target_posterior: Posterior
     clean: Images
-    clean_posterior: Posterior
+    encode: Callable[[Images], Posterior]
     timesteps: Float[Tensor, "rows steps"]
     masks: Float[Tensor, "batch 1 height width"] | None = None
+
+    @cached_property
+    def clean_posterior(self) -> Posterior:
+        """The latents of ``clean``, without a gradient."""
+        with torch.no_grad():
+            return self.encode(self.clean)
 
     def conditioning_for(self, batch: int) -> Conditioning:
         """One row of conditioning for each of ``batch`` images."""

@@ -105,8 +105,9 @@ def poison_many(
 ) -> list[Pixels]:
     """The poisoned images of several sets, such as concepts, ``batch_size`` images in a pass.
 
-    ``captured``: each gradient as one CUDA graph (GPU), the same to rounding. A set's result
-    depends on no other: see ``poison_images``, which has one set and tells what is raised.
+    ``captured``: each gradient as one CUDA graph (GPU), the same to rounding; not of a poison with
+    a transform, which may decide by the numbers that it has drawn. A set's result depends on no
+    other: see ``poison_images``, which has one set and tells what is raised.
     """
     if batch_size < 1:
         raise UserError(f"The poison's batch size is {batch_size}; give at least 1.")
@@ -114,6 +115,7 @@ def poison_many(
     objectives = [bound(poison.objective, each).value for each in models]
     passes = list(_passes([piece for pieces in cut for piece in pieces], batch_size))
     made: dict[Piece, Pixels] = {}
+    captured = captured and poison.transform is None
     total = poison.steps * len(passes)
     with tqdm(total=total, desc=poison.name, unit="step", disable=not progress) as bar:
         for together in passes:

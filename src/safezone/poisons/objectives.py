@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from safezone.arrays import Draws, Images, Latents, PerExample
+from safezone.errors import UserError
 from safezone.fields import Checked, Count, Portion, Share
 from safezone.models.base import Model
 from safezone.models.denoise import Prediction, denoise, predict
@@ -144,8 +145,14 @@ def first_step_norm(model: Model, images: Images, generators: Draws, guide: Guid
     Choi et al. 2025), to be ascended.
 
     The released method attacks inpainting models and augments their mask; here the image enters
-    through its own latents, of which little is left at T - 1.
+    through its own latents, of which little is left at T - 1. Raises UserError for a model that has
+    nothing left of them there, as rectified flows and velocity models of zero terminal SNR.
     """
+    if not float(model.process.signal_noise(torch.tensor([model.process.steps - 1]))[0]):
+        raise UserError(
+            f"at its last timestep {model.name} sees nothing of an image, so that this poison "
+            "cannot reach it; choose another poison or model"
+        )
     clean = draw_latents(model, images, generators)
     timesteps = torch.full((len(clean),), model.process.steps - 1, device=model.device)
     noise = draw_noise(generators, clean)

@@ -159,11 +159,15 @@ class Pass:
         guides: Sequence[Guide],
     ) -> PerExample:
         """The objective at one draw of the poison's transform, its mean over the models."""
-        images, masks = self.shape(images), self.masks
+        images = self.shape(images)
         if self.poison.transform is not None:
-            images, masks = self.poison.transform(images, masks, generators)
+            again = [_twin(each) for each in generators]
+            images, masks = self.poison.transform(images, self.masks, generators)
+            with torch.no_grad():
+                clean, _ = self.poison.transform(self.clean, None, again)
+            guides = [replace(guide, clean=clean, masks=masks) for guide in guides]
         values = [
-            objective(model, images, generators, replace(guide, masks=masks))
+            objective(model, images, generators, guide)
             for model, objective, guide in zip(self.models, self.objectives, guides, strict=True)
         ]
         for value in values:
@@ -265,6 +269,11 @@ class Pass:
             return list(to_uint8(self.shape(images)).cpu().split(sizes))
 
 
+def _twin(generator: torch.Generator) -> torch.Generator:
+    """Another one, which draws the same from here on."""
+    return torch.Generator().set_state(generator.get_state())
+
+
 @torch.no_grad()
 def fixed_guide(model: Model, poison: Poison, clean: Images, masks: Tensor | None = None) -> Guide:
     """The guide of clean images, float [batch, 3, height, width], before any search or training.
@@ -278,13 +287,13 @@ def fixed_guide(model: Model, poison: Poison, clean: Images, masks: Tensor | Non
     if isinstance(timesteps, GreedyTimesteps):
         probabilities = torch.full((steps,), 1 / steps, dtype=torch.float64)
     else:
-        probabilities = timesteps.probabilities(steps)
+        probabilities = timesteps.checked(steps)
     return Guide(
         conditioning=model.embed_text(model.tokenize([poison.prompt.replace("{}", "").strip()])),
         target=target,
         target_posterior=target_posterior(model, poison.target, target),
         clean=clean,
-        clean_posterior=model.encode(clean),
+        encode=model.encode,
         timesteps=probabilities[None],
         masks=masks,
     )

@@ -63,20 +63,23 @@ MODIFIERS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 )
 """What ``<poison>@<modifier>`` changes; several may follow each other, as in ``adm+@blur@high``."""
 
-UNREAD: Mapping[str, Sequence[ModelObjective | NetworkObjective]] = MappingProxyType(
+_UNREAD: Mapping[str, Sequence[ModelObjective]] = MappingProxyType(
     {
-        "timesteps": (
-            *(encoder_distance, encoder_norm, EncoderShift(), first_step_norm),
-            *(SampledDistance(), SampledDistance("target")),
-        ),
-        "prompt": (encoder_distance, encoder_norm, EncoderShift()),
-        "target": (
-            *(denoising_loss, score_distillation, EncoderShift(), first_step_norm),
-            SampledDistance(),
-        ),
+        "timesteps": (encoder_distance, encoder_norm, first_step_norm),
+        "prompt": (encoder_distance, encoder_norm),
+        "target": (denoising_loss, score_distillation, first_step_norm),
     }
 )
-"""Fields of a poison that these objectives do not look at, so that none can be chosen for them."""
+
+
+def reads(objective: ModelObjective | NetworkObjective, part: str) -> bool:
+    """Whether an objective looks at a poison's ``timesteps``, ``prompt`` or ``target``, so that one
+    can be chosen for it; a user's own looks at all of them."""
+    if isinstance(objective, EncoderShift):
+        return False
+    if isinstance(objective, SampledDistance):
+        return part == "prompt" or (part == "target" and objective.reference == "target")
+    return objective not in _UNREAD[part]
 
 
 def modified(row: Poison, modifiers: Sequence[str]) -> Poison:
@@ -85,7 +88,7 @@ def modified(row: Poison, modifiers: Sequence[str]) -> Poison:
     Raises UserError for an unknown modifier, for one of what the poison or another modifier chooses
     already, and where there is nothing to change.
     """
-    timeless = row.objective in UNREAD["timesteps"]
+    timeless = not reads(row.objective, "timesteps")
     for name in modifiers:
         if name not in MODIFIERS:
             raise UserError(f"There is no modifier @{name}; choose from {', '.join(MODIFIERS)}.")

@@ -159,9 +159,9 @@ class Blur(_Drawn):
 
     def pixels(self, images: Images, generators: Draws) -> Images:
         batch, channels, height, width = images.shape
-        sigma = self.draw(generators)
+        sigma = self.draw(generators).to(images.device)
         reach = min(round(3 * self.high + 0.5), min(height, width) - 1)
-        offsets = torch.arange(-reach, reach + 1, dtype=torch.float32)
+        offsets = torch.arange(-reach, reach + 1, dtype=torch.float32, device=images.device)
         window = torch.exp(-offsets.square() / (2 * sigma[:, None].square()))  # [batch, taps]
         window = (window / window.sum(dim=1, keepdim=True)).to(images)
         taps = window.repeat_interleave(channels, dim=0)  # [batch * channels, taps]

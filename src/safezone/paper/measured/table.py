@@ -28,7 +28,7 @@ def probabilities(bench: Bench, figure: Figure) -> Drawing:
     for name, curves in _CURVES.items():
         series = []
         for label, distribution in {"uniform": Uniform(), **curves}.items():
-            p = distribution.probabilities(steps)
+            p = distribution.checked(steps)
             series.append(Series(label, t, p * steps, bare=True))
             numbers[f"{name}, {label}"] = {"mean_timestep": float((p * t).sum())}
         row.append(Panel(name, series, "timestep t", "probability x T (uniform: 1)", floor=0.0))
