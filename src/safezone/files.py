@@ -29,6 +29,8 @@ LOCK: Final = ".lock"
 """In a folder that processes share, while one of them works there."""
 PARTIAL: Final = ".partial-"
 """Begins the name of a file or folder that is still being written."""
+_OLD: Final = "-old"
+"""Ends the name of what a folder replaces, for a moment."""
 _MACHINE: Final = hashlib.sha256(platform.node().encode()).hexdigest()[:6]
 
 
@@ -69,7 +71,10 @@ def _remove_left(place: Path) -> None:
         else:  # a thread of ours, or of a killed process that had our number
             idents = {each.ident for each in threading.enumerate()} - {threading.get_ident()}
             writing = thread in map(str, idents)
-        if not writing:  # another process may remove it in this moment
+        if not writing and left.name.endswith(_OLD) and not place.exists():
+            with suppress(OSError):  # killed between two renames: what was there comes back
+                os.replace(left, place)
+        elif not writing:  # another process may remove it in this moment
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(True)
 
 
@@ -193,7 +198,7 @@ def whole_folder(
 
 
 def _move(temporary: Path, place: Path, done: Callable[[], bool], replace: bool) -> None:
-    old = temporary.with_name(f"{temporary.name}-old")
+    old = temporary.with_name(f"{temporary.name}{_OLD}")
     try:
         if replace and place.exists():
             os.replace(place, old)

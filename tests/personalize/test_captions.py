@@ -209,4 +209,5 @@ def test_short_captions_train_alike_beside_long_ones(
     torch.testing.assert_close(alone.vectors, beside.vectors, atol=1e-6, rtol=1e-5)
     for name, delta in alone.deltas.items():
         there = beside.deltas[name].weight()
-        torch.testing.assert_close(delta.weight(), there, atol=1e-8, rtol=1e-3)
+        # As a whole: where a gradient is about zero, Adam makes much of its rounding.
+        assert (delta.weight() - there).norm() < 1e-3 * there.norm()

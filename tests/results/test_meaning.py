@@ -111,3 +111,20 @@ def test_poisons_are_told_apart(make: Make) -> None:
     assert "ADM+" in fell and "EA" in fell and "DA" in within
     assert "% of what ADM+ took and" in sentences[1] and "of what DA took" not in sentences[1]
     assert "protection of ADM+ and EA did not hold" in sentences[2]
+
+
+def test_what_is_said_of_other_defenses_is_shown_of_each() -> None:
+    """One that differs from SZT within noise isn't said to be better, beside one that is."""
+    spread = (0.3, -0.3, 0.25, -0.25, 0.2, -0.2, 0.28, -0.28)
+    cells = {"szt": (0.75, 0.0), "jpeg": (0.85, 0.0), "t600": (0.78, 1.0)}
+    rows = []
+    for place, each in enumerate(spread):
+        small, concept = 0.001 * place, f"c{place}"
+        made = {("clean", "nominal"): 0.9, ("ea", "nominal"): 0.4 + small}
+        made |= {("ea", d): level + wide * each + small**2 for d, (level, wide) in cells.items()}
+        for (poison, defense), value in made.items():
+            run = (concept, poison, defense, "textual inversion", "mini", 0)
+            rows.append(Row(*run, "instance_similarity", value, 12, 5))
+    (_, sentence, *_) = meaning_sentences(rows)
+    assert "shown to be worse than JPEG under EA" in sentence
+    assert "T600" not in sentence

@@ -152,8 +152,7 @@ def audit(
     changes = [change_of(case) for case in plan.cases]
     with locked(folder, file=_LOCK):
         write_expected(lab, grid, folder)
-        for name in (AUDIT, LEAD):  # of an earlier audit, whose verdict is not of the new tables
-            (folder / name).unlink(missing_ok=True)
+        (folder / AUDIT).unlink(missing_ok=True)  # an earlier one, which is not of the new tables
         made = measure(
             lab,
             grid,

@@ -1,9 +1,9 @@
 """Where a grid is made, and by how many: processes here, Ray or Slurm, behind one protocol.
 
 Every worker goes through the whole grid in the same folder, where each artifact is made by one of
-them (``turns``): so an executor only says where and how many. Workers on other machines need the
-same path to a file system that all of them see. What a lost worker had finished is passed over by
-those that remain, and a training goes on from its last checkpoint.
+them (``store.turn``): so an executor only says where and how many. Workers on other machines need
+the same path to a file system that all of them see. What a lost worker had finished is passed over
+by those that remain, and a training goes on from its last checkpoint.
 """
 
 import multiprocessing
@@ -112,11 +112,12 @@ def _begin() -> None:
 def _pool(count: int, begin: Callable[[], None] = _begin) -> Iterator[ProcessPoolExecutor]:
     """Processes that end with the block, whatever they are at. ``begin``: what each does first."""
     pool = ProcessPoolExecutor(count, fresh(), initializer=begin)
+    before = {*multiprocessing.active_children()}
     try:
         yield pool
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():
+        for process in {*multiprocessing.active_children()} - before:
             process.terminate()
         pool.shutdown()
 

@@ -94,6 +94,7 @@ def measure(
     """
     started = time.monotonic()
     with locked(workspace, shared=True), locked(folder, file=RESULT_LOCK):
+        (folder / LEAD).unlink(missing_ok=True)  # an earlier verdict is not of the new tables
         write_text(folder / SETTINGS, settings_yaml(lab.settings))
         needed = {each.place for own in jobs(lab, grid) for each in own.of.values()}
         names = sorted(str(place.relative_to(lab.folder)) for place in needed)

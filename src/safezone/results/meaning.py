@@ -107,15 +107,28 @@ def _story(changes: Sequence[_Change], down: str, up: str, noise: str) -> str:
 
 
 def _rivals(values: _Values, poisons: Sequence[str], name: str) -> list[str]:
-    """Clauses on the other defenses that are tied with ``name`` or shown to be better."""
+    """Clauses on the other defenses that are shown to be better than ``name``, or, where none is,
+    among the best as it is: each compared with it, Holm-corrected for their number."""
     standings: dict[str, list[str]] = {}
     for poison in poisons:
-        candidates = {d: cell for (p, d), cell in values.items() if p == poison and d != NOMINAL}
-        best = tied_best(candidates)
-        others = _labels(other for other in candidates if other in best - {name})
-        if others:
-            clause = f"tied with {others}" if name in best else f"shown to be worse than {others}"
-            standings.setdefault(clause, []).append(poison)
+        cells = {d: cell for (p, d), cell in values.items() if p == poison and d != NOMINAL}
+        own = cells.pop(name, {})
+        differences = {
+            other: paired_difference(own, cell)
+            for other, cell in cells.items()
+            if own.keys() & cell.keys()
+        }
+        adjusted = holm({other: each.p_value for other, each in differences.items()})
+        shown = [other for other in differences if adjusted[other] < _ALPHA]
+        better = [other for other in shown if differences[other].mean < 0]
+        best = tied_best({name: own, **cells}) - {name, *shown}
+        if better:
+            clause = f"shown to be worse than {_labels(better)}"
+        elif best:
+            clause = f"tied with {_labels(other for other in cells if other in best)}"
+        else:
+            continue
+        standings.setdefault(clause, []).append(poison)
     return [f"it is {clause} under {_labels(names)}" for clause, names in standings.items()]
 
 

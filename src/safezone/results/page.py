@@ -165,9 +165,15 @@ def _command(section: Section, poison: str, defense: str) -> str:
     """The command of one cell; of a column that is a variant of the training, the whole grid's."""
     if "safezone grid run" not in section.command or "=" in defense:
         return section.command
+    words = shlex.split(section.command)
+    own = [  # those of the whole grid would run more than the cell
+        word
+        for before, word in zip(["", *words], words, strict=False)
+        if not {before, word.partition("=")[0]} & {"--only", "--name"}
+    ]
     names = [poison, defense, *([section.method] if section.method else [])]
     parts = [part for name in names for part in ("--only", name)]
-    return f"{section.command} {shlex.join([*parts, '--name', ','.join(names).replace(' ', '-')])}"
+    return shlex.join([*own, *parts, "--name", ",".join(names).replace(" ", "-")])
 
 
 def _behind(view: _View) -> dict[str, dict[str, Any]]:

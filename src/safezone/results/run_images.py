@@ -103,7 +103,7 @@ class _Record:
 
 
 def read_run_images(place: Path, most: int | None = None) -> RunImages:
-    """Reads what ``stages.generate_stage`` wrote, or the first ``most`` images of it.
+    """Reads what ``makers.write_images`` wrote, or the first ``most`` images of it.
 
     Raises UserError when it is damaged.
     """
@@ -114,6 +114,12 @@ def read_run_images(place: Path, most: int | None = None) -> RunImages:
         raise UserError(
             f"{place / IMAGES_RECORD}: {located(error)}, or generate the images again"
         ) from error
+    for image in record.images:
+        if Path(image.file).name != image.file:
+            raise UserError(
+                f"{place / IMAGES_RECORD} names {image.file!r}, which is not a file beside it; "
+                "generate the images again"
+            )
     files = [place / image.file for image in record.images[:most]]
     arrays = [torch.from_numpy(read_image(file)) for file in files]
     for file, array in zip(files, arrays, strict=True):

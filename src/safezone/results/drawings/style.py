@@ -48,6 +48,7 @@ _RC: Final[dict[Any, Any]] = {
     "lines.linewidth": 1.4,
     "image.interpolation": "nearest",
     "svg.fonttype": "none",
+    "text.parse_math": False,  # prompts and names may hold a $
     "svg.hashsalt": "safezone",
 }
 
@@ -129,8 +130,11 @@ def legend(axes: "Axes", *, below: bool = False) -> None:
 
 def _bytes(figure: "Figure", kind: str, salt: str = "safezone", clear: bool = False) -> bytes:
     import matplotlib
+    from matplotlib.text import Text
 
     buffer = io.BytesIO()
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
     metadata = {"Date": None} if kind == "svg" else {"Software": "safezone"}
     with matplotlib.rc_context({**_RC, "svg.hashsalt": salt}):
         figure.savefig(buffer, format=kind, dpi=160, metadata=metadata, transparent=clear)
