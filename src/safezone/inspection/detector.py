@@ -86,9 +86,9 @@ class Detector:
     def for_clean(self, clean: Sequence[Mapping[str, float]]) -> "Detector":
         """The same weights about other images: centre, scale and threshold are of clean ones.
 
-        At most ``RATE`` of further images of their kind are flagged (split conformal: the
-        threshold is the score of rank ceil((1 - RATE)(n + 1))). Raises UserError for fewer than
-        ``FEWEST``.
+        About ``RATE`` of further images of their kind are flagged, and a little more of few images:
+        the threshold is the score of rank ceil((1 - RATE)(n + 1)) of the same images that centre
+        and scale are of. Raises UserError for fewer than ``FEWEST``.
         """
         if len(clean) < FEWEST:
             raise UserError(
