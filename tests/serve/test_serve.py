@@ -2,10 +2,12 @@
 
 import io
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -95,6 +97,22 @@ def test_good_pictures_are_kept_as_they_were_sent(client: TestClient, kept: Path
     assert Image.open(io.BytesIO(shown.content)).size == (64, 48)
     assert client.post("/s/mine/remove").json() == {"go": "/"}
     assert not folder.exists()
+
+
+def test_a_removal_that_was_stopped_can_be_done_again(
+    client: TestClient, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = open_session(kept, "mine")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("shutil.rmtree", Mock(side_effect=KeyboardInterrupt))
+        session.remove()
+    assert 'href="/s/mine' in client.get("/").text
+    for path in (kept / "mine").iterdir():  # as if it had come nearly to its end
+        if path.is_dir():
+            shutil.rmtree(path)
+    assert 'href="/s/mine' in client.get("/").text
+    assert client.post("/s/mine/remove").json() == {"go": "/"}
+    assert not (kept / "mine").exists()
 
 
 PAINTED: Final[Mapping[str, tuple[bytes, str]]] = {

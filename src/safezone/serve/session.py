@@ -152,6 +152,12 @@ class Session:
         return told
 
     def remove(self) -> None:
+        """Removes the pictures, and last what lists them: stopped between, it can be done again."""
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != ABOUT:
+                path.unlink()
         shutil.rmtree(self.folder)
 
     def forget_protection(self) -> None:
