@@ -19,7 +19,7 @@ from safezone.lab.store import MAKING, WORK, in_turn, turn
 from safezone.lab.trainings import MEMBERS, member
 from safezone.models import Model
 from safezone.models.pixel import load_pixel_model
-from safezone.results.folder import RESULT_LOCK, measure
+from safezone.results.folder import LEAD, RESULT_LOCK, measure
 from safezone.scores import Row, read_rows
 from small_lab import grid, small_lab
 
@@ -104,6 +104,14 @@ def _values(rows: list[Row]) -> dict[tuple[str, ...], float]:
         for r in rows
         if r.value == r.value
     }
+
+
+def test_an_earlier_verdict_is_not_of_a_new_measurement(tmp_path: Path, tiny_model: Model) -> None:
+    runs = grid(small_lab(tmp_path / WORK, tiny_model), ("clean",))
+    (tmp_path / runs.name).mkdir()
+    (tmp_path / runs.name / LEAD).write_text("<p>It holds.</p>")
+    _measure(tmp_path, tiny_model, runs)
+    assert "It holds." not in (tmp_path / runs.name / "report.html").read_text()
 
 
 @pytest.mark.slow

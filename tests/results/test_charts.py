@@ -13,6 +13,7 @@ from safezone.lab.variants import column_of
 from safezone.paper.rows import PAPER
 from safezone.results.comparisons import with_average
 from safezone.results.drawings.charts import Charts, charts, interval_figures
+from safezone.results.drawings.style import inline_svg, panels
 from safezone.results.page import Page, Section, render_page
 from safezone.results.published import AVERAGE, published
 from safezone.results.tables import label, score_table
@@ -199,3 +200,9 @@ def test_every_kind_of_page_has_drawings_with_text(name: str) -> None:
     ids = re.findall(r'id="([^"]+)"', "".join(drawings))
     assert len(set(ids)) == len(ids)
     assert set(re.findall(r'href="#([^"]+)"', "".join(drawings))) <= set(ids)
+
+
+def test_a_dollar_in_a_name_is_no_mathematics() -> None:
+    figure, ((axes,),) = panels(1, 1)
+    axes.set_title("cost $5 and $6, $$, $a_$")
+    assert "cost $5 and $6, $$, $a_$" in inline_svg(figure, "prices", "one")

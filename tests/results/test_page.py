@@ -405,3 +405,15 @@ def test_a_page_is_written_where_the_terminal_knows_ascii_alone(
     )
     assert done.returncode == 0, done.stderr
     assert "<h1>Träger</h1>" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_picture_that_does_not_lie_in_its_folder_is_refused(tmp_path: Path) -> None:
+    place = write_images(tmp_path / "images")
+    (tmp_path / "private.png").write_bytes((place / "00-0.png").read_bytes())
+    record = json.loads((place / "images.json").read_text())
+    record["images"][0]["file"] = "../private.png"
+    (place / "images.json").write_text(json.dumps(record))
+    with pytest.raises(
+        UserError, match=r"names '\.\./private\.png', which is not a file beside it"
+    ):
+        read_run_images(place)
