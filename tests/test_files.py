@@ -376,3 +376,19 @@ def test_whole_file_makes_folders_and_an_empty_file(tmp_path: Path) -> None:
         assert temporary.read_bytes() == b""
         temporary.write_text(json.dumps(1))
     assert (tmp_path / "a" / "b").read_text() == "1"
+
+
+def test_what_a_process_killed_between_two_renames_took_away_comes_back(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    with whole_folder(place) as temporary:
+        (temporary / "by hand").touch()
+
+    def replaced() -> AbstractContextManager[Path]:
+        return whole_folder(place, replace=True)
+
+    _kill(_inside(replaced, tmp_path / "ready"))
+    (left,) = (path for path in tmp_path.iterdir() if path != place)
+    place.rename(left.with_name(f"{left.name}-old"))  # what it would have done next
+    with pytest.raises(KeyboardInterrupt), replaced():
+        raise KeyboardInterrupt
+    assert [path.name for path in tmp_path.rglob("*")] == ["place", "by hand"]

@@ -184,6 +184,16 @@ def test_workers_end_with_the_process_that_started_them(tmp_path: Path) -> None:
         time.sleep(0.02)
 
 
+def test_other_processes_of_the_caller_go_on(tmp_path: Path) -> None:
+    other = executors.fresh().Process(target=time.sleep, args=(600,))
+    other.start()
+    with executors.helping(os.getpid, 1):
+        pass
+    assert other.is_alive()
+    other.kill()
+    other.join()
+
+
 def _titles() -> Iterator[tuple[int, str]]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdecimal():

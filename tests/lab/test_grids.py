@@ -508,3 +508,12 @@ def test_wrong_words_get_one_sentence(
     told = capsys.readouterr().err.strip()
     assert hint in told
     assert "\n" not in told
+
+
+def test_a_placeholder_that_is_a_word_fails_its_own_runs(lab: Lab) -> None:
+    wrong = replace(lab.concepts["Two"], placeholder="a")
+    lab = replace(lab, concepts={**lab.concepts, "Two": wrong})
+    results = run_grid(lab, grid(lab, ("clean",)), progress=False)
+    assert {run.concept for run in results.failed} == {"Two"}
+    assert all("already a word" in reason for reason in results.failed.values())
+    assert {row.concept: bool(row.reason) for row in results.rows} == {"One": False, "Two": True}

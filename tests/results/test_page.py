@@ -28,7 +28,7 @@ from safezone.results.artifacts import (
 )
 from safezone.results.folder import sections, write_page, write_results
 from safezone.results.meaning import duration_text, meaning_sentences, paper_notes
-from safezone.results.page import Page, Section, render_page
+from safezone.results.page import Page, Section, _command, render_page
 from safezone.results.published import AVERAGE, published, same_runs
 from safezone.results.run_images import image_folders, read_run_images
 from safezone.results.tables import to_csv, to_latex, to_markdown
@@ -417,3 +417,11 @@ def test_a_picture_that_does_not_lie_in_its_folder_is_refused(tmp_path: Path) ->
         UserError, match=r"names '\.\./private\.png', which is not a file beside it"
     ):
         read_run_images(place)
+
+
+def test_the_command_of_a_cell_runs_that_cell_alone() -> None:
+    whole = "safezone grid run table17 --only adm+ --only=ea --seeds 1 --name part --model mini"
+    command = _command(Section("cells", "Cells", [], command=whole), "adm+", "szt")
+    assert command == (
+        "safezone grid run table17 --seeds 1 --model mini --only adm+ --only szt --name adm+,szt"
+    )
