@@ -22,7 +22,7 @@ from typing import Any
 
 from safezone.errors import UserError
 from safezone.files import write_text
-from safezone.lab.grids import read_grid, run_of
+from safezone.lab.grids import YAML, read_grid, run_of
 from safezone.lab.presets import read_settings, settings_yaml
 from safezone.lab.run import Grid, Run, Scope
 from safezone.lab.settings import Cells, Poisoning, Settings
@@ -63,7 +63,7 @@ def grid_of(name: str, concepts: int, settings: Settings, rows: Sequence[Row]) -
     rows."""
     named = tuple(dict.fromkeys(row.concept for row in rows))[:concepts]
     scope = Scope(rows[0].model, named, (rows[0].seed,))
-    if name.endswith((".yaml", ".yml")):
+    if name.endswith(YAML):
         return read_grid(Path(name), settings).at_scope(scope)
     return paper_grid(name).build(scope)
 

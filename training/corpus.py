@@ -36,6 +36,12 @@ CAPTIONS = 6
 """How many captions of random detail each picture has."""
 
 
+def write_array(path: Path, array: NDArray[Any]) -> None:
+    """Writes a .npy file whole or not at all."""
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.save(file, array)
+
+
 @dataclass(frozen=True)
 class Corpus:
     """Rendered pictures on disk: ``images`` uint8 [n, 3, 128, 128], captions and attributes."""
@@ -65,8 +71,7 @@ class Corpus:
                 for i in range(0, len(texts), 60_000)
             ]
             ids = np.concatenate([np.asarray(chunk, np.int32) for chunk in chunks])
-            with whole_file(path) as temporary, temporary.open("wb") as file:
-                np.save(file, ids.reshape(len(self), CAPTIONS, -1))
+            write_array(path, ids.reshape(len(self), CAPTIONS, -1))
         return np.load(path)
 
     def __len__(self) -> int:

@@ -22,8 +22,7 @@ from transformers import (
 )
 
 from safezone import miniworld
-from safezone.files import whole_file
-from training.corpus import ABSENT, CAPTIONS, SHRUNKEN, Corpus
+from training.corpus import ABSENT, CAPTIONS, SHRUNKEN, Corpus, write_array
 from training.loop import Budget, train
 from training.text import LENGTH, WIDTH
 
@@ -52,8 +51,7 @@ def shrunken(folder: Path, images: NDArray[np.uint8]) -> NDArray[np.uint8]:
             ((shrink(images[i : i + 500]) + 1) * 127.5).round().to(torch.uint8).numpy()
             for i in tqdm(range(0, len(images), 500), desc="shrink", mininterval=5)
         ]
-        with whole_file(path) as temporary, temporary.open("wb") as file:
-            np.save(file, np.concatenate(small))
+        write_array(path, np.concatenate(small))
     found: NDArray[np.uint8] = np.load(path, mmap_mode="r")
     return found
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from safezone import miniworld
-from safezone.files import whole_file
+from training.corpus import write_array
 from training.encoders import SIDE, augment, settle_batch_norm, shrink, small_resnet
 from training.loop import Budget, train
 
@@ -79,8 +79,7 @@ def render_pairs(folder: Path, seed: int, count: int) -> Pairs:
             scenes = miniworld.instance_pair(np.random.default_rng([seed, index]))
             both = np.stack([miniworld.render(s).image.transpose(2, 0, 1) for s in scenes])
             found[index] = ((shrink(both) + 1) * 127.5).round().to(torch.uint8).numpy()
-        with whole_file(path) as temporary, temporary.open("wb") as file:
-            np.save(file, found)
+        write_array(path, found)
     objects = [
         miniworld.instance_pair(np.random.default_rng([seed, index]))[0].spec
         for index in range(count)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from safezone.concepts import Concept
     from safezone.lab.lab import Lab
     from safezone.lab.run import Grid
-
-_YAML: Final = (".yaml", ".yml")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,11 +178,11 @@ def open_lab(
 def _asked(options: GridRunCommand) -> "tuple[Settings, Callable[[Scope], Grid]]":
     """The settings on the grid's model, and the grid at a scope; UserError, before a model is
     opened, for a wrong file, and where a table needs names that this version does not have."""
-    from safezone.lab.grids import names_in, only, read_grid, require_names, without
+    from safezone.lab.grids import YAML, names_in, only, read_grid, require_names, without
     from safezone.paper.named import model_for, paper_grid
 
     cells = own_cells(options.machine.config, options.model)
-    if options.grid.endswith(_YAML):
+    if options.grid.endswith(YAML):
         settings = settings_told(options, cells, hub_name(options.model))
         return settings, read_grid(Path(options.grid), settings).at_scope
     settings = settings_told(options, cells, model_for(options.grid, options.model))

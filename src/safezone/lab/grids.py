@@ -45,6 +45,8 @@ Location: TypeAlias = tuple[str | int, ...]
 GridName: TypeAlias = Annotated[str, StringConstraints(strip_whitespace=True, to_lower=True)]
 """Of a poison or defense, in any case."""
 MethodName: TypeAlias = Annotated[GridName, AfterValidator(spelled)]
+YAML: Final = (".yaml", ".yml")
+"""How the name of a grid's file ends."""
 _AXES: Final = ("concept", "poison", "defense", "method")
 
 

@@ -28,8 +28,8 @@ class Guide:
 
     ``conditioning``: of the poison's prompt, one row for all images or one for each.
     ``target``, ``target_posterior``: what targeted poisons aim at, float [1, 3, height, width] in
-    [0, 1], and its latents. ``clean``: the unpoisoned images, [batch], moved as a transform has
-    moved the others; ``encode``: the model's, for their latents, which few objectives read.
+    [0, 1], and its latents. ``clean_of``, ``encode``: make ``clean`` and its latents, which few
+    objectives read.
     ``timesteps``: the probability of every timestep, float64 [1 or batch, steps]. ``masks``: where
     the loss counts, float [batch, 1, height, width] of 0 and 1, or None for everywhere.
     """
@@ -37,10 +37,16 @@ class Guide:
     conditioning: Conditioning
     target: Float[Tensor, "1 3 height width"]
     target_posterior: Posterior
-    clean: Images
+    clean_of: Callable[[], Images]
     encode: Callable[[Images], Posterior]
     timesteps: Float[Tensor, "rows steps"]
     masks: Float[Tensor, "batch 1 height width"] | None = None
+
+    @cached_property
+    def clean(self) -> Images:
+        """The unpoisoned images, [batch], moved as a transform has moved the others."""
+        with torch.no_grad():
+            return self.clean_of()
 
     @cached_property
     def clean_posterior(self) -> Posterior:

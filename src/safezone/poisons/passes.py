@@ -5,7 +5,7 @@ After each round a checkpoint says what is needed to go on after the process was
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 
 import torch
@@ -161,11 +161,10 @@ class Pass:
         """The objective at one draw of the poison's transform, its mean over the models."""
         images = self.shape(images)
         if self.poison.transform is not None:
-            again = [_twin(each) for each in generators]
-            images, masks = self.poison.transform(images, self.masks, generators)
-            with torch.no_grad():
-                clean, _ = self.poison.transform(self.clean, None, again)
-            guides = [replace(guide, clean=clean, masks=masks) for guide in guides]
+            transform, again = self.poison.transform, [_twin(each) for each in generators]
+            images, masks = transform(images, self.masks, generators)
+            moved = cache(lambda: transform(self.clean, None, again)[0])  # one for all models
+            guides = [replace(guide, clean_of=moved, masks=masks) for guide in guides]
         values = [
             objective(model, images, generators, guide)
             for model, objective, guide in zip(self.models, self.objectives, guides, strict=True)
@@ -292,7 +291,7 @@ def fixed_guide(model: Model, poison: Poison, clean: Images, masks: Tensor | Non
         conditioning=model.embed_text(model.tokenize([poison.prompt.replace("{}", "").strip()])),
         target=target,
         target_posterior=target_posterior(model, poison.target, target),
-        clean=clean,
+        clean_of=lambda: clean,
         encode=model.encode,
         timesteps=probabilities[None],
         masks=masks,

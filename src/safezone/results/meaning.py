@@ -112,20 +112,14 @@ def _rivals(values: _Values, poisons: Sequence[str], name: str) -> list[str]:
     standings: dict[str, list[str]] = {}
     for poison in poisons:
         cells = {d: cell for (p, d), cell in values.items() if p == poison and d != NOMINAL}
-        own = cells.pop(name, {})
-        differences = {
-            other: paired_difference(own, cell)
-            for other, cell in cells.items()
-            if own.keys() & cell.keys()
-        }
-        adjusted = holm({other: each.p_value for other, each in differences.items()})
-        shown = [other for other in differences if adjusted[other] < _ALPHA]
-        better = [other for other in shown if differences[other].mean < 0]
-        best = tied_best({name: own, **cells}) - {name, *shown}
+        pairs = {each: ((poison, each), (poison, name)) for each in cells if each != name}
+        changes, best = _changes(values, pairs), tied_best(cells)
+        better = [each.name for each in changes if each.shown and each.difference.mean < 0]
+        tied = [each.name for each in changes if not each.shown and each.name in best]
         if better:
             clause = f"shown to be worse than {_labels(better)}"
-        elif best:
-            clause = f"tied with {_labels(other for other in cells if other in best)}"
+        elif tied:
+            clause = f"tied with {_labels(tied)}"
         else:
             continue
         standings.setdefault(clause, []).append(poison)
