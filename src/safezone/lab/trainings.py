@@ -274,15 +274,14 @@ def about(lab: Lab, job: Job) -> dict[str, Any]:
 def _prepared(lab: Lab, job: Job) -> PreparedRun:
     """The run on its prepared images.
 
-    Raises UserError for captions that are missing or too long, masks that are missing or empty, and
-    a placeholder or class word with which nothing can begin, before the run shares a pass.
+    Raises UserError for captions that are missing or too long, and masks that are missing or empty,
+    before the run shares a pass with others.
     """
     row, run, concept = lab.defense(job.run), job.run, lab.load(job.of["preprocess"])
     row.loss_mask(concept.images, concept.masks, lab.model.factor, concept=concept.name)
     how, record = (row.timesteps, row.loss_mask, run.seed), {"defense": row.name}
     prepared = PreparedRun(run.label, concept, *how, record=record, words=row.words)
     method = lab.training(run).personalization()
-    method.begin(lab.model, prepared)
     if method.captions:
         word = concept.placeholder if method.vectors else None
         lab.model.tokenize(method.prompts_of(prepared, 1), word, max(1, method.vectors))
@@ -297,8 +296,8 @@ def personalize(lab: Lab, jobs: Sequence[Job], among: Sequence[Job], **how: Any)
     for job in jobs:
         artifact, opened = job.of["personalize"], partial(_prepared, lab, job)
         try:
-            if not artifact.done:
-                opened()
+            if not artifact.done:  # what cannot begin would end the pass that it shares
+                lab.training(job.run).personalization().begin(lab.model, opened())
         except Exception as error:
             failed[job.run] = failure_reason(error)
             continue
